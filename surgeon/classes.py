@@ -1,0 +1,269 @@
+"""From equalities and products of element ids to classes that stay or go together.
+
+Equal elements are connected components. A product ties three arrays: E[i, j] goes when P[i] or
+Q[j] goes. Where two products share elements, their factors are the same (rows with rows, columns
+with columns); where they are not aligned, one of the two gives up a factor, which is always sound:
+it only means that this factor is not cut. Linear time on arrays; no Python object per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Why:
+    """A reason and the caller's mark of where it arose."""
+
+    text: str
+    where: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """E = P x Q, row-major; a factor without ids is never cut."""
+
+    e: Ids
+    p: Ids | None
+    q: Ids | None
+    where: int
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Elements by class. Classes of product elements are *derived*; all others are *atoms*."""
+
+    label: Ids  # id -> class
+    count: int
+    le: Ids  # derived class and, for each row, the class of its row factor and column factor
+    lp: Ids
+    lq: Ids
+    frozen: Ids  # class -> index of its reason in `reasons`, or -1
+    mixed: Ids  # likewise: the reason why cutting is not exact
+    reasons: tuple[Why, ...]
+
+    @property
+    def derived(self) -> Mask:
+        """Which classes are elements of a product."""
+        mask = np.zeros(self.count, bool)
+        mask[self.le] = True
+        return mask
+
+    def close(self, removed: Mask) -> Mask:
+        """Removed classes, with the product elements that go because a factor goes."""
+        out = removed.copy()
+        while True:
+            new = self.le[(out[self.lp] | out[self.lq]) & ~out[self.le]]
+            if not len(new):
+                return out
+            out[new] = True
+
+    def atoms_of(self, rows: Ids, cols: Ids, shape: int) -> csr_array:
+        """[shape x classes] incidence `rows x cols`, with derived classes replaced by their atoms."""
+        pairs = coo_array((np.ones(len(rows), bool), (rows, cols)), shape=(shape, self.count)).tocsr()
+        if not len(self.le):
+            return pairs
+        step = self._step()
+        derived = self.derived
+        while derived[pairs.indices].any():
+            pairs = (pairs @ step).astype(bool)
+        return pairs
+
+    def _step(self) -> csr_array:
+        atoms = np.flatnonzero(~self.derived)
+        rows = np.concatenate([self.le, self.le, atoms])
+        cols = np.concatenate([self.lp, self.lq, atoms])
+        ones = np.ones(len(rows), bool)
+        return coo_array((ones, (rows, cols)), shape=(self.count, self.count)).tocsr()
+
+
+@dataclass
+class _Products:
+    """All live products, flattened: one row an element."""
+
+    e: Ids
+    p: Ids
+    q: Ids
+    k: Ids  # which product
+    where: tuple[int, ...]  # by product
+
+    @staticmethod
+    def of(products: Sequence[Product]) -> _Products:
+        live = [x for x in products if x.p is not None and x.q is not None]
+        if not live:
+            none = np.zeros(0, np.int64)
+            return _Products(none, none, none, none, ())
+        return _Products(
+            np.concatenate([x.e for x in live]),
+            np.concatenate([np.repeat(x.p, len(x.q)) for x in live]),  # type: ignore[arg-type]
+            np.concatenate([np.tile(x.q, len(x.p)) for x in live]),  # type: ignore[arg-type]
+            np.repeat(np.arange(len(live)), [len(x.e) for x in live]),
+            tuple(x.where for x in live),
+        )
+
+    def without(self, gone: Mask) -> _Products:
+        return _Products(self.e[~gone], self.p[~gone], self.q[~gone], self.k[~gone], self.where)
+
+
+def solve(
+    count: int,
+    equal: Sequence[tuple[Ids, Ids]],
+    products: Sequence[Product],
+    frozen: Sequence[tuple[Ids, Why]],
+    mixed: Sequence[tuple[Ids, Why]],
+) -> Classes:
+    """Classes of `count` elements from equalities, products and what was said about them."""
+    edges = [*equal, *_fixed_factors(products)]
+    a = np.concatenate([x for x, _ in edges]) if edges else np.zeros(0, np.int64)
+    b = np.concatenate([y for _, y in edges]) if edges else np.zeros(0, np.int64)
+    table = _Products.of(products)
+    given_up: list[tuple[Ids, Why]] = []
+    while True:
+        label = _components(count, a, b)
+        found = _disagreements(label, table)
+        if found is None:
+            break
+        table, x, y = _settle(label, table, found, given_up)
+        a, b = np.concatenate([a, x]), np.concatenate([b, y])
+    return _finish(label, table, [*frozen, *given_up], mixed)
+
+
+def _fixed_factors(products: Sequence[Product]) -> list[tuple[Ids, Ids]]:
+    """A product with one factor that is never cut says that its elements equal the other factor."""
+    edges = []
+    for x in products:
+        if x.p is None and x.q is not None:
+            edges.append((x.e, np.tile(x.q, len(x.e) // len(x.q))))
+        elif x.q is None and x.p is not None:
+            edges.append((x.e, np.repeat(x.p, len(x.e) // len(x.p))))
+    return edges
+
+
+def _components(count: int, a: Ids, b: Ids) -> Ids:
+    matrix = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(count, count))
+    return connected_components(matrix, directed=False)[1].astype(np.int64)
+
+
+def _disagreements(label: Ids, t: _Products) -> tuple[Ids, Ids] | None:
+    """Rows i, j of the table that are one element but have different factors; None when there are none."""
+    le, lp, lq = label[t.e], label[t.p], label[t.q]
+    order = np.lexsort((t.k, le))
+    i, j = order[:-1], order[1:]
+    differ = (le[i] == le[j]) & ((lp[i] != lp[j]) | (lq[i] != lq[j]))
+    return (i[differ], j[differ]) if differ.any() else None
+
+
+def _settle(
+    label: Ids, t: _Products, found: tuple[Ids, Ids], given_up: list[tuple[Ids, Why]]
+) -> tuple[_Products, Ids, Ids]:
+    """One pair of products after the other: factors equated where aligned, given up where not."""
+    i, j = found
+    gone = np.zeros(len(t.e), bool)
+    xs: list[Ids] = []
+    ys: list[Ids] = []
+    pairs = t.k[i] * len(t.where) + t.k[j]
+    touched: set[int] = set()
+    for pair in np.unique(pairs):
+        m, n = i[pairs == pair], j[pairs == pair]
+        both = {int(t.k[m[0]]), int(t.k[n[0]])}
+        if len(both) == 1 or _aligned(label, t, m, n):
+            xs += [t.p[m], t.q[m]]
+            ys += [t.p[n], t.q[n]]
+        elif not touched & both:
+            touched |= both
+            loser, keeps_columns = _loser(label, t, m, n)
+            rows = t.k == loser
+            gone |= rows
+            kept, lost = (t.q, t.p) if keeps_columns else (t.p, t.q)
+            xs.append(t.e[rows])
+            ys.append(kept[rows])
+            why = "a factor of a product that does not nest with another one"
+            given_up.append((lost[rows], Why(why, t.where[loser])))
+    none = np.zeros(0, np.int64)
+    return t.without(gone), np.concatenate([none, *xs]), np.concatenate([none, *ys])
+
+
+def _aligned(label: Ids, t: _Products, m: Ids, n: Ids) -> bool:
+    """Rows of one product are rows of the other, one to one, and so are the columns."""
+    return _one_to_one(label[t.p[m]], label[t.p[n]]) and _one_to_one(label[t.q[m]], label[t.q[n]])
+
+
+def _one_to_one(x: Ids, y: Ids) -> bool:
+    pairs = len(np.unique(np.stack([x, y]), axis=1).T)
+    return pairs == len(np.unique(x)) == len(np.unique(y))
+
+
+def _function_of(x: Ids, y: Ids) -> bool:
+    """Whether y is a function of x."""
+    return len(np.unique(np.stack([x, y]), axis=1).T) == len(np.unique(x))
+
+
+def _loser(label: Ids, t: _Products, m: Ids, n: Ids) -> tuple[int, bool]:
+    """Which product gives up a factor, and whether it keeps its columns (else its rows).
+
+    A product that holds the other within one run of its columns (the shuffled halves of ShuffleNet,
+    re-joined and seen as 2 x c) loses nothing that could be cut by giving up its rows.
+    """
+    for a, b in ((m, n), (n, m)):  # does b hold a?
+        inner = label[t.p[a]] * (int(label.max()) + 1) + label[t.q[a]]
+        if _function_of(label[t.q[b]], inner):
+            return int(t.k[b[0]]), True
+        if _function_of(label[t.p[b]], inner):
+            return int(t.k[b[0]]), False
+    return int(t.k[n[0]]), True
+
+
+def _finish(
+    label: Ids,
+    t: _Products,
+    frozen: Sequence[tuple[Ids, Why]],
+    mixed: Sequence[tuple[Ids, Why]],
+) -> Classes:
+    count = int(label.max()) + 1 if len(label) else 0
+    rows = np.unique(np.stack([label[t.e], label[t.p], label[t.q]]), axis=1)
+    le, lp, lq = rows.astype(np.int64)
+    reasons: list[Why] = []
+    return Classes(
+        label,
+        count,
+        le,
+        lp,
+        lq,
+        _spread(_reason_of(label, count, frozen, reasons), le, lp, lq),
+        _spread(_reason_of(label, count, mixed, reasons), le, lp, lq),
+        tuple(reasons),
+    )
+
+
+def _reason_of(
+    label: Ids, count: int, said: Sequence[tuple[Ids, Why]], reasons: list[Why]
+) -> Ids:
+    """Class -> index of the first reason said of it, -1 where none was."""
+    out = np.full(count, -1, np.int64)
+    for ids, why in said:
+        classes = label[ids]
+        new = classes[out[classes] < 0]
+        if len(new):
+            out[new] = len(reasons)
+            reasons.append(why)
+    return out
+
+
+def _spread(reason: Ids, le: Ids, lp: Ids, lq: Ids) -> Ids:
+    """What holds for a product's element holds for both of its factors."""
+    while True:
+        before = reason.copy()
+        for factor in (lp, lq):
+            new = (reason[le] >= 0) & (reason[factor] < 0)
+            reason[factor[new]] = reason[le[new]]
+        if np.array_equal(before, reason):
+            return reason

@@ -1,0 +1,222 @@
+"""Rules + graph -> groups: which channels of which layers must be cut together.
+
+Every state tensor gets an axis a dimension; every node's rule says what its op does with the
+dimensions it meets; the algebra gives classes of elements; classes that reach the same axes make a
+group. Names no op.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgeon.axes import Algebra, Dim, Dims, opaque, size_of
+from surgeon.classes import Classes, Why
+from surgeon.graph import Graph, Node, Value
+from surgeon.grouping import Group, Use, group_all
+from surgeon.rules import Binding, Form, Rule, Site, Term, lookup, parse, spread
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Coupling:
+    """All that is known about a graph's dimensions, and its groups."""
+
+    graph: Graph
+    algebra: Algebra
+    dims: dict[Value, Dims]
+    uses: list[Use]
+    bound: dict[int, dict[str, Dim]]  # node -> its factors
+    unknown: tuple[Node, ...]
+
+    @cached_property
+    def classes(self) -> Classes:
+        """Classes of elements."""
+        return self.algebra.solve()
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Every group that reaches a state tensor, in order of first use; frozen ones too."""
+        return group_all(self.classes, self.algebra.axes, self.uses, self.explain)
+
+    @cached_property
+    def state(self) -> dict[str, Dims]:
+        """Dimensions of every state tensor that the forward used, by its first name."""
+        return {
+            v.state[0]: self.dims[v] for v in self.graph.state.values() if v in self.dims
+        }
+
+    def explain(self, why: Why) -> str:
+        """A reason with its place: 'no channel rule for aten.sort, at head (net.py:12)'."""
+        if why.where < 0:
+            return why.text
+        node = self.graph.nodes[why.where]
+        return f"{why.text}, at {node.module or 'the model itself'} ({node.source})"
+
+    def removed(self, atoms: Ids) -> Mask:
+        """All classes that go when these atoms go."""
+        mask = np.zeros(self.classes.count, bool)
+        mask[atoms] = True
+        return self.classes.close(mask)
+
+    def kept(self, dim: Dim, removed: Mask) -> Ids:
+        """Positions of a dimension that stay."""
+        at = np.zeros(1, np.int64)
+        for leaf in dim:
+            stays = np.arange(leaf.size)
+            if leaf.ids is not None:
+                stays = np.flatnonzero(~removed[self.classes.label[leaf.ids]])
+            at = (at[:, None] * leaf.size + stays).ravel()
+        return at
+
+    def kept_size(self, dim: Dim, removed: Mask) -> int:
+        """Extent of a dimension after the cut."""
+        size = 1
+        for leaf in dim:
+            if leaf.ids is None:
+                size *= leaf.size
+            else:
+                size *= leaf.size - int(np.count_nonzero(removed[self.classes.label[leaf.ids]]))
+        return size
+
+
+def couple(graph: Graph) -> Coupling:
+    """Read every node's rule once, in order."""
+    return _Reader(graph).read()
+
+
+class _Reader:
+    """Walks the graph; `weights` are values made from state by movement alone (a transposed weight)."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.algebra = Algebra()
+        self.dims: dict[Value, Dims] = {}
+        self.uses: list[Use] = []
+        self.bound: dict[int, dict[str, Dim]] = {}
+        self.unknown: list[Node] = []
+        self.weights: set[Value] = set()
+
+    def read(self) -> Coupling:
+        for node in self.graph.nodes:
+            self.algebra.where = node.index
+            if any(v is not None for v in node.outputs):
+                self._read(node)
+        self.algebra.where = -1
+        for value in self.graph.outputs:
+            for dim in self.of(value):
+                self.algebra.freeze(dim, "model output")
+        return Coupling(
+            self.graph, self.algebra, self.dims, self.uses, self.bound, tuple(self.unknown)
+        )
+
+    def of(self, value: Value) -> Dims:
+        """Dimensions of a value; state tensors get their axes when they are first met."""
+        if value not in self.dims:
+            self.dims[value] = self._begin(value)
+        return self.dims[value]
+
+    def _begin(self, value: Value) -> Dims:
+        if not value.state or value.constant is not None:
+            return tuple(opaque(n) for n in value.shape)
+        self.weights.add(value)
+        name = value.state[0]
+        return tuple(self.algebra.fresh(n, (name, d)) for d, n in enumerate(value.shape))
+
+    def _read(self, node: Node) -> None:
+        rule = lookup(node.op)
+        if rule is None:
+            self._refuse(node)
+        elif rule.choose is not None:
+            self._factors(node, rule.choose(node))
+        else:
+            self._move(node, rule)
+
+    def _refuse(self, node: Node) -> None:
+        self.unknown.append(node)
+        for value in node.inputs:
+            for dim in self.of(value):
+                self.algebra.freeze(dim, f"no channel rule for {node.op}")
+        outs = [tuple(opaque(n) for n in v.shape) if v else () for v in node.outputs]
+        self._give(node, outs)
+
+    def _move(self, node: Node, rule: Rule) -> None:
+        assert rule.move is not None
+        out = rule.move(Site(self.algebra, node, self.of))
+        if node.inputs and all(v in self.weights for v in node.inputs):
+            self.weights.update(v for v in node.outputs if v is not None)
+        self._give(node, out if isinstance(out, list) else [out])
+
+    def _factors(self, node: Node, form: Form) -> None:
+        notation = parse(form.text)
+        binding = Binding(self.algebra, node.op, form.sizes)
+        operands = list(zip(notation.inputs, self._operands(node, form), strict=False))
+        for terms, value in operands:
+            if value is not None:
+                binding.operand(terms, self.of(value))
+        self._note(node, operands, notation.kept)
+        outs = zip(notation.outputs, node.outputs, strict=False)
+        self._give(node, [binding.output(t, v.shape) if v else () for t, v in outs])
+        self.bound[node.index] = binding.letters
+
+    def _operands(self, node: Node, form: Form) -> Iterator[Value | None]:
+        for i in form.at if form.at is not None else range(len(node.args)):
+            arg = node.arg(i)
+            yield arg if isinstance(arg, Value) else None
+
+    def _note(
+        self, node: Node, operands: list[tuple[tuple[Term, ...], Value | None]], kept: frozenset[str]
+    ) -> None:
+        """Which role each state dimension plays here: a factor that no activation brings is made."""
+        data = {
+            letter
+            for terms, value in operands
+            if value is not None and value not in self.weights
+            for term in terms
+            for letter in term.letters
+        }
+        for terms, value in operands:
+            if value is None or value not in self.weights:
+                continue
+            dims = self.dims[value]
+            for term, dim in zip(spread(terms, len(dims)), dims, strict=True):
+                role = _role(term, data, kept)
+                self.uses += [Use(*label, role, node.index, node.op) for label in self._labels(dim)]
+
+    def _labels(self, dim: Dim) -> Iterator[tuple[str, int]]:
+        axes = self.algebra.axes
+        for leaf in dim:
+            if leaf.ids is not None:
+                axis = axes[bisect_right(axes, int(leaf.ids[0]), key=lambda a: a.start) - 1]
+                if isinstance(axis.label, tuple):
+                    yield axis.label  # type: ignore[misc]
+
+    def _give(self, node: Node, outs: list[Dims]) -> None:
+        for value, dims in zip(node.outputs, outs, strict=False):
+            if value is None:
+                continue
+            if tuple(size_of(d) for d in dims) != value.shape:
+                found = [size_of(d) for d in dims]
+                raise AssertionError(f"the rule of {node.describe()} gives {found}")
+            known = self.dims.get(value)
+            if known is None:
+                self.dims[value] = dims
+                continue
+            for a, b in zip(known, dims, strict=True):  # written in place: what was there is what is
+                self.algebra.equate(a, b)
+
+
+def _role(term: Term, data: set[str], kept: frozenset[str]) -> str:
+    letters = set(term.letters)
+    if not letters:
+        return "along" if term.text == "..." else "opaque"
+    if not letters & kept:
+        return "takes"
+    return "along" if letters <= data else "makes"

@@ -1,0 +1,323 @@
+"""One ONNX file, written only after ONNX Runtime gave PyTorch's numbers from it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from surgeon.errors import BadInput, CheckFailed, SurgeonError
+from surgeon.measure.count import shared_batch, state_bytes
+from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
+
+EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
+TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of an output's range, by the weights' type
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A checked ONNX file.
+
+    `opset` and `ir_version` are read back from the file; `bytes` includes external data
+    (`<name>.data`, only from 2 GB). `worst_error` is the largest difference from PyTorch over all
+    outputs and trials, relative to the output's range; `notes` says what differs from what was asked.
+    """
+
+    path: Path
+    opset: int
+    ir_version: int
+    bytes: int
+    dynamic_batch: bool
+    worst_error: float
+    outputs_equal: bool
+    notes: tuple[str, ...] = ()
+
+
+def export_onnx(
+    model: nn.Module, path: str | Path, inputs: Any, *, dynamic_batch: bool = True
+) -> OnnxFile:
+    """Export `model` in eval mode to `path`, compare it with PyTorch, and only then put it there.
+
+    `inputs` as for the forward: a tensor, a sequence, or a mapping of keywords. With
+    `dynamic_batch`, dim 0 of every input that shares it is left open; where the network does not
+    allow it the batch is fixed and `notes` says so. Outputs of any structure come out flat.
+
+    Raises BadInput where the folder cannot be written, the forward fails or PyTorch cannot export
+    the model, and CheckFailed, naming the output, where ONNX Runtime computes something else. In
+    every such case, and when interrupted, an older file at `path` is still there and nothing else.
+    """
+    path = Path(path)
+    case = _Case(model, inputs)
+    notes: list[str] = []
+    with _scratch(path) as folder, evaluating(model), torch.no_grad():
+        if dynamic_batch and case.batch:
+            try:
+                return _attempt(case, folder, path, dynamic=True)
+            except SurgeonError as error:
+                notes.append(f"batch fixed at {case.batch}: {error.message}")
+        elif dynamic_batch:
+            notes.append("batch fixed: the inputs share no dim 0")
+        return _attempt(case, folder, path, dynamic=False, notes=tuple(notes))
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    """Largest difference relative to the range of `want`; infinite where the two cannot be compared.
+
+    For a range below a tenth of the largest magnitude (a constant, a lone number) that tenth is the
+    scale, since rounding grows with magnitude. If all of `want` is zero, anything else is infinitely
+    wrong. NaN and infinities must be in the same places. For integers and booleans: the share of
+    elements that differ.
+    """
+    if got.shape != want.shape:
+        return float("inf")
+    if want.size == 0:
+        return 0.0
+    if not np.issubdtype(want.dtype, np.floating):
+        return float(np.mean(got != want))
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(want)
+    if not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        return float("inf")
+    got, want = got[finite], want[finite]
+    worst = float(np.max(np.abs(got - want), initial=0.0))
+    if not np.isfinite(worst):
+        return float("inf")
+    if worst == 0:
+        return 0.0
+    scale = max(float(np.ptp(want)), 0.1 * float(np.max(np.abs(want))))
+    return worst / scale if scale > 0 else float("inf")
+
+
+class _Case:
+    """The model with its example inputs, and the same inputs at other batch sizes."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        self.model = model
+        self._flat, self._spec = pytree.tree_flatten(arguments(inputs))
+        tensors = [x for x in self._flat if isinstance(x, Tensor)]
+        same = len({x.shape[0] if x.ndim else -1 for x in tensors}) == 1
+        self.batch = shared_batch(self._flat) if same and tensors[0].ndim else 0
+        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+        precision = str(next(floats, torch.float32)).removeprefix("torch.")
+        self.tolerance = TOLERANCE.get(precision, _TOLERANCE)
+
+    def call(self, flat: list[Any]) -> list[tuple[str, np.ndarray]]:
+        """The outputs by name; the model's own error becomes BadInput."""
+        args, kwargs = pytree.tree_unflatten(flat, self._spec)
+        try:
+            outputs = self.model(*args, **kwargs)
+        except Exception as error:
+            raise BadInput(
+                f"the model's forward fails: {_first_line(error)}", "check the input shapes"
+            ) from error
+        return [(name, as_array(tensor)) for name, tensor in named_tensors(outputs)]
+
+    def program(self, dynamic: bool) -> torch.export.ExportedProgram:
+        """torch.export of the model; traced with at least two examples where the batch is open."""
+        flat = self.at(max(self.batch, 2)) if dynamic else self._flat
+        args, kwargs = pytree.tree_unflatten(flat, self._spec)
+        shapes = torch.export.ShapesCollection()
+        for tensor in flat if dynamic else ():
+            if isinstance(tensor, Tensor):
+                shapes[tensor] = {0: torch.export.Dim("batch")}
+        model = self.model
+        if _gives_only_tensors(outputs := model(*args, **kwargs)):
+            del outputs
+        else:
+            model = _Flat(model)
+        dims = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
+        return torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
+
+    def at(self, batch: int) -> list[Any]:
+        """The inputs repeated or cut to `batch` examples; each tensor is an object of its own."""
+        return [
+            x[torch.arange(batch, device=x.device) % self.batch] if isinstance(x, Tensor) else x
+            for x in self._flat
+        ]
+
+    def trials(self, dynamic: bool) -> Iterator[list[Any]]:
+        """Inputs to compare on: as given, and varied, at another batch where that is open."""
+        yield self._flat
+        generator = torch.Generator().manual_seed(0)
+        for batch in (1, 3) if dynamic else (0,):
+            flat = self.at(batch) if batch else self._flat
+            yield [_varied(x, generator) if isinstance(x, Tensor) else x for x in flat]
+
+
+class _Flat(nn.Module):
+    """Gives the tensors among the outputs of a model whose outputs torch.export does not take."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return tuple(tensor for _, tensor in named_tensors(self.model(*args, **kwargs)))
+
+
+def _attempt(
+    case: _Case, folder: Path, path: Path, *, dynamic: bool, notes: tuple[str, ...] = ()
+) -> OnnxFile:
+    """Write into `folder`, check there, move to `path`."""
+    draft = folder / path.name
+    proto = _write(case, draft, dynamic)
+    worst = max(_compare(case, draft, flat) for flat in case.trials(dynamic))
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    # the data first: an old graph beside new data is the shorter moment, and needs 2 GB to happen
+    for file in sorted(folder.iterdir(), key=lambda file: file == draft):
+        os.replace(file, path.with_name(file.name))
+    opset = {entry.domain: entry.version for entry in proto.opset_import}
+    return OnnxFile(
+        path=path,
+        opset=opset.get("", 0),
+        ir_version=proto.ir_version,
+        bytes=size,
+        dynamic_batch=dynamic,
+        worst_error=worst,
+        outputs_equal=True,
+        notes=notes,
+    )
+
+
+def _write(case: _Case, draft: Path, dynamic: bool) -> onnx.ModelProto:
+    case.call(next(case.trials(dynamic)))  # the model's own error, not the exporter's account of it
+    external = state_bytes(case.model) > EXTERNAL_DATA_BYTES
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                case.program(dynamic), dynamo=True, optimize=True, verbose=False
+            )
+            assert program is not None  # only the old exporter returns nothing
+            program.save(draft, external_data=external)
+    except OSError as error:
+        raise BadInput(f"cannot write {draft.name}: {error}") from error
+    except Exception as error:
+        raise BadInput(
+            f"PyTorch cannot export this model to ONNX: {_first_line(error)}",
+            "torch.onnx.export(model, inputs, dynamo=True, report=True) tells more",
+        ) from error
+    proto = onnx.load(str(draft), load_external_data=False)
+    _strip(proto)
+    draft.write_bytes(proto.SerializeToString())
+    try:
+        onnx.checker.check_model(str(draft))
+    except onnx.checker.ValidationError as error:
+        raise CheckFailed(f"the ONNX file is not valid: {_first_line(error)}") from error
+    return proto
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Remove what the exporter notes about its own work, local source paths among it."""
+    graph = proto.graph
+    del proto.metadata_props[:], graph.metadata_props[:]
+    parts = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
+    for item in (item for part in parts for item in part):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    for function in proto.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]
+    _name_batch(graph)
+
+
+def _name_batch(graph: onnx.GraphProto) -> None:
+    """Call the open dimension "batch" where torch has a symbol like s77."""
+    dims = [d for x in graph.input for d in x.type.tensor_type.shape.dim[:1] if d.dim_param]
+    symbols = {dim.dim_param for dim in dims}
+    if len(symbols) != 1:
+        return
+    symbol = re.compile(rf"\b{re.escape(symbols.pop())}\b")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = symbol.sub("batch", dim.dim_param)
+
+
+def _compare(case: _Case, draft: Path, flat: list[Any]) -> float:
+    """The worst relative error over the outputs; CheckFailed if it is above the tolerance."""
+    want = case.call(flat)
+    try:
+        got = OrtRunner(draft, [x for x in flat if isinstance(x, Tensor)]).outputs()
+    except BadInput as error:
+        raise CheckFailed(error.message, "PyTorch runs the same inputs") from error
+    if len(got) != len(want):
+        raise CheckFailed(f"the ONNX file has {len(got)} outputs, the model {len(want)}")
+    errors = {name: relative_error(g, w) for g, (name, w) in zip(got, want, strict=True)}
+    name, worst = max(errors.items(), key=lambda item: item[1], default=("", 0.0))
+    if worst > case.tolerance:
+        raise CheckFailed(
+            f"{name} of the ONNX file differs from PyTorch by {worst:.2g} of its range "
+            f"(allowed: {case.tolerance:.0e})",
+            "is the model deterministic, with no dropout left on in eval mode?",
+        )
+    return worst
+
+
+def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Other numbers of the same kind: noise added to floats, integers turned round.
+
+    Example inputs are often all zeros or ones, on which wrong networks agree.
+    """
+    if not tensor.is_floating_point():
+        return tensor.flip(-1) if tensor.ndim else tensor
+    spread = float(tensor.float().std(correction=0)) if tensor.numel() else 0.0
+    noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+    return tensor + noise * (spread or 1.0)
+
+
+def _gives_only_tensors(outputs: Any) -> bool:
+    return all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs))
+
+
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, gone afterwards, so that moving out of it is one rename."""
+    try:
+        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise BadInput(
+            f"cannot write into {path.parent}: {error.strerror}", "choose another folder"
+        ) from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter prints, logs and warns; what matters comes as an exception."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""A model as the user named it, opened safely: references, checkpoints, programs; and what surgeon saves."""

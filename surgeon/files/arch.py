@@ -1,0 +1,205 @@
+"""An architecture reference becomes a module: `torchvision:`, `timm:`, `hf:` or a factory in a file.
+
+Nothing is ever downloaded: weights come from the user's own checkpoint, or are random.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.errors import BadInput
+from surgeon.files.inputs import BATCH, TOKENS
+
+_FORMS = "torchvision:resnet50, timm:convnext_atto, hf:FOLDER or path/to/file.py:factory"
+
+@dataclass(frozen=True)
+class Built:
+    """A module made from a reference, with random weights, as its factory left it.
+
+    `inputs` are example inputs where the factory gave some; `default_shape` is the input shape
+    that the library documents, batch included; `note` says which library at which version.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...] | None
+    default_shape: tuple[int, ...] | None
+    note: str
+
+
+def build(ref: str, options: Mapping[str, Any] | None = None) -> Built:
+    """The module that `ref` names; `options` go to the library's factory (num_classes, aux_logits).
+
+    Errors: BadInput for a reference of no known form, an unknown name (nearest names are said),
+    a library that is not installed, a factory that fails (its own error is shown).
+    """
+    kind, _, rest = ref.partition(":")
+    if kind in _BUILDERS and rest:
+        return _BUILDERS[kind](rest, dict(options or {}))
+    path, _, factory = ref.rpartition(":")
+    if path.endswith(".py") and factory:
+        return _from_file(Path(path), factory)
+    if ref.endswith(".py"):
+        raise BadInput(f"{ref} names a file but no factory in it", f"write {ref}:make_model")
+    raise BadInput(f"{ref!r} is not an architecture reference", f"write {_FORMS}{_maybe_meant(ref)}")
+
+
+def takes_options(ref: str) -> bool:
+    """Whether `build` may be asked for another number of classes."""
+    return ref.startswith(("torchvision:", "timm:"))
+
+
+def _maybe_meant(ref: str) -> str:
+    names = [f"torchvision:{name}" for name in _torchvision_names()]
+    near = difflib.get_close_matches(f"torchvision:{ref.split(':')[-1]}", names, 3)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def _unknown(what: str, name: str, names: Iterable[str]) -> BadInput:
+    near = difflib.get_close_matches(name, list(names), 5, 0.5)
+    hint = f"nearest: {', '.join(near)}" if near else "see the library's list of models"
+    return BadInput(f"{what} {name!r}", hint)
+
+
+def _library(name: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise BadInput(
+            f"this reference needs {name}, which is not installed",
+            f"pip install 'model-surgeon[{extra}]'",
+        ) from error
+
+
+# torchvision
+
+
+def _torchvision_names() -> list[str]:
+    return importlib.import_module("torchvision.models").list_models()
+
+
+def _from_torchvision(name: str, options: dict[str, Any]) -> Built:
+    models = importlib.import_module("torchvision.models")
+    if name not in models.list_models():
+        raise _unknown("torchvision has no model", name, models.list_models())
+    builder = models.get_model_builder(name)
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        options = {"weights_backbone": None, **options}
+    if name in ("googlenet", "inception_v3"):
+        options = {"init_weights": True, **options}  # the default, which otherwise warns
+    model = _call(builder, f"torchvision:{name}", weights=None, **options)
+    version = importlib.import_module("torchvision").__version__
+    return Built(model, None, _torchvision_shape(models, name), f"torchvision {version}")
+
+
+def _torchvision_shape(models: ModuleType, name: str) -> tuple[int, ...] | None:
+    """What the preprocessing of the published weights makes; read from their record, not fetched."""
+    try:
+        weights = models.get_model_weights(name).DEFAULT
+    except (ValueError, AttributeError):  # a model without published weights
+        return None
+    keywords = getattr(weights.transforms, "keywords", {})
+    size = keywords.get("crop_size") or keywords.get("resize_size")
+    if size is None:
+        return None
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = size * 2 if len(size) == 1 else size
+    frames = weights.meta.get("min_temporal_size")
+    return (BATCH, 3, frames, *size) if frames else (BATCH, 3, *size)
+
+
+# timm, transformers
+
+
+def _from_timm(name: str, options: dict[str, Any]) -> Built:
+    timm = _library("timm", "timm")
+    if not timm.is_model(name):
+        raise _unknown("timm has no model", name, timm.list_models())
+    model = _call(timm.create_model, f"timm:{name}", name, pretrained=False, **options)
+    size = getattr(model, "pretrained_cfg", {}).get("input_size")
+    return Built(model, None, (BATCH, *size) if size else None, f"timm {timm.__version__}")
+
+
+def _from_hf(folder: str, options: dict[str, Any]) -> Built:
+    if not Path(folder, "config.json").is_file():
+        raise BadInput(f"hf:{folder}: no config.json in that folder", "give a local model folder")
+    hf = _library("transformers", "hf")
+    # trust_remote_code stays off: the folder's own Python files are never run
+    config = _call(hf.AutoConfig.from_pretrained, f"hf:{folder}", folder, local_files_only=True)
+    model = _call(_hf_class(hf, config).from_config, f"hf:{folder}", config)
+    return Built(model, _hf_inputs(config), None, f"transformers {hf.__version__}")
+
+
+def _hf_class(hf: ModuleType, config: Any) -> Any:
+    # the class that was saved, where transformers itself defines it: it has the head
+    named = getattr(hf, next(iter(getattr(config, "architectures", None) or [""])), None)
+    named_class = getattr(named, "_from_config", None)
+    if named_class is None:
+        return hf.AutoModel
+    return type("Named", (), {"from_config": staticmethod(named_class)})
+
+
+def _hf_inputs(config: Any) -> tuple[Tensor, ...] | None:
+    if size := getattr(config, "image_size", None):
+        return (torch.zeros(BATCH, getattr(config, "num_channels", 3), size, size),)
+    if getattr(config, "vocab_size", None):
+        return (torch.ones(BATCH, TOKENS, dtype=torch.int64),)
+    return None
+
+
+# the user's own file
+
+
+def _from_file(path: Path, factory: str) -> Built:
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file", "give the path of a Python file, then :factory")
+    module = _import_file(path)
+    found = getattr(module, factory, None)
+    if not callable(found):
+        own = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
+        raise _unknown(f"{path} has no factory", factory, own)
+    made = _call(found, f"{path}:{factory}")
+    model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise BadInput(
+            f"{path}:{factory} returned {type(model).__name__}, not an nn.Module",
+            "return the model, or (model, example inputs)",
+        )
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+    return Built(model, inputs, None, f"{factory}() in {path.name}")
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"surgeon_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{path} is not a Python file", f"write {_FORMS}")
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses and pickle look their module up; the file may import its neighbours
+    sys.modules[spec.name] = module
+    sys.path.append(str(path.parent.resolve()))
+    try:
+        _call(spec.loader.exec_module, str(path), module)
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def _call(make: Callable[..., Any], ref: str, *args: Any, **options: Any) -> Any:
+    try:
+        return make(*args, **options)
+    except Exception as error:
+        raise BadInput(
+            f"{ref} failed: {type(error).__name__}: {error}", "the error is the factory's own"
+        ) from error
+
+
+_BUILDERS = {"torchvision": _from_torchvision, "timm": _from_timm, "hf": _from_hf}

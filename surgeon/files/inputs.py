@@ -1,0 +1,139 @@
+"""Example inputs for a model: as the user wrote them, or guessed from its first layer and tried."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.errors import BadInput
+
+BATCH = 2  # of inputs that nobody gave: tracing keeps a batch of 2 apart from sizes of 1
+TOKENS = 16  # the length of a made-up sequence
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+}
+_FORM = "write sizes as 1,3,224,224; several inputs as 1,3,64,64;1,10; a type as 1,128:int64"
+
+
+@dataclass(frozen=True)
+class Guess:
+    """An input that this model's forward accepts, and why it was tried."""
+
+    inputs: tuple[Tensor, ...]
+    why: str
+
+
+def parse_inputs(text: str) -> tuple[Tensor, ...]:
+    """The inputs that `--input` describes, filled with reproducible noise.
+
+    `1,3,224,224` is one float32 input, `1,3,64,64;1,128:int64` two. Errors: BadInput with the
+    part that cannot be read.
+    """
+    return tuple(_parse_one(part, seed) for seed, part in enumerate(text.split(";")))
+
+
+def _parse_one(text: str, seed: int) -> Tensor:
+    sizes, _, name = (part.strip() for part in text.partition(":"))
+    dtype = _DTYPES.get(name or "float32")
+    if dtype is None:
+        raise BadInput(f"--input {text!r}: no such type {name!r}", f"one of {', '.join(_DTYPES)}")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError as error:
+        raise BadInput(f"--input {text!r} is not a list of sizes", _FORM) from error
+    if min(shape) < 1:
+        raise BadInput(f"--input {text!r}: a size is at least 1, here it is {min(shape)}", _FORM)
+    return example(shape, dtype, seed)
+
+
+def guess_input(model: nn.Module) -> Guess | None:
+    """An input made from the model's first layer that its forward accepts, or None.
+
+    Shapes have a batch of 2. A guess counts only if the forward runs and the first output has
+    that batch: a `view(-1, 400)` swallows any image size, but not without changing the batch.
+    """
+    for shape, dtype, why in _candidates(model):
+        inputs = (example(shape, dtype),)
+        if _accepts(model, inputs):
+            return Guess(inputs, why)
+    return None
+
+
+def example(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Reproducible noise: standard normal, or 0 and 1 for integers (indices that any table has)."""
+    generator = torch.Generator().manual_seed(seed)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+_Candidate = tuple[tuple[int, ...], torch.dtype, str]
+
+
+def _candidates(model: nn.Module) -> Iterator[_Candidate]:
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv1d | nn.Conv3d):
+            yield from _for_conv(name, layer)
+            return
+        if isinstance(layer, nn.Linear):
+            why = f"the first layer, {name or 'the model itself'}, is linear"
+            yield (BATCH, layer.in_features), torch.float32, why
+            yield (BATCH, _TOKENS, layer.in_features), torch.float32, why
+            return
+        if isinstance(layer, nn.RNNBase):
+            why = f"the first layer, {name}, is recurrent"
+            yield (BATCH, _TOKENS, layer.input_size), torch.float32, why
+            return
+        if isinstance(layer, nn.Embedding):
+            yield (BATCH, _TOKENS), torch.int64, f"the first layer, {name}, is an embedding"
+            return
+
+
+def _for_conv(name: str, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Iterator[_Candidate]:
+    kind = f"the first conv, {name or 'the model itself'}, is {'x'.join(map(str, conv.kernel_size))}"
+    why = f"{kind} stride {conv.stride[0]}, {conv.in_channels} channels in"
+    if isinstance(conv, nn.Conv2d):
+        # CIFAR networks start without a stride; ImageNet ones shrink at once
+        small = max(conv.kernel_size) <= 5 and max(conv.stride) == 1
+        sizes = (32, 28, 64, 224, 96, 8) if small else (224, 32, 256, 299, 128, 384)
+        shapes = [(size, size) for size in sizes]
+    elif isinstance(conv, nn.Conv1d):
+        shapes = [(size,) for size in (128, 1024, 16000, 512, 256)]
+    else:
+        shapes = [(16, 112, 112), (16, 224, 224), (32, 32, 32)]
+    for size in shapes:
+        yield (BATCH, conv.in_channels, *size), torch.float32, why
+
+
+def _accepts(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    return any(_runs(model, inputs, device) for device in ("meta", "cpu"))
+
+
+def _runs(model: nn.Module, inputs: tuple[Tensor, ...], device: str) -> bool:
+    """Whether the forward runs there; meta costs nothing, but not every forward can."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    inputs = tuple(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
+    state = {k: v.to(device) for k, v in [*model.named_parameters(), *model.named_buffers()]}
+    try:
+        with torch.no_grad():
+            out = torch.func.functional_call(model, state, inputs)
+    except Exception:  # noqa: BLE001 - the question is only whether it runs
+        return False
+    first = _first_tensor(out)
+    return first is not None and first.dim() > 0 and first.shape[0] == BATCH
+
+
+def _first_tensor(out: Any) -> Tensor | None:
+    if isinstance(out, Tensor):
+        return out
+    values = list(out.values()) if isinstance(out, Mapping) else out
+    if isinstance(values, tuple | list):
+        return next((t for v in values if (t := _first_tensor(v)) is not None), None)
+    return None

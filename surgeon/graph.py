@@ -1,0 +1,81 @@
+"""A network as values and nodes: what one forward did, in order.
+
+Nothing here computes. A `Value` is a tensor (its shape and, where it has one, its state_dict
+name); a `Node` is one op with the values in place of its tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One tensor of the network. `state` holds its state_dict names (two where it is tied)."""
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: str
+    state: tuple[str, ...] = ()
+    constant: Any = None  # the tensor itself, where it is known and is an index or a mask
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One op: `args` and `kwargs` hold `Value`s where tensors were, nested as the op takes them."""
+
+    index: int
+    op: str  # 'aten.convolution.default'
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Value | None, ...]
+    module: str  # path of the innermost module whose forward ran it
+    source: str  # 'net.py:41'
+
+    def arg(self, position: int, default: Any = None) -> Any:
+        """Positional argument, or its default where the call left it out."""
+        return self.args[position] if position < len(self.args) else default
+
+    @property
+    def inputs(self) -> list[Value]:
+        """Every tensor argument, in order."""
+        return list(_values(self.args)) + list(_values(tuple(self.kwargs.values())))
+
+    def describe(self) -> str:
+        """'aten.add.Tensor at layer1.0 (resnet.py:102)  f32[2,64,56,56], ... -> f32[2,64,56,56]'"""
+        ins = ", ".join(str(v) for v in self.inputs)
+        outs = ", ".join(str(v) for v in self.outputs if v is not None)
+        place = f" at {self.module}" if self.module else ""
+        return f"{self.op}{place} ({self.source})  {ins} -> {outs}"
+
+
+@dataclass
+class Graph:
+    """Values and nodes in the order of execution. `state` maps state_dict names to values."""
+
+    nodes: list[Node] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    inputs: tuple[Value, ...] = ()
+    outputs: tuple[Value, ...] = ()
+    state: dict[str, Value] = field(default_factory=dict)
+    on_meta: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """Extent of the inputs' first dimension, 1 where there is none."""
+        return next((v.shape[0] for v in self.inputs if v.shape), 1)
+
+
+def _values(args: Sequence[Any]) -> Iterator[Value]:
+    for arg in args:
+        if isinstance(arg, Value):
+            yield arg
+        elif isinstance(arg, (list, tuple)):
+            yield from _values(arg)

@@ -1,0 +1,143 @@
+"""What a network costs: parameters, FLOPs, bytes, peak memory, and latency on a real runtime.
+
+Importing this loads neither torch nor a runtime; calling `measure` does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgeon.errors import SurgeonError
+from surgeon.measure.latency import Budget, Comparison, Ratio, Timing, compare, time_one
+
+if TYPE_CHECKING:
+    import torch
+
+    from surgeon.measure.runtime import Runner
+
+__all__ = [
+    "Budget",
+    "Comparison",
+    "Measurement",
+    "Ratio",
+    "Timing",
+    "compare",
+    "compare_models",
+    "measure",
+    "time_one",
+]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one network costs.
+
+    `flops` and `macs` are per example, a multiply-add being one; `bytes` is the state dict,
+    `onnx_bytes` the deployable file, `peak_memory` bytes above the bare runtime; `latency` is of one
+    call with the inputs as given. None where it was not asked for or could not be had; `notes` says
+    why, and names the ops that the FLOPs leave out.
+    """
+
+    params: int
+    flops: int
+    macs: int
+    bytes: int
+    onnx_bytes: int | None
+    latency: Timing | None
+    peak_memory: int | None
+    runtime: str
+    threads: int
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; times in seconds."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+def measure(
+    model: torch.nn.Module,
+    inputs: Any,
+    *,
+    latency: bool = True,
+    onnx: str | Path | None = None,
+    budget: Budget | None = None,
+    threads: int = 1,
+) -> Measurement:
+    """Count `model` and time it in ONNX Runtime, in PyTorch where it cannot be exported.
+
+    `inputs` as for `model.forward`: a tensor, a sequence or a mapping of keywords. `onnx` is the
+    model's exported file, if there is one already; otherwise one is made and thrown away.
+    `latency=False` only counts. Raises BadInput where the forward fails.
+    """
+    from surgeon.measure.count import flops, parameters, state_bytes
+
+    counted = flops(model, inputs)
+    notes = [f"FLOPs leave out {', '.join(counted.uncounted)}"] if counted.uncounted else []
+    file_bytes = timing = memory = None
+    runtime = ""
+    if latency:
+        with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
+            path, runner, reason = _runner(model, inputs, onnx, Path(folder), threads)
+            notes += reason
+            timing = time_one(runner, budget)
+            file_bytes, runtime = runner.file_bytes, f"{runner.runtime} {runner.version}"
+            memory = _peak_memory(path, inputs, threads)
+    return Measurement(
+        params=parameters(model),
+        flops=counted.total,
+        macs=counted.macs,
+        bytes=state_bytes(model),
+        onnx_bytes=file_bytes,
+        latency=timing,
+        peak_memory=memory,
+        runtime=runtime,
+        threads=threads,
+        notes=tuple(notes),
+    )
+
+
+def compare_models(
+    before_onnx: str | Path,
+    after_onnx: str | Path,
+    inputs: Any,
+    budget: Budget | None = None,
+    threads: int = 1,
+) -> Comparison:
+    """Time two ONNX files interleaved in ONNX Runtime; the ratio is after to before.
+
+    Raises BadInput for a file that ONNX Runtime cannot load or inputs that it does not take.
+    """
+    from surgeon.measure.runtime import OrtRunner
+
+    before = OrtRunner(before_onnx, inputs, threads)
+    after = OrtRunner(after_onnx, inputs, threads)
+    return compare({"before": before, "after": after}, budget)
+
+
+def _runner(
+    model: torch.nn.Module, inputs: Any, onnx: str | Path | None, folder: Path, threads: int
+) -> tuple[Path | None, Runner, list[str]]:
+    from surgeon.measure.runtime import OrtRunner, TorchRunner
+
+    if onnx is not None:
+        return Path(onnx), OrtRunner(onnx, inputs, threads), []
+    # Export is above measure in the map: it may use the runners, and only this call uses it.
+    from surgeon.export import export_onnx
+
+    try:
+        path = export_onnx(model, folder / "model.onnx", inputs, dynamic_batch=False).path
+    except SurgeonError as error:
+        reason = f"timed in PyTorch, as there is no ONNX file: {error.message}"
+        return None, TorchRunner(model, inputs, threads), [reason]
+    return path, OrtRunner(path, inputs, threads), []
+
+
+def _peak_memory(path: Path | None, inputs: Any, threads: int) -> int | None:
+    if path is None:
+        return None
+    from surgeon.measure.memory import peak_memory
+
+    return peak_memory(path, inputs, threads)

@@ -1,0 +1,240 @@
+"""A runner is a network loaded once that runs once per call, whichever runtime executes it.
+
+Importing this file loads neither torch nor onnxruntime; making a runner loads the one that it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from surgeon.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+_ORT_ERRORS_ONLY = 3
+
+
+class Runner(Protocol):
+    """What a runtime must offer to be timed and compared.
+
+    `precision` is the type of the numbers inside ("float32"); `load_s` the seconds from file or
+    module to readiness; `file_bytes` None where there is no file.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def runtime(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def load_s(self) -> float: ...
+    @property
+    def file_bytes(self) -> int | None: ...
+
+    def __call__(self) -> None:
+        """Run once, and return when the outputs are there."""
+        ...
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        """Run once and give all outputs, flat, in the network's order."""
+        ...
+
+
+class OrtRunner:
+    """An ONNX file in ONNX Runtime on the CPU, all graph optimisations on.
+
+    `inputs` are tensors or arrays: one, a sequence in the file's order, or a mapping by input name.
+    A file that cannot be loaded, or inputs that it does not take, raise BadInput.
+    """
+
+    runtime = "onnxruntime"
+
+    def __init__(self, path: str | Path, inputs: Any, threads: int = 1) -> None:
+        ort = import_onnxruntime()
+        self.name = Path(path).stem
+        self.version: str = ort.__version__
+        self.threads = threads
+        self.file_bytes = onnx_bytes(path)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ORT_ERRORS_ONLY
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        start = time.perf_counter()
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors share no base
+            raise BadInput(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        self.load_s = time.perf_counter() - start
+        expected = self._session.get_inputs()
+        self.precision = _ort_precision(expected)
+        self._feed = _feed([value.name for value in expected], inputs)
+
+    def __call__(self) -> None:
+        self._session.run(None, self._feed)
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        try:
+            return tuple(self._session.run(None, self._feed))
+        except Exception as error:  # as above
+            raise BadInput(f"ONNX Runtime cannot run {self.name}: {_first_line(error)}") from error
+
+
+class TorchRunner:
+    """A module in eager PyTorch, in eval mode and inference mode while it runs.
+
+    The module's own training flags and torch's thread count are restored after every call.
+    """
+
+    runtime = "torch"
+
+    def __init__(
+        self, model: torch.nn.Module, inputs: Any, threads: int = 1, name: str | None = None
+    ) -> None:
+        import torch
+
+        self._torch = torch
+        self._model = model
+        self._args, self._kwargs = arguments(inputs)
+        self.name = name or type(model).__name__
+        self.version: str = torch.__version__
+        self.threads = threads
+        self.load_s = 0.0
+        self.file_bytes = None
+        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+        self.precision = str(next(floats, torch.float32)).removeprefix("torch.")
+
+    def __call__(self) -> None:
+        self._run()
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        return tuple(as_array(tensor) for _, tensor in named_tensors(self._run()))
+
+    def _run(self) -> Any:
+        torch = self._torch
+        before = torch.get_num_threads()
+        if before != self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            with evaluating(self._model), torch.inference_mode():
+                return self._model(*self._args, **self._kwargs)
+        finally:
+            if before != self.threads:
+                torch.set_num_threads(before)
+
+
+def import_onnxruntime() -> Any:
+    """onnxruntime, imported with its telemetry off (on by default in official builds since 1.29)."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
+def onnx_bytes(path: str | Path) -> int:
+    """Bytes of an ONNX file and of the external data that surgeon stores beside it as NAME.data."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}")
+    data = path.with_name(path.name + ".data")
+    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs) of a forward call: a mapping is keywords, a sequence is positions."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def flat_inputs(inputs: Any) -> list[Any]:
+    """The values inside tuples, lists and mappings, in order."""
+    if isinstance(inputs, Mapping):
+        inputs = tuple(inputs.values())
+    if isinstance(inputs, tuple | list):
+        return [leaf for part in inputs for leaf in flat_inputs(part)]
+    return [inputs]
+
+
+def named_tensors(value: Any, name: str = "output") -> list[tuple[str, torch.Tensor]]:
+    """Every tensor inside `value` with the path to it: `output['boxes'][0]`, in pytree order.
+
+    Goes into tuples, lists, dicts, registered pytrees and any dataclass; leaves out the rest.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    found: list[tuple[str, torch.Tensor]] = []
+    for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+        label = name + pytree.keystr(path)
+        if isinstance(leaf, torch.Tensor):
+            found.append((label, leaf))
+        elif is_open_dataclass(leaf):
+            for part in dataclasses.fields(leaf):
+                found += named_tensors(getattr(leaf, part.name), f"{label}.{part.name}")
+    return found
+
+
+def is_open_dataclass(leaf: object) -> bool:
+    """A dataclass instance, which pytree takes for a leaf unless its class was registered."""
+    return dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
+
+
+def as_array(value: Any) -> np.ndarray:
+    """A numpy array of a tensor or of anything numpy takes; the tensor may be on a device."""
+    import numpy as np
+
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False  # not eval(): a class may refuse it, or do more than set the flag
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _feed(names: Sequence[str], inputs: Any) -> dict[str, np.ndarray]:
+    args, kwargs = arguments(inputs)
+    if kwargs and set(kwargs) == set(names):
+        return {name: as_array(kwargs[name]) for name in names}
+    flat = flat_inputs((*args, *kwargs.values()))
+    if len(flat) != len(names):
+        raise BadInput(
+            f"the file takes {len(names)} inputs ({', '.join(names)}), {len(flat)} were given"
+        )
+    return {name: as_array(value) for name, value in zip(names, flat, strict=True)}
+
+
+def _ort_precision(inputs: Sequence[Any]) -> str:
+    """The type of the first real-valued input: weights follow it, as ONNX has no mixed operators."""
+    kinds = [value.type.removeprefix("tensor(").removesuffix(")") for value in inputs]
+    real = {"float": "float32", "float16": "float16", "double": "float64", "bfloat16": "bfloat16"}
+    return next((real[kind] for kind in kinds if kind in real), "float32")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,333 @@
+"""Ops that only move elements: they act on the algebra, no letters needed.
+
+The docstring's first line is what `surgeon rules` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from surgeon.axes import Dim, Dims, opaque, size_of
+from surgeon.graph import Value
+from surgeon.rules.registry import Site, moves
+
+
+@moves("aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias", "aten.flatten")
+def view(site: Site) -> Dims:
+    """same elements, row-major, in another shape: products merge and split"""
+    return site.algebra.reshape(site.x, site.shape())
+
+
+@moves("aten.t", "aten.numpy_T")
+def t(site: Site) -> Dims:
+    """a b -> b a"""
+    return site.x[::-1]
+
+
+@moves("aten.transpose", "aten.swapaxes")
+def transpose(site: Site) -> Dims:
+    """two dimensions change places"""
+    dims = list(site.x)
+    a, b = site.axis(1), site.axis(2)
+    dims[a], dims[b] = dims[b], dims[a]
+    return tuple(dims)
+
+
+@moves("aten.permute")
+def permute(site: Site) -> Dims:
+    """dimensions change places"""
+    x = site.x
+    return tuple(x[d] for d in site.node.args[1])
+
+
+@moves("aten.unsqueeze")
+def unsqueeze(site: Site) -> Dims:
+    """a new dimension of one"""
+    dims = list(site.x)
+    dims.insert(site.node.args[1] % (len(dims) + 1), ())
+    return tuple(dims)
+
+
+@moves("aten.squeeze")
+def squeeze(site: Site) -> Dims:
+    """dimensions of one go"""
+    dims, over = site.x, site.node.arg(1)
+    if over is None:
+        over = range(len(dims))
+    where = {d % len(dims) for d in ([over] if isinstance(over, int) else over)} if dims else set()
+    return tuple(d for i, d in enumerate(dims) if i not in where or size_of(d) != 1)
+
+
+@moves("aten.expand")
+def expand(site: Site) -> Dims:
+    """dimensions of one repeated: the copies are a new axis"""
+    shape = site.shape()
+    dims = ((),) * (len(shape) - len(site.x)) + site.x
+    return tuple(
+        d if size_of(d) == n else site.algebra.fresh(n, "expand")
+        for d, n in zip(dims, shape, strict=True)
+    )
+
+
+@moves("aten.repeat", "aten.tile")
+def repeat(site: Site) -> Dims:
+    """each dimension n becomes (copies n): the copies are a new outer factor"""
+    shape = site.shape()
+    dims = ((),) * (len(shape) - len(site.x)) + site.x
+    out = []
+    for d, n in zip(dims, shape, strict=True):
+        copies = n // max(size_of(d), 1)
+        out.append((*site.algebra.fresh(copies, "repeat"), *d))
+    return tuple(out)
+
+
+@moves("aten.slice")
+def slice_(site: Site) -> Dims:
+    """elements start:end:step of one dimension"""
+    dim, node = site.axis(1), site.node
+    size = size_of(site.x[dim])
+    index = np.arange(size)[slice(node.arg(2), node.arg(3), node.arg(4, 1))]
+    return _take(site, dim, index)
+
+
+@moves("aten.narrow")
+def narrow(site: Site) -> Dims:
+    """elements start:start+length of one dimension"""
+    start, length = site.node.args[2], site.node.args[3]
+    return _take(site, site.axis(1), np.arange(start, start + length))
+
+
+@moves("aten.flip")
+def flip(site: Site) -> Dims:
+    """dimensions in reverse order"""
+    dims = list(site.x)
+    for d in site.node.args[1]:
+        dims[d] = site.algebra.take(dims[d], np.arange(size_of(dims[d]))[::-1])
+    return tuple(dims)
+
+
+@moves("aten.roll")
+def roll(site: Site) -> Dims:
+    """elements shifted around one or more dimensions"""
+    shifts, over = site.node.args[1], site.node.arg(2, ())
+    dims = list(site.x)
+    if not over:
+        flat = (tuple(leaf for d in dims for leaf in d),)
+        taken = site.algebra.take(flat[0], np.roll(np.arange(size_of(flat[0])), shifts[0]))
+        return site.algebra.reshape([taken], site.shape())
+    for shift, d in zip(shifts, over, strict=True):
+        dims[d] = site.algebra.take(dims[d], np.roll(np.arange(size_of(dims[d])), shift))
+    return tuple(dims)
+
+
+@moves("aten.select")
+def select(site: Site) -> Dims:
+    """one position of one dimension: that position stays"""
+    dim = site.axis(1)
+    x = site.x
+    index = site.node.args[2] % size_of(x[dim])
+    site.algebra.freeze_at(x[dim], index, f"position {index} is read by itself")
+    return x[:dim] + x[dim + 1 :]
+
+
+@moves("aten.unbind")
+def unbind(site: Site) -> list[Dims]:
+    """every position of one dimension by itself: the dimension stays"""
+    dim = site.axis(1)
+    site.algebra.freeze(site.x[dim], "unbound: every position is read by itself")
+    return [site.x[:dim] + site.x[dim + 1 :] for _ in site.node.outputs]
+
+
+@moves("aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_split_with_sizes",
+       "aten.chunk", "aten.tensor_split")  # fmt: skip
+def split(site: Site) -> list[Dims]:
+    """one dimension cut into runs, one an output"""
+    dim = site.axis(2)
+    out, start = [], 0
+    for i in range(len(site.node.outputs)):
+        size = site.shape(i)[dim]
+        out.append(_take(site, dim, np.arange(start, start + size)))
+        start += size
+    return out
+
+
+@moves("aten.cat", "aten.concat")
+def cat(site: Site) -> Dims:
+    """a run from each input, one after another; the other dimensions are equal"""
+    tensors = [v for v in site.node.args[0] if v.shape != (0,)]
+    dims = [site.dims(v) for v in tensors]
+    dim = site.node.arg(1, 0) % len(dims[0])
+    return _joined(site, dims, dim)
+
+
+@moves("aten.stack")
+def stack(site: Site) -> Dims:
+    """the inputs side by side along a new dimension"""
+    dims = [site.dims(v) for v in site.node.args[0]]
+    dim = site.node.arg(1, 0) % (len(dims[0]) + 1)
+    rest = _equal(site, dims)
+    return (*rest[:dim], opaque(len(dims)), *rest[dim:])
+
+
+@moves("aten.constant_pad_nd")
+def constant_pad_nd(site: Site) -> Dims:
+    """new constant elements before and after; negative widths cut"""
+    pad = site.node.args[1]
+    dims = list(site.x)
+    for k in range(len(pad) // 2):
+        d = len(dims) - 1 - k
+        before, after = pad[2 * k], pad[2 * k + 1]
+        dims[d] = _padded(site, dims[d], before, after)
+    return tuple(dims)
+
+
+def _padded(site: Site, dim: Dim, before: int, after: int) -> Dim:
+    size = size_of(dim)
+    if before < 0 or after < 0:
+        dim = site.algebra.take(dim, np.arange(size)[max(-before, 0) : size - max(-after, 0)])
+    ends = [max(before, 0), max(after, 0)]
+    if ends == [0, 0]:
+        return dim
+    if all(leaf.ids is None for leaf in dim):
+        return opaque(size_of(dim) + sum(ends))
+    # a padded element is the same constant wherever it stands: any number of them may go
+    first, last = (site.algebra.run(n, "pad") for n in ends)
+    return site.algebra.concat([x for x in (first, dim, last) if x])
+
+
+@moves("aten.index_select")
+def index_select(site: Site) -> Dims:
+    """elements of one dimension by a list of positions"""
+    index = site.node.args[2].constant
+    dim = site.axis(1)
+    if index is None:
+        return _by_position(site, dim, opaque(site.shape()[dim]))
+    return _take(site, dim, index.numpy())
+
+
+@moves("aten.index")
+def index(site: Site) -> Dims:
+    """elements by constant positions along one dimension; by position along several"""
+    x, indices = site.x, list(site.node.args[1])
+    used = [i for i, v in enumerate(indices) if v is not None]
+    if len(used) == 1 and _is_constant(indices[used[0]]):
+        positions = indices[used[0]].constant.numpy() % max(size_of(x[used[0]]), 1)
+        return _take(site, used[0], positions)
+    for i in used:
+        site.algebra.freeze(x[i], "indexed by position")
+    rank = len(site.shape()) - (len(x) - len(used))
+    adjacent = used == list(range(used[0], used[0] + len(used)))
+    rest = [d for i, d in enumerate(x) if i not in used]
+    at = used[0] if adjacent else 0
+    if rank < 0 or any(indices[i].dtype == "b1" for i in used):
+        return _refused(site, "indexed by a mask")
+    new = [opaque(n) for n in site.shape()[at : at + rank]]
+    return tuple(rest[:at] + new + rest[at:])
+
+
+def _is_constant(value: Value) -> bool:
+    return value.constant is not None and len(value.shape) == 1 and value.dtype != "b1"
+
+
+@moves("aten.unfold")
+def unfold(site: Site) -> Dims:
+    """windows along one dimension: that dimension is read by position"""
+    dim = site.axis(1)
+    size, window = site.shape()[dim], site.shape()[-1]
+    return (*_by_position(site, dim, opaque(size)), opaque(window))
+
+
+@moves("aten.pixel_shuffle")
+def pixel_shuffle(site: Site) -> Dims:
+    """n (c r s) h w -> n c (h r) (w s)"""
+    *lead, c, h, w = site.x
+    r = site.node.args[1]
+    a, b, d = site.algebra.split(c, [size_of(c) // (r * r), r, r])
+    return (*lead, a, h + b, w + d)
+
+
+@moves("aten.pixel_unshuffle")
+def pixel_unshuffle(site: Site) -> Dims:
+    """n c (h r) (w s) -> n (c r s) h w"""
+    *lead, c, h, w = site.x
+    r = site.node.args[1]
+    a, b = site.algebra.split(h, [size_of(h) // r, r])
+    d, e = site.algebra.split(w, [size_of(w) // r, r])
+    return (*lead, c + b + e, a, d)
+
+
+@moves("aten.channel_shuffle", "aten.native_channel_shuffle")
+def channel_shuffle(site: Site) -> Dims:
+    """n (g c) * -> n (c g) *"""
+    n, c, *space = site.x
+    g = site.node.args[1]
+    a, b = site.algebra.split(c, [g, size_of(c) // g])
+    return (n, b + a, *space)
+
+
+@moves("aten.glu")
+def glu(site: Site) -> Dims:
+    """(u c) -> c: first half times sigmoid of the second half"""
+    dim = site.node.arg(1, -1) % len(site.x)
+    half = size_of(site.x[dim]) // 2
+    first = _take(site, dim, np.arange(half))
+    second = _take(site, dim, np.arange(half, 2 * half))
+    return _equal(site, [first, second])
+
+
+@moves(
+    "aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.rand", "aten.randn",
+    "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty", "aten.scalar_tensor",
+    family="factory",
+)  # fmt: skip
+def constant(site: Site) -> Dims:
+    """-> the same constant everywhere: as many as are needed"""
+    return tuple(site.algebra.fresh(n, "constant") for n in site.shape())
+
+
+@moves("aten.arange", "aten.linspace", "aten.eye", "aten.tril_indices", "aten.randint",
+       "aten.randperm", family="factory")  # fmt: skip
+def positions(site: Site) -> Dims:
+    """-> elements that differ by position"""
+    return tuple(opaque(n) for n in site.shape())
+
+
+@moves("aten.tril", "aten.triu")
+def triangle(site: Site) -> Dims:
+    """the last two dimensions are read by position"""
+    x = site.x
+    for d in x[-2:]:
+        site.algebra.freeze(d, "masked by position")
+    return x
+
+
+def _take(site: Site, dim: int, index: Any) -> Dims:
+    x = site.x
+    return (*x[:dim], site.algebra.take(x[dim], np.asarray(index, np.int64)), *x[dim + 1 :])
+
+
+def _by_position(site: Site, dim: int, new: Dim) -> Dims:
+    x = site.x
+    site.algebra.freeze(x[dim], f"{site.node.op} reads it by position")
+    return (*x[:dim], new, *x[dim + 1 :])
+
+
+def _equal(site: Site, dims: Sequence[Dims]) -> Dims:
+    for other in dims[1:]:
+        for a, b in zip(dims[0], other, strict=True):
+            site.algebra.equate(a, b)
+    return dims[0]
+
+
+def _joined(site: Site, dims: Sequence[Dims], dim: int) -> Dims:
+    rest = _equal(site, [d[:dim] + ((),) + d[dim + 1 :] for d in dims])
+    return (*rest[:dim], site.algebra.concat([d[dim] for d in dims]), *rest[dim + 1 :])
+
+
+def _refused(site: Site, why: str) -> Dims:
+    for d in site.x:
+        site.algebra.freeze(d, why)
+    return tuple(opaque(n) for n in site.shape())

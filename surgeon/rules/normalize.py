@@ -1,0 +1,51 @@
+"""Norms and softmax: per channel where they keep it, mixing where their statistics run over it."""
+
+from __future__ import annotations
+
+from surgeon.graph import Node
+from surgeon.rules.registry import Form, chooses, factor
+
+FAMILY = "normalization"
+
+for _op in ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"):
+    factor(f"aten.{_op}", "n c *, c, c, c, c -> n c *, *, *", family=FAMILY)
+
+# (x, weight, bias, N, C, HxW, group, eps): statistics over the channels of a group and over space
+GROUP_NORM = "n (g c!) *, (g c), (g c) -> n (g c!) *, *, *"
+
+
+@chooses("aten.native_group_norm", family=FAMILY, forms=(GROUP_NORM,))
+def native_group_norm(node: Node) -> Form:
+    """Whole groups may go exactly; channels within a group mix."""
+    return Form(GROUP_NORM, {"g": node.arg(6)})
+
+
+@chooses(
+    "aten.native_layer_norm", family=FAMILY, forms=("... c!, c, c -> ... c!, *, *",)
+)
+def native_layer_norm(node: Node) -> Form:
+    """Statistics over all of `normalized_shape`, which may have several dimensions."""
+    letters = "abcdefgh"[: len(node.args[1])]
+    own, mixed = " ".join(letters), " ".join(x + "!" for x in letters)
+    return Form(f"... {mixed}, {own}, {own} -> ... {mixed}, *, *", at=(0, 2, 3))
+
+
+@chooses("aten._fused_rms_norm", family=FAMILY, forms=("... c!, c -> ... c!, *",))
+def fused_rms_norm(node: Node) -> Form:
+    """As layer norm, without a bias."""
+    letters = "abcdefgh"[: len(node.args[1])]
+    own, mixed = " ".join(letters), " ".join(x + "!" for x in letters)
+    return Form(f"... {mixed}, {own} -> ... {mixed}, *", at=(0, 2))
+
+
+@chooses(
+    "aten._softmax", "aten._log_softmax", "aten._safe_softmax", "aten.cumsum", "aten.cumprod",
+    "aten.logcumsumexp", family=FAMILY, forms=("a k! b -> a k! b",),
+)  # fmt: skip
+def along_one(node: Node) -> Form:
+    """Every output element along dimension k depends on others along k."""
+    rank = len(node.args[0].shape)
+    terms = list("abcdefgh"[:rank])
+    if rank:
+        terms[node.args[1] % rank] += "!"
+    return Form(f"{' '.join(terms)} -> {' '.join(terms)}", at=(0,))

@@ -1,0 +1,105 @@
+"""Reductions: over space to a pooled map, or over named dimensions."""
+
+from __future__ import annotations
+
+from surgeon.graph import Node
+from surgeon.rules.registry import Form, chooses, factor
+
+FAMILY = "reduction"
+
+for _op, _line in {
+    "max_pool1d": "... _ -> ... _",
+    "max_pool2d_with_indices": "... _ _ -> ... _ _, ... _ _",
+    "max_pool3d_with_indices": "... _ _ _ -> ... _ _ _, ... _ _ _",
+    "avg_pool1d": "... _ -> ... _",
+    "avg_pool2d": "... _ _ -> ... _ _",
+    "avg_pool3d": "... _ _ _ -> ... _ _ _",
+    "_adaptive_avg_pool2d": "... _ _ -> ... _ _",
+    "_adaptive_avg_pool3d": "... _ _ _ -> ... _ _ _",
+    "adaptive_max_pool2d": "... _ _ -> ... _ _, ... _ _",
+    "adaptive_max_pool3d": "... _ _ _ -> ... _ _ _, ... _ _ _",
+    "upsample_nearest1d": "n c * -> n c *",
+    "upsample_nearest2d": "n c * -> n c *",
+    "upsample_nearest3d": "n c * -> n c *",
+    "_upsample_nearest_exact2d": "n c * -> n c *",
+    "upsample_linear1d": "n c * -> n c *",
+    "upsample_bilinear2d": "n c * -> n c *",
+    "upsample_bicubic2d": "n c * -> n c *",
+    "upsample_trilinear3d": "n c * -> n c *",
+    "_upsample_bilinear2d_aa": "n c * -> n c *",
+    "_upsample_bicubic2d_aa": "n c * -> n c *",
+    "grid_sampler_2d": "n c _ _, n * -> n c _ _",
+    "grid_sampler_3d": "n c _ _ _, n * -> n c _ _ _",
+    "reflection_pad1d": "... _ -> ... _",
+    "reflection_pad2d": "... _ _ -> ... _ _",
+    "reflection_pad3d": "... _ _ _ -> ... _ _ _",
+    "replication_pad1d": "... _ -> ... _",
+    "replication_pad2d": "... _ _ -> ... _ _",
+    "replication_pad3d": "... _ _ _ -> ... _ _ _",
+}.items():
+    factor(f"aten.{_op}", _line, family=FAMILY)
+
+
+def reduced(node: Node, dims: object, keepdim: bool, mark: str) -> str:
+    """'a b c! -> a b' for a reduction over the last of three dimensions; `mark` is '!' or ''."""
+    rank = len(node.args[0].shape)
+    over = _dims(dims, rank)
+    letters = "abcdefghijk"[:rank]
+    left = " ".join(x + mark if i in over else x for i, x in enumerate(letters))
+    kept = "1" if keepdim else ""
+    right = " ".join(filter(None, (kept if i in over else x for i, x in enumerate(letters))))
+    return f"{left} -> {right}"
+
+
+def _dims(dims: object, rank: int) -> set[int]:
+    if isinstance(dims, int):
+        return {dims % max(rank, 1)}
+    if isinstance(dims, (list, tuple)) and dims:
+        return {d % max(rank, 1) for d in dims}
+    return set(range(rank))
+
+
+@chooses("aten.sum", family=FAMILY, forms=("a b -> a",))
+def exact_sum(node: Node) -> Form:
+    """(x, dims, keepdim): a masked element adds nothing."""
+    return Form(reduced(node, node.arg(1), node.arg(2, False), ""), at=(0,))
+
+
+@chooses("aten.linalg_vector_norm", family=FAMILY, forms=("a b! -> a",))
+def vector_norm(node: Node) -> Form:
+    """(x, ord, dims, keepdim). Mixing: with ord = -inf or 0 a masked zero would count."""
+    return Form(reduced(node, node.arg(2), node.arg(3, False), "!"), at=(0,))
+
+
+@chooses(
+    "aten.mean", "aten.amax", "aten.amin", "aten.logsumexp", "aten.any", "aten.all", "aten.prod",
+    family=FAMILY, forms=("a b! -> a",),
+)  # fmt: skip
+def mixing(node: Node) -> Form:
+    """(x, dims, keepdim): the result depends on how many or which elements there are."""
+    return Form(reduced(node, node.arg(1), node.arg(2, False), "!"), at=(0,))
+
+
+@chooses("aten.var", "aten.std", "aten.var_mean", family=FAMILY, forms=("a b! -> a",))
+def spread_of(node: Node) -> Form:
+    """(x, dims, *, correction, keepdim), or the older (x, dims, unbiased, keepdim)."""
+    keep = node.kwargs.get("keepdim", node.arg(3, False))
+    line = reduced(node, node.arg(1), keep, "!")
+    out = line.split(" -> ")[1]
+    return Form(line + f", {out}" * (len(node.outputs) - 1), at=(0,))
+
+
+@chooses("aten.max", "aten.min", family=FAMILY, forms=("a b! -> a", "a b! -> a, a"))
+def extreme(node: Node) -> Form:
+    """(x), or (x, dim, keepdim) with the position as a second output."""
+    line = reduced(node, node.arg(1), node.arg(2, False), "!")
+    return Form(line + f", {line.split(' -> ')[1]}" * (len(node.outputs) - 1), at=(0,))
+
+
+@chooses("aten.argmax", "aten.argmin", family=FAMILY, forms=("a _ -> a",))
+def position(node: Node) -> Form:
+    """(x, dim, keepdim): the result is a position, so the dimension is read by position."""
+    line = reduced(node, node.arg(1), node.arg(2, False), "!")
+    left, right = line.split(" -> ")
+    opaque = " ".join("_" if "!" in x else x for x in left.split())
+    return Form(f"{opaque} -> {right}", at=(0,))

@@ -1,0 +1,349 @@
+"""A network as an ATen graph with its own state: what `torch.export` gives, made trainable."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from surgeon.errors import BadInput
+from surgeon.trace.lift import lift, plain
+from surgeon.trace.steps import Observer, Steps, bind, compile_steps
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """One name of the state: a parameter where `tensor` is one, else a buffer.
+
+    Two names with the same tensor object are tied.
+    """
+
+    name: str
+    tensor: Tensor
+    persistent: bool = True
+
+
+class Program(nn.Module):
+    """A network as a `torch.fx` graph of ATen ops over its own parameters and buffers.
+
+    State has the original model's names, so `state_dict()` has its keys; tied names hold one
+    tensor; constants of the forward are non-persistent buffers under `_constants.`. The graph is
+    plain (`placeholder`, `get_attr`, `call_function`, `output`, the output's structure in the
+    output node) and always shows eval mode: where an op's `training`, `train` or
+    `use_input_stats` argument is the literal False, the module's own mode takes its place when
+    the program runs. Ops that have it True stay True in both modes.
+
+    What Python decided in eval mode stays decided: stochastic depth, or the dropout of an
+    attention written `p if self.training else 0`, is not in the graph and does not come back.
+
+    `inputs` is the structure of (args, kwargs) with a `Slot` per tensor; anything else in it is a
+    constant the program was made for. After changing `graph`, call `recompile()`.
+    """
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        state: Iterable[Held],
+        inputs: tuple[tuple[Any, ...], dict[str, Any]],
+        notes: Iterable[str] = (),
+        dynamic_batch: bool = False,
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.inputs = inputs
+        self.notes = tuple(notes)
+        self.dynamic_batch = dynamic_batch
+        self._steps: dict[bool, Steps] = {}
+        for held in state:
+            _hold(self, held)
+        self.recompile()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original returns, tuples, lists and dicts in place of classes of its own."""
+        return self.run(args, kwargs)
+
+    def run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        observe: Observer | None = None,
+    ) -> Any:
+        """Forward; `observe(node, value)` is called after each node that was computed.
+
+        Raises TypeError if the arguments have not the structure the program was made for.
+        """
+        flat = bind(self.inputs, (tuple(args), dict(kwargs or {})))
+        if self.training not in self._steps:
+            places = {held.name: _place(self, held.name) for held in self.held()}
+            self._steps[self.training] = compile_steps(self.graph, places, self.training)
+        return self._steps[self.training].run(flat, observe)
+
+    def held(self) -> list[Held]:
+        """Every name of the state, tied ones and non-persistent buffers too, in `state_dict` order."""
+        found: list[Held] = []
+        for path, module in self.named_modules(remove_duplicate=False):
+            dot = f"{path}." if path else ""
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    persistent = name not in module._non_persistent_buffers_set
+                    found.append(Held(dot + name, tensor, persistent))
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by name; what `decode` takes back."""
+        return {held.name: held.tensor for held in self.held()}
+
+    def ties(self) -> dict[str, str]:
+        """Each name that shares its tensor with an earlier one -> that first name."""
+        first: dict[int, str] = {}
+        owners = ((h.name, first.setdefault(id(h.tensor), h.name)) for h in self.held())
+        return {name: owner for name, owner in owners if name != owner}
+
+    def replace_state(self, new: Mapping[str, Tensor]) -> None:
+        """Put tensors (any shape) in place of those named; all of their tied names follow.
+
+        A parameter stays a parameter and keeps `requires_grad`. Raises BadInput, with nothing
+        changed, for an unknown name or two tensors for names that are tied.
+        """
+        old, ties = self.tensors(), self.ties()
+        chosen: dict[str, Tensor] = {}
+        for name, tensor in new.items():
+            if name not in old:
+                raise BadInput(f"the program has no state named {name}")
+            owner = ties.get(name, name)
+            if chosen.setdefault(owner, tensor) is not tensor:
+                raise BadInput(f"{name} is tied to {owner}, and was given another tensor")
+        fresh = {name: _as_kind(tensor, old[name]) for name, tensor in chosen.items()}
+        for name in old:
+            owner = ties.get(name, name)
+            if owner in fresh:
+                _put(self, name, fresh[owner])
+
+    def recompile(self) -> None:
+        """Check the graph and run it as it is now. Raises BadInput if it names unknown state."""
+        self.graph.lint()
+        known = self.tensors()
+        for node in self.graph.nodes:
+            if node.op == "get_attr" and node.target not in known:
+                raise BadInput(f"the graph reads {node.target}, which the state does not hold")
+        self._steps.clear()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Program":
+        """Move the state, and the dtypes and devices written in the graph with it."""
+        ties = self.ties()
+        super()._apply(fn, recurse)
+        for name, owner in ties.items():
+            _put(self, name, _get(self, owner))
+
+        def moved(literal: Any) -> Any:
+            if isinstance(literal, torch.dtype):
+                return fn(torch.empty(0, dtype=literal)).dtype
+            if isinstance(literal, torch.device):
+                return fn(torch.empty(0, device=literal)).device
+            return literal
+
+        for node in self.graph.nodes:
+            if node.op == "call_function":
+                node.args = fx.node.map_aggregate(node.args, moved)
+                node.kwargs = fx.node.map_aggregate(node.kwargs, moved)
+        self._steps.clear()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled steps point at this program's tensors; a copy compiles its own.
+        return {**super().__getstate__(), "_steps": {}}
+
+
+def to_program(
+    model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> Program:
+    """Export the eval-mode `model` as a Program that owns a copy of its state.
+
+    Tensors whose first dimension equals the first tensor's share the batch; it stays dynamic
+    where torch allows it (a batch of 1 is traced as 2), else it is fixed and `notes` say why. The
+    model is not changed, and its mode is restored. Raises BadInput with the cause where
+    torch.export or the graph refuses.
+    """
+    notes: list[str] = []
+    with _quiet(), _evaluating(model):
+        given = (tuple(inputs), dict(kwargs or {}))
+        exported, refusal = _export(_Plainly(model, notes), given)
+    if refusal is not None:
+        notes.append(f"the batch size is fixed at {_batch(given)}: {refusal}")
+    lifted = lift(exported, "model.")
+    state = [*_copies(model), *_constants(exported, lifted.constants)]
+    notes = list(dict.fromkeys([*notes, *lifted.notes]))
+    return Program(lifted.graph, state, lifted.inputs[0], notes, refusal is None).eval()
+
+
+def from_exported(exported: ExportedProgram) -> Program:
+    """A Program from an exported program (a `.pt2` file), which keeps the tensors of `exported`."""
+    lifted = lift(exported)
+    signature = exported.graph_signature
+    fleeting = {name: exported.constants[name] for name in signature.non_persistent_buffers}
+    state = [
+        *(Held(name, tensor) for name, tensor in exported.state_dict.items()),
+        *(Held(name, tensor, persistent=False) for name, tensor in fleeting.items()),
+        *_constants(exported, lifted.constants),
+    ]
+    values = [n.meta.get("val") for n in exported.graph.nodes if n.name in signature.user_inputs]
+    dynamic = any(isinstance(v, Tensor) and v.dim() and _is_symbol(v.shape[0]) for v in values)
+    return Program(lifted.graph, state, lifted.inputs, lifted.notes, dynamic).eval()
+
+
+def _is_symbol(size: Any) -> bool:
+    return isinstance(size, torch.SymInt)
+
+
+class _Plainly(nn.Module):
+    """The model with its outputs as tuples, lists and dicts, which torch.export can always take."""
+
+    def __init__(self, model: nn.Module, notes: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self._notes = notes
+
+    def forward(self, args: Any, kwargs: Any) -> Any:
+        return plain(self.model(*args, **kwargs), self._notes)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, gradients on, and no fused encoder layers: what leaves the most to train later."""
+    modes = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _export(model: nn.Module, inputs: Any) -> tuple[ExportedProgram, str | None]:
+    """The first attempt that torch takes, and why the batch is not dynamic in it."""
+    refusal = "the first input has none" if not _batch(inputs) else ""
+    for given, shapes in _attempts(inputs):
+        try:
+            return torch.export.export(model, given, dynamic_shapes=shapes, strict=False), None
+        except Exception as error:  # noqa: BLE001 - torch raises whatever forward does
+            refusal = refusal or _first_line(error)
+    try:
+        return torch.export.export(model, inputs, strict=False), refusal
+    except Exception as error:
+        raise BadInput(
+            f"torch.export cannot trace the model: {type(error).__name__}: {_first_line(error)}",
+            "see that forward runs on these inputs, and does not branch on their values",
+        ) from error
+
+
+def _attempts(inputs: Any) -> Iterator[tuple[Any, Any]]:
+    """Inputs and dynamic shapes to try: every tensor that may share the batch, then the first alone."""
+    size = _batch(inputs)
+    leaves, spec = pytree.tree_flatten(inputs)
+    shared = [i for i, leaf in enumerate(leaves) if size and _has_batch(leaf, size)]
+    batch = Dim("batch", min=1)
+    for chosen in (shared, shared[:1])[: len(shared)]:
+        given, shapes = list(leaves), [None] * len(leaves)
+        for i in chosen:
+            # A batch of 1 would be taken for a constant.
+            given[i] = torch.cat([leaves[i], leaves[i]]) if size == 1 else leaves[i]
+            shapes[i] = {0: batch}  # type: ignore[call-overload]
+        yield pytree.tree_unflatten(given, spec), pytree.tree_unflatten(shapes, spec)
+
+
+def _batch(inputs: Any) -> int:
+    """The first dimension of the first tensor that has one; 0 if none has."""
+    leaves = pytree.tree_leaves(inputs)
+    return next((t.shape[0] for t in leaves if isinstance(t, Tensor) and t.dim()), 0)
+
+
+def _has_batch(leaf: Any, size: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message"
+
+
+def _copies(model: nn.Module) -> Iterator[Held]:
+    """The model's state, each tensor copied once however many names it has."""
+    made: dict[int, Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        dot = f"{path}." if path else ""
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            if id(tensor) not in made:
+                made[id(tensor)] = _as_kind(tensor.detach().clone(), tensor)
+            persistent = name not in module._non_persistent_buffers_set
+            yield Held(dot + name, made[id(tensor)], persistent)
+
+
+def _constants(exported: ExportedProgram, names: dict[str, str]) -> Iterator[Held]:
+    for name, origin in names.items():
+        yield Held(name, exported.constants[origin].detach().clone(), persistent=False)
+
+
+def _as_kind(tensor: Tensor, like: Tensor) -> Tensor:
+    if isinstance(like, nn.Parameter):
+        return nn.Parameter(tensor.detach(), requires_grad=like.requires_grad)
+    return tensor.detach()
+
+
+def _hold(program: nn.Module, held: Held) -> None:
+    """Register one tensor, making the modules on its path.
+
+    Not by `add_module` and `register_buffer`: a model may well have a child named `graph`.
+    """
+    *path, leaf = held.name.split(".")
+    owner = program
+    for part in path:
+        owner = owner._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+    if isinstance(held.tensor, nn.Parameter):
+        owner._parameters[leaf] = held.tensor
+        return
+    owner._buffers[leaf] = held.tensor
+    if not held.persistent:
+        owner._non_persistent_buffers_set.add(leaf)
+
+
+def _place(program: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """The dict that holds this name, and the key in it."""
+    *path, leaf = name.split(".")
+    owner = program
+    for part in path:
+        owner = owner._modules[part]  # type: ignore[assignment]
+    return (owner._parameters if leaf in owner._parameters else owner._buffers), leaf
+
+
+def _get(program: nn.Module, name: str) -> Tensor:
+    table, leaf = _place(program, name)
+    return table[leaf]
+
+
+def _put(program: nn.Module, name: str, tensor: Tensor) -> None:
+    table, leaf = _place(program, name)
+    table[leaf] = tensor

@@ -1,0 +1,280 @@
+"""Run the model once and write down every op: on meta tensors, or on real ones where it must see data.
+
+A shell of the model (its own structure, meta tensors in place of weights) runs under a dispatch
+mode, so the caller's model is not touched and no weight is read. Integer tensors stay real: they
+are indices. A network whose Python looks at values (detectors) is recorded on real tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from surgeon.errors import BadInput
+from surgeon.graph import Graph, Node, Value
+
+_SKIP = (torch.__path__[0], __file__)
+_SMALL = 1 << 22  # elements of an integer constant worth keeping
+_SHORT = {
+    "float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16",
+    "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "b1",
+}  # fmt: skip
+
+
+def record(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
+    """The graph of one eval-mode forward of `model` on `inputs`; neither is changed.
+
+    Raises BadInput with the model's own error where its forward fails on these inputs.
+    """
+    try:
+        return _record(model, inputs, on_meta=True)
+    except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
+        try:
+            graph = _record(model, inputs, on_meta=False)
+        except Exception as error:
+            raise forward_failed(error, inputs) from error
+        note = f"recorded on real tensors: {type(first).__name__} on meta tensors"
+        graph.notes = (note,)
+        return graph
+
+
+def forward_failed(error: BaseException, inputs: tuple[Any, ...]) -> BadInput:
+    """The model's own error, with the inputs it was given."""
+    shapes = ", ".join(
+        f"{short(t.dtype)}{list(t.shape)}" for t in tree_leaves(inputs) if isinstance(t, Tensor)
+    )
+    text = str(error).strip().split("\n")[0]
+    return BadInput(
+        f"the model fails in forward: {type(error).__name__}: {text}\n  with inputs {shapes}",
+        "give the inputs that it takes (--input 1,3,224,224; several separated by ';')",
+    )
+
+
+def shell(model: nn.Module, swap: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of the model's structure with every tensor swapped; parameters stay parameters."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in _own_tensors(module):
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _swapped(tensor, swap)
+    return copy.deepcopy(model, memo)
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from (t for t in module._parameters.values() if t is not None)
+    yield from (t for t in module._buffers.values() if t is not None)
+    for value in module.__dict__.values():  # plain attributes, and lists of them (LSTM's weights)
+        if isinstance(value, Tensor):
+            yield value
+        elif type(value) in (list, tuple):
+            yield from (v for v in value if isinstance(v, Tensor))
+
+
+def _swapped(tensor: Tensor, swap: Callable[[Tensor], Tensor]) -> Tensor:
+    new = swap(tensor.detach())
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(new, requires_grad=False)
+    return new
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    return tensor.to("meta") if tensor.is_floating_point() or tensor.is_complex() else tensor
+
+
+def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Graph:
+    swap = _to_meta if on_meta else (lambda t: t.clone() if not t.is_leaf else t)
+    twin = shell(model, swap).eval()
+    if on_meta:
+        inputs = tree_map_only(Tensor, _to_meta, inputs)
+    recorder = Recorder(on_meta)
+    for name, tensor in twin.state_dict(keep_vars=True).items():
+        recorder.name_state(name, tensor)
+    for name, tensor in _hidden_state(twin):
+        recorder.name_state(name, tensor)
+    flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    recorder.graph.inputs = tuple(recorder.value(t) for t in flat)
+    with torch.no_grad(), module_paths(twin, recorder), recorder:
+        output = twin(*inputs)
+    recorder.graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
+    recorder.graph.on_meta = on_meta
+    return recorder.graph
+
+
+def _hidden_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Non-persistent buffers: not in state_dict, and still cut with their axis."""
+    for prefix, module in model.named_modules():
+        for name in module._non_persistent_buffers_set:
+            tensor = module._buffers.get(name)
+            if tensor is not None:
+                yield f"{prefix}.{name}" if prefix else name, tensor
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """All tensors of a model's output: tuples, dicts and plain dataclasses are looked into."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += output_tensors([getattr(leaf, f.name) for f in fields(leaf)])
+    return found
+
+
+@contextmanager
+def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Keep the recorder's `path` at the innermost module whose forward is running."""
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        recorder.path.append(names.get(id(module), recorder.path[-1]))
+
+    def leave(_module: nn.Module, _args: Any, _out: Any) -> None:
+        recorder.path.pop()
+
+    before, after = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+class Recorder(TorchDispatchMode):
+    """Writes every dispatched op into `graph`; mixes meta tensors with real integer ones."""
+
+    def __init__(self, on_meta: bool) -> None:
+        super().__init__()
+        self.graph = Graph()
+        self.on_meta = on_meta
+        self.path = [""]
+        self._known: dict[int, Value] = {}
+        self._alive: list[Tensor] = []  # ids are only good while the tensors live
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = self._run(func, args, kwargs)
+        outputs = out if isinstance(out, (tuple, list)) else (out,)
+        self.graph.nodes.append(
+            Node(
+                len(self.graph.nodes),
+                str(func),
+                func,
+                tuple(self._noted(a) for a in args),
+                {k: self._noted(v) for k, v in kwargs.items()},
+                tuple(self.value(o) if isinstance(o, Tensor) else None for o in outputs),
+                self.path[-1],
+                _source(sys._getframe(1)),
+            )
+        )
+        return out
+
+    def value(self, tensor: Tensor) -> Value:
+        """The value of a tensor, new where it was not seen before."""
+        known = self._known.get(id(tensor))
+        if known is None:
+            known = Value(len(self.graph.values), tuple(tensor.shape), short(tensor.dtype))
+            if not (tensor.is_meta or tensor.is_floating_point()) and tensor.numel() < _SMALL:
+                known.constant = tensor
+            self.graph.values.append(known)
+            self._known[id(tensor)] = known
+            self._alive.append(tensor)
+        return known
+
+    def name_state(self, name: str, tensor: Tensor) -> None:
+        """Mark a tensor as the model's own state."""
+        value = self.value(tensor)
+        if name not in value.state:
+            value.state = (*value.state, name)
+        self.graph.state[name] = value
+
+    def _noted(self, arg: Any) -> Any:
+        if isinstance(arg, Tensor):
+            return self.value(arg)
+        if isinstance(arg, (list, tuple)):
+            return type(arg)(self._noted(a) for a in arg) if type(arg) in (list, tuple) else arg
+        return arg
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.on_meta:
+            return func(*args, **kwargs)
+        tensors = [t for t in _flat(args) if isinstance(t, Tensor)]
+        if not tensors:
+            return func(*args, **_real_integers(func, args, kwargs))
+        meta = sum(t.is_meta for t in tensors)
+        if meta in (0, len(tensors)):
+            return func(
+                *args, **({**kwargs, "device": "cpu"} if _goes_to_meta(meta, kwargs) else kwargs)
+            )
+        return func(
+            *tree_map_only(Tensor, _as_meta, args), **tree_map_only(Tensor, _as_meta, kwargs)
+        )
+
+
+def _goes_to_meta(meta: int, kwargs: dict[str, Any]) -> bool:
+    """A real integer tensor moved to the (meta) device of an activation stays real."""
+    return not meta and str(kwargs.get("device")) == "meta" and not _is_float(kwargs.get("dtype"))
+
+
+def _real_integers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Integer tensors made on the meta device are made for real: they are indices."""
+    if str(kwargs.get("device")) != "meta":
+        return kwargs
+    dtype = kwargs.get("dtype")
+    if dtype is None:
+        name = func.overloadpacket.__name__
+        integers = name == "arange" and all(isinstance(a, int) for a in args)
+    else:
+        integers = not _is_float(dtype)
+    return {**kwargs, "device": "cpu"} if integers else kwargs
+
+
+def _is_float(dtype: torch.dtype | None) -> bool:
+    return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+
+
+def _as_meta(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_meta or tensor.dim() == 0 else tensor.to("meta")
+
+
+def _flat(args: Any) -> Iterator[Any]:
+    for arg in args:
+        if isinstance(arg, (list, tuple)):
+            yield from _flat(arg)
+        else:
+            yield arg
+
+
+def _source(frame: FrameType | None) -> str:
+    """'net.py:41': the line of the model's own code that called the op."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_SKIP) and not name.startswith("<"):
+            return f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"
+
+
+def short(dtype: torch.dtype) -> str:
+    """'f32' for torch.float32."""
+    name = str(dtype).removeprefix("torch.")
+    return _SHORT.get(name, name)
