@@ -155,7 +155,7 @@ class Algebra:
         if x is y:
             return
         if x.ids is None or y.ids is None:
-            self.freeze((x, y), "meets a dimension that is never cut (batch, spatial, input)")
+            self.freeze((x, y), "meets the input, batch or space, which stay")
             return
         self._equal.append((x.ids, y.ids))
         x.root = y

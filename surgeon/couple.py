@@ -47,6 +47,14 @@ class Coupling:
         return group_all(self.classes, self.algebra.axes, self.uses, self.explain)
 
     @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {g.name: g for g in self.groups}
+
+    def group(self, name: str) -> Group:
+        """The group of this name."""
+        return self._by_name[name]
+
+    @cached_property
     def state(self) -> dict[str, Dims]:
         """Dimensions of every state tensor that the forward used, by its first name."""
         return {

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput, CheckFailed, SurgeonError
-from surgeon.measure.count import shared_batch, state_bytes
+from surgeon.measure.count import state_bytes
 from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
 TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of an output's range, by the weights' type
 _TOLERANCE = 1e-4
+_SPECIALIZED = "your code specialized it to be a constant"
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,16 @@ def export_onnx(
     """Export `model` in eval mode to `path`, compare it with PyTorch, and only then put it there.
 
     `inputs` as for the forward: a tensor, a sequence, or a mapping of keywords. With
-    `dynamic_batch`, dim 0 of every input that shares it is left open; where the network does not
+    `dynamic_batch`, dim 0 of every input that is as long as the first one's is left open; where the network does not
     allow it the batch is fixed and `notes` says so. Outputs of any structure come out flat.
 
-    Raises BadInput where the folder cannot be written, the forward fails or PyTorch cannot export
-    the model, and CheckFailed, naming the output, where ONNX Runtime computes something else. In
-    every such case, and when interrupted, an older file at `path` is still there and nothing else.
+    Raises BadInput where the folder cannot be written, the forward fails, PyTorch cannot export
+    the model or ONNX Runtime cannot run it, and CheckFailed, naming the output, where ONNX Runtime
+    computes something else. In every such case, and when interrupted, an older file at `path` is still there and nothing else.
     """
     path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder", "name a file, such as slim.onnx")
     case = _Case(model, inputs)
     notes: list[str] = []
     with _scratch(path) as folder, evaluating(model), torch.no_grad():
@@ -72,7 +75,7 @@ def export_onnx(
             except SurgeonError as error:
                 notes.append(f"batch fixed at {case.batch}: {error.message}")
         elif dynamic_batch:
-            notes.append("batch fixed: the inputs share no dim 0")
+            notes.append("batch fixed: the inputs have no dim 0")
         return _attempt(case, folder, path, dynamic=False, notes=tuple(notes))
 
 
@@ -110,9 +113,8 @@ class _Case:
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model = model
         self._flat, self._spec = pytree.tree_flatten(arguments(inputs))
-        tensors = [x for x in self._flat if isinstance(x, Tensor)]
-        same = len({x.shape[0] if x.ndim else -1 for x in tensors}) == 1
-        self.batch = shared_batch(self._flat) if same and tensors[0].ndim else 0
+        extents = [x.shape[0] for x in self._flat if isinstance(x, Tensor) and x.ndim]
+        self.batch = extents[0] if extents else 0
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
         precision = str(next(floats, torch.float32)).removeprefix("torch.")
         self.tolerance = TOLERANCE.get(precision, _TOLERANCE)
@@ -133,8 +135,8 @@ class _Case:
         flat = self.at(max(self.batch, 2)) if dynamic else self._flat
         args, kwargs = pytree.tree_unflatten(flat, self._spec)
         shapes = torch.export.ShapesCollection()
-        for tensor in flat if dynamic else ():
-            if isinstance(tensor, Tensor):
+        for tensor, example in zip(flat, self._flat, strict=True):
+            if dynamic and self._batched(example):
                 shapes[tensor] = {0: torch.export.Dim("batch")}
         model = self.model
         if _gives_only_tensors(outputs := model(*args, **kwargs)):
@@ -147,9 +149,13 @@ class _Case:
     def at(self, batch: int) -> list[Any]:
         """The inputs repeated or cut to `batch` examples; each tensor is an object of its own."""
         return [
-            x[torch.arange(batch, device=x.device) % self.batch] if isinstance(x, Tensor) else x
+            x[torch.arange(batch, device=x.device) % self.batch] if self._batched(x) else x
             for x in self._flat
         ]
+
+    def _batched(self, x: Any) -> bool:
+        """Whether dim 0 of an input is the batch: it is as long as the first input's."""
+        return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == self.batch
 
     def trials(self, dynamic: bool) -> Iterator[list[Any]]:
         """Inputs to compare on: as given, and varied, at another batch where that is open."""
@@ -178,7 +184,11 @@ def _attempt(
     """Write into `folder`, check there, move to `path`."""
     draft = folder / path.name
     proto = _write(case, draft, dynamic)
-    worst = max(_compare(case, draft, flat) for flat in case.trials(dynamic))
+    trials = [_compare(case, draft, flat) for flat in case.trials(dynamic)]
+    flat_outputs = set.intersection(*(constant for _, constant in trials))
+    if flat_outputs:
+        names = ", ".join(sorted(flat_outputs))
+        notes += (f"{names} is constant here: that it is equal says little about the weights",)
     size = sum(file.stat().st_size for file in folder.iterdir())
     # the data first: an old graph beside new data is the shorter moment, and needs 2 GB to happen
     for file in sorted(folder.iterdir(), key=lambda file: file == draft):
@@ -190,7 +200,7 @@ def _attempt(
         ir_version=proto.ir_version,
         bytes=size,
         dynamic_batch=dynamic,
-        worst_error=worst,
+        worst_error=max(worst for worst, _ in trials),
         outputs_equal=True,
         notes=notes,
     )
@@ -206,16 +216,21 @@ def _write(case: _Case, draft: Path, dynamic: bool) -> onnx.ModelProto:
             )
             assert program is not None  # only the old exporter returns nothing
             program.save(draft, external_data=external)
+            proto = onnx.load(str(draft), load_external_data=False)
+            _strip(proto)
+            draft.write_bytes(proto.SerializeToString())
     except OSError as error:
-        raise BadInput(f"cannot write {draft.name}: {error}") from error
+        raise BadInput(
+            f"cannot write {draft.name}: {error.strerror or error}", "is the disk full?"
+        ) from error
     except Exception as error:
+        if dynamic and _SPECIALIZED in str(error):
+            # torch's own first line is "Constraints violated (batch)!"
+            raise BadInput("the forward makes a plain number of it, as len(x) does") from error
         raise BadInput(
             f"PyTorch cannot export this model to ONNX: {_first_line(error)}",
             "torch.onnx.export(model, inputs, dynamo=True, report=True) tells more",
         ) from error
-    proto = onnx.load(str(draft), load_external_data=False)
-    _strip(proto)
-    draft.write_bytes(proto.SerializeToString())
     try:
         onnx.checker.check_model(str(draft))
     except onnx.checker.ValidationError as error:
@@ -251,13 +266,17 @@ def _name_batch(graph: onnx.GraphProto) -> None:
                 dim.dim_param = symbol.sub("batch", dim.dim_param)
 
 
-def _compare(case: _Case, draft: Path, flat: list[Any]) -> float:
-    """The worst relative error over the outputs; CheckFailed if it is above the tolerance."""
+def _compare(case: _Case, draft: Path, flat: list[Any]) -> tuple[float, set[str]]:
+    """(worst relative error over the outputs, names of those that hold one number everywhere).
+
+    CheckFailed if the error is above the tolerance.
+    """
     want = case.call(flat)
     try:
         got = OrtRunner(draft, [x for x in flat if isinstance(x, Tensor)]).outputs()
     except BadInput as error:
-        raise CheckFailed(error.message, "PyTorch runs the same inputs") from error
+        hint = "PyTorch runs it; ONNX Runtime lacks many operators in types other than float32"
+        raise BadInput(error.message, hint) from error
     if len(got) != len(want):
         raise CheckFailed(f"the ONNX file has {len(got)} outputs, the model {len(want)}")
     errors = {name: relative_error(g, w) for g, (name, w) in zip(got, want, strict=True)}
@@ -268,7 +287,7 @@ def _compare(case: _Case, draft: Path, flat: list[Any]) -> float:
             f"(allowed: {case.tolerance:.0e})",
             "is the model deterministic, with no dropout left on in eval mode?",
         )
-    return worst
+    return worst, {name for name, w in want if w.size and (w == w.flat[0]).all()}
 
 
 def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:

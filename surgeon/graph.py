@@ -20,6 +20,7 @@ class Value:
     dtype: str
     state: tuple[str, ...] = ()
     constant: Any = None  # the tensor itself, where it is known and is an index or a mask
+    stride: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -64,6 +65,7 @@ class Graph:
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
     state: dict[str, Value] = field(default_factory=dict)
+    parameters: frozenset[str] = frozenset()  # the names in `state` that are parameters
     on_meta: bool = True
     notes: tuple[str, ...] = ()
 

@@ -194,7 +194,7 @@ def _group(
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
     if why is None and len(atoms) == 1:
-        why = "one channel: removing it would remove the layer"
+        why = "a single channel, and one always stays"
     inexact = int(mixed.max()) if len(mixed) else -1
     reached = [table.axes[i].label for i in np.unique(table.axis[run[0] : run[1]])]
     make = Counter((ops.get(x, ""), x[1], table.roles.get(x, "along")) for x in reached)  # type: ignore[index,arg-type]
@@ -216,7 +216,8 @@ def _name(reached: list[tuple[str, int]], roles: dict[tuple[str, int], str]) -> 
         for state, dim in reached:
             if roles.get((state, dim), "along") == role:
                 head, _, tail = state.rpartition(".")
-                return head if tail in ("weight", "bias") and head else state
+                layer = head if tail in ("weight", "bias") and head else state
+                return f"{layer}:in" if role == "takes" else layer
     return reached[0][0]
 
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.errors import BadInput
-from surgeon.files.inputs import BATCH, TOKENS
+from surgeon.files.inputs import BATCH, LENGTH
 
 _FORMS = "torchvision:resnet50, timm:convnext_atto, hf:FOLDER or path/to/file.py:factory"
+
 
 @dataclass(frozen=True)
 class Built:
@@ -50,7 +51,9 @@ def build(ref: str, options: Mapping[str, Any] | None = None) -> Built:
         return _from_file(Path(path), factory)
     if ref.endswith(".py"):
         raise BadInput(f"{ref} names a file but no factory in it", f"write {ref}:make_model")
-    raise BadInput(f"{ref!r} is not an architecture reference", f"write {_FORMS}{_maybe_meant(ref)}")
+    raise BadInput(
+        f"{ref!r} is not an architecture reference", f"write {_FORMS}{_maybe_meant(ref)}"
+    )
 
 
 def takes_options(ref: str) -> bool:
@@ -59,7 +62,7 @@ def takes_options(ref: str) -> bool:
 
 
 def _maybe_meant(ref: str) -> str:
-    names = [f"torchvision:{name}" for name in _torchvision_names()]
+    names = [f"torchvision:{name}" for name in torchvision_names()]
     near = difflib.get_close_matches(f"torchvision:{ref.split(':')[-1]}", names, 3)
     return f"; did you mean {', '.join(near)}?" if near else ""
 
@@ -83,7 +86,8 @@ def _library(name: str, extra: str) -> ModuleType:
 # torchvision
 
 
-def _torchvision_names() -> list[str]:
+def torchvision_names() -> list[str]:
+    """The names that `torchvision:` knows."""
     return importlib.import_module("torchvision.models").list_models()
 
 
@@ -113,8 +117,8 @@ def _torchvision_shape(models: ModuleType, name: str) -> tuple[int, ...] | None:
         return None
     size = (size, size) if isinstance(size, int) else tuple(size)
     size = size * 2 if len(size) == 1 else size
-    frames = weights.meta.get("min_temporal_size")
-    return (BATCH, 3, frames, *size) if frames else (BATCH, 3, *size)
+    frames = (LENGTH,) if name in models.list_models(models.video) else ()
+    return (BATCH, 3, *frames, *size)
 
 
 # timm, transformers
@@ -152,7 +156,7 @@ def _hf_inputs(config: Any) -> tuple[Tensor, ...] | None:
     if size := getattr(config, "image_size", None):
         return (torch.zeros(BATCH, getattr(config, "num_channels", 3), size, size),)
     if getattr(config, "vocab_size", None):
-        return (torch.ones(BATCH, TOKENS, dtype=torch.int64),)
+        return (torch.ones(BATCH, LENGTH, dtype=torch.int64),)
     return None
 
 

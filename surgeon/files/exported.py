@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.export.pt2_archive._package import PT2ArchiveReader, load_pt2
 
 from surgeon.errors import BadInput
+from surgeon.files.allowed import find_op
 
 _UNSAFE = "re-export the network where you made it, or pass --unsafe-pickle if you trust this file"
 _MODEL = "models/model.json"
@@ -33,16 +34,25 @@ _EXPRESSION = re.compile(r"[\w\s+\-*/%(),<>=!&|~]*")  # no quote, bracket or att
 _WORDS = re.compile(r"[A-Za-z_]\w*")
 _SYMBOL = re.compile(r"[a-z]+\d+")
 _QUOTED = re.compile(r"Symbol\('([a-z]+\d+)'(?:, \w+=(?:True|False))*\)")
-_FUNCTIONS = frozenset(
-    "Add Mul Pow Integer Rational FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv LShift"
-    " RShift PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt"
-    " RoundDecimal ToFloat Identity Max Min Eq Ne Ge Gt Le Lt And Or Not True False".split()
+_FUNCTION = re.compile(
+    r"Add|Mul|Pow|Integer|Rational|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv"
+    r"|CeilToInt|FloorToInt|CeilDiv|LShift|RShift|PowByNatural|FloatPow|FloatTrueDiv|IntTrueDiv"
+    r"|TruncToFloat|TruncToInt|RoundToInt|RoundDecimal|ToFloat|Identity|Max|Min|Eq|Ne|Ge|Gt|Le|Lt"
+    r"|And|Or|Not|True|False"
 )
-_OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.\w+\.\w+")
-_SCALAR = re.compile(r"_operator\.(\w+)|math\.(\w+)|torch\.sym_\w+")
-_ARITHMETIC = frozenset(
-    "getitem add sub mul truediv floordiv mod pow neg pos abs eq ne lt le gt ge and_ or_ not_"
-    " ceil floor trunc sqrt".split()
+_OPERATOR = re.compile(r"torch\.ops\.(aten|torchvision)\.(\w+\.\w+)")
+# what export adds to check sizes; the rest of the allowed operators is the list in allowed.py
+_CHECKS = frozenset(
+    {
+        "_assert_tensor_metadata.default",
+        "_assert_scalar.default",
+        "sym_constrain_range.default",
+        "sym_constrain_range_for_size.default",
+    }
+)
+_SCALAR = re.compile(
+    r"_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge"
+    r"|and_|or_|not_)|math\.(ceil|floor|trunc|sqrt)|torch\.sym_\w+"
 )
 # export wraps what ran under torch.no_grad() or autocast in these
 _WRAPPERS = frozenset(
@@ -56,7 +66,7 @@ _CONTAINERS = frozenset(
 )
 _FREE_TEXT = frozenset({"as_string", "as_strings", "torch_version"})  # stays a string
 _REMARKS = frozenset(
-    "stack_trace nn_module_stack source_fn_stack torch_fn custom from_node".split()
+    {"stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "custom", "from_node"}
 )
 
 
@@ -157,26 +167,19 @@ def _is_expression(text: str) -> bool:
     text = _QUOTED.sub(r"\1", text)
     words = _WORDS.findall(text)
     return _EXPRESSION.fullmatch(text) is not None and all(
-        word in _FUNCTIONS or _SYMBOL.fullmatch(word) for word in words
+        _FUNCTION.fullmatch(word) or _SYMBOL.fullmatch(word) for word in words
     )
 
 
 def _is_operator(text: str) -> bool:
-    if text in _WRAPPERS:
+    if text in _WRAPPERS or _SCALAR.fullmatch(text):
         return True
-    if scalar := _SCALAR.fullmatch(text):
-        name = scalar[1] or scalar[2]
-        return name is None or name in _ARITHMETIC
-    return _OPERATOR.fullmatch(text) is not None and not _touches_files(text)
-
-
-def _touches_files(text: str) -> bool:
-    # aten.from_file maps a file, aten.save writes one: an overload that takes a file name
-    found: Any = torch.ops
-    for part in text.split(".")[2:]:
-        found = getattr(found, part, None)
-    schema = getattr(found, "_schema", None)
-    return schema is None or any("file" in argument.name for argument in schema.arguments)
+    named = _OPERATOR.fullmatch(text)
+    if named is None:
+        return False
+    if named[2] not in _CHECKS:
+        find_op(f"{named[1]}::{named[2]}")  # raises for what is not on the list
+    return True
 
 
 def _is_structure(spec: dict[str, Any]) -> bool:

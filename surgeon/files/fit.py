@@ -1,6 +1,7 @@
 """Does this state dict fit that architecture: what differs, and which known ones it does fit."""
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,9 @@ class Difference:
         return bool(self.missing or self.unexpected or self.shapes)
 
     def __str__(self) -> str:
-        shapes = [f"{name}: {list(a)} in the file, {list(b)} in the model" for name, a, b in self.shapes]
+        shapes = [
+            f"{name}: {list(a)} in the file, {list(b)} in the model" for name, a, b in self.shapes
+        ]
         kinds = (
             ("of another shape", shapes),
             ("missing from the file", self.missing),
@@ -95,12 +98,12 @@ def _has_logits(names: tuple[str, ...]) -> bool:
 def load(state: dict[str, Tensor], model: nn.Module) -> None:
     """Copy `state`, which fits, into `model`."""
     own = model.state_dict()
-    full = type(own)(state)
+    full = OrderedDict(state)
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):
             full.setdefault(name, value)
     # layers read their format's version here; a file without any is taken to be current
-    full._metadata = getattr(state, "_metadata", None) or getattr(own, "_metadata", None)
+    vars(full)["_metadata"] = getattr(state, "_metadata", None) or getattr(own, "_metadata", None)
     model.load_state_dict(full)
 
 

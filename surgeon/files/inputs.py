@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from surgeon.errors import BadInput
 
 BATCH = 2  # of inputs that nobody gave: tracing keeps a batch of 2 apart from sizes of 1
-TOKENS = 16  # the length of a made-up sequence
+LENGTH = 16  # of a made-up sequence of tokens or frames
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -85,19 +85,21 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
         if isinstance(layer, nn.Linear):
             why = f"the first layer, {name or 'the model itself'}, is linear"
             yield (BATCH, layer.in_features), torch.float32, why
-            yield (BATCH, _TOKENS, layer.in_features), torch.float32, why
+            yield (BATCH, LENGTH, layer.in_features), torch.float32, why
             return
         if isinstance(layer, nn.RNNBase):
             why = f"the first layer, {name}, is recurrent"
-            yield (BATCH, _TOKENS, layer.input_size), torch.float32, why
+            yield (BATCH, LENGTH, layer.input_size), torch.float32, why
             return
         if isinstance(layer, nn.Embedding):
-            yield (BATCH, _TOKENS), torch.int64, f"the first layer, {name}, is an embedding"
+            yield (BATCH, LENGTH), torch.int64, f"the first layer, {name}, is an embedding"
             return
 
 
 def _for_conv(name: str, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Iterator[_Candidate]:
-    kind = f"the first conv, {name or 'the model itself'}, is {'x'.join(map(str, conv.kernel_size))}"
+    kind = (
+        f"the first conv, {name or 'the model itself'}, is {'x'.join(map(str, conv.kernel_size))}"
+    )
     why = f"{kind} stride {conv.stride[0]}, {conv.in_channels} channels in"
     if isinstance(conv, nn.Conv2d):
         # CIFAR networks start without a stride; ImageNet ones shrink at once

@@ -56,7 +56,7 @@ HELPERS = frozenset(
 )
 
 # numpy.dtype("f8") is an instance of a class of its own, which the unpickler must know as well.
-_DTYPES = "Float16 Float32 Float64 Int8 Int16 Int32 Int64 UInt8 Bool".split()
+_DTYPES = ("Float16", "Float32", "Float64", "Int8", "Int16", "Int32", "Int64", "UInt8", "Bool")
 
 # What to do when a file is refused, in one place: every refusal ends in it.
 HINT = (
@@ -128,7 +128,9 @@ def admit(names: Iterable[str], allow: tuple[str, ...] = ()) -> list[Global]:
     if refused:
         lines = "\n".join(f"  {r.name}: {r.why}" for r in refused[:20])
         more = f"\n  and {len(refused) - 20} more" if len(refused) > 20 else ""
-        raise BadInput(f"this file wants classes that are not on the allow-list\n{lines}{more}", HINT)
+        raise BadInput(
+            f"this file wants classes that are not on the allow-list\n{lines}{more}", HINT
+        )
     return _with_dtypes([f for f in found if not isinstance(f, _Refused)])
 
 
@@ -138,10 +140,10 @@ def _admit_one(name: str, allow: tuple[str, ...]) -> Global | _Refused:
     if name.startswith(MODULE_HOMES):
         return _module_class(name)
     if name in allow:
-        with _own_folder():
+        with own_folder():
             return _resolve(name)
     if any(fnmatchcase(name, pattern) for pattern in allow):
-        with _own_folder():
+        with own_folder():
             return _class_at_home(name)
     return _Refused(name, "not allowed")
 
@@ -182,7 +184,7 @@ def _with_dtypes(found: list[Global]) -> list[Global]:
 
 
 @contextmanager
-def _own_folder() -> Iterator[None]:
+def own_folder() -> Iterator[None]:
     # `python train.py` finds classes in the current folder, an installed command does not. Only
     # for names that the user allowed, and last, so that nothing installed is shadowed.
     sys.path.append("")

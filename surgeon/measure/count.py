@@ -44,19 +44,24 @@ from math import prod
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import (
-    batchnorm_flop_jit,
-    conv_flop_jit,
-    elementwise_flop_counter,
-    get_shape,
-)
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from surgeon.errors import BadInput
 from surgeon.measure.runtime import arguments, evaluating, named_tensors
+
+with warnings.catch_warnings():
+    warnings.simplefilter(
+        "ignore"
+    )  # fvcore scripts a loss as it is imported, which torch deprecates
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import (
+        batchnorm_flop_jit,
+        conv_flop_jit,
+        elementwise_flop_counter,
+        get_shape,
+    )
 
 Values = list[Any]  # of torch._C.Value, which has no public type
 Handle = Callable[[Values, Values], Any]
@@ -106,7 +111,7 @@ def flops(model: nn.Module, inputs: Any) -> Flops:
     flat, spec = pytree.tree_flatten(arguments(inputs))
     device = next((p.device for p in model.parameters()), None)
     flat = [x.to(device) if isinstance(x, Tensor) and device is not None else x for x in flat]
-    batch = shared_batch(flat)
+    batch = _shared_batch(flat)
     if batch > 1:
         one = [x[:1] if isinstance(x, Tensor) else x for x in flat]
         with contextlib.suppress(BadInput):
@@ -117,10 +122,10 @@ def flops(model: nn.Module, inputs: Any) -> Flops:
     return _divided(counted, batch) if batch > 1 and traced.lead == {batch} else counted
 
 
-def shared_batch(flat: list[Any]) -> int:
-    """The extent of dim 0 that all tensors of a flat list share, 1 if they do not."""
-    extents = {x.shape[0] if x.ndim else -1 for x in flat if isinstance(x, Tensor)}
-    return extents.pop() if len(extents) == 1 and min(extents) > 0 else 1
+def _shared_batch(flat: list[Any]) -> int:
+    """The extent of dim 0 that all tensors of a flat list share, 0 if they do not."""
+    extents = {x.shape[0] if x.ndim else 0 for x in flat if isinstance(x, Tensor)}
+    return extents.pop() if len(extents) == 1 else 0
 
 
 class _Traced(nn.Module):

@@ -208,6 +208,7 @@ class _Stopwatch:
     laps: list[float] = field(default_factory=list)
     first_s: float = 0.0
     cpu_s: float = 0.0
+    around_s: float = 0.0  # wall time of the laps and of reading the CPU clock, which is not free
     switches: int | None = None
 
     def warm_up(self, budget: Budget) -> None:
@@ -229,11 +230,13 @@ class _Stopwatch:
             self.run()
 
     def lap(self) -> None:
-        switches, cpu = _involuntary_switches(), time.process_time()
+        switches = _involuntary_switches()
+        around, cpu = time.perf_counter(), time.process_time()
         start = self.clock()
         self.run()
         self.laps.append(self.clock() - start)
         self.cpu_s += time.process_time() - cpu
+        self.around_s += time.perf_counter() - around
         after = _involuntary_switches()
         if switches is not None and after is not None:
             self.switches = (self.switches or 0) + after - switches
@@ -253,7 +256,7 @@ class _Stopwatch:
             first_s=self.first_s,
             runs=len(ranked),
             outliers=sum(outside),
-            cpu_share=self.cpu_s / max(sum(ranked), 1e-9),
+            cpu_share=self.cpu_s / max(self.around_s, 1e-9),
             context_switches=self.switches,
             pressure=_cpu_pressure(),
         )

@@ -79,7 +79,9 @@ class OrtRunner:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors share no base
-            raise BadInput(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+            raise BadInput(
+                f"ONNX Runtime cannot load {Path(path).name}: {_first_line(error)}"
+            ) from error
         self.load_s = time.perf_counter() - start
         expected = self._session.get_inputs()
         self.precision = _ort_precision(expected)
@@ -165,12 +167,15 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def flat_inputs(inputs: Any) -> list[Any]:
-    """The values inside tuples, lists and mappings, in order."""
+    """The tensors and arrays inside tuples, lists and mappings, in order.
+
+    Plain numbers and None are no inputs of an exported file: they are part of its graph.
+    """
     if isinstance(inputs, Mapping):
         inputs = tuple(inputs.values())
     if isinstance(inputs, tuple | list):
         return [leaf for part in inputs for leaf in flat_inputs(part)]
-    return [inputs]
+    return [inputs] if hasattr(inputs, "shape") else []
 
 
 def named_tensors(value: Any, name: str = "output") -> list[tuple[str, torch.Tensor]]:
@@ -198,10 +203,13 @@ def is_open_dataclass(leaf: object) -> bool:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """A numpy array of a tensor or of anything numpy takes; the tensor may be on a device."""
+    """A numpy array of a tensor, on any device, or of anything numpy takes; bfloat16 as float32."""
     import numpy as np
 
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
 
 
 @contextlib.contextmanager
@@ -221,7 +229,7 @@ def _feed(names: Sequence[str], inputs: Any) -> dict[str, np.ndarray]:
     args, kwargs = arguments(inputs)
     if kwargs and set(kwargs) == set(names):
         return {name: as_array(kwargs[name]) for name in names}
-    flat = flat_inputs((*args, *kwargs.values()))
+    flat = flat_inputs((args, kwargs))
     if len(flat) != len(names):
         raise BadInput(
             f"the file takes {len(names)} inputs ({', '.join(names)}), {len(flat)} were given"

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput
@@ -135,7 +136,7 @@ class _Lifting:
         """Copy the calls of one (sub)graph; give its output as values of the new graph."""
         for node in owner.graph.nodes:
             if node.op == "output":
-                return fx.node.map_arg(node.args[0], env.__getitem__)
+                return map_arg(node.args[0], env.__getitem__)
             if node.op == "get_attr":
                 env[node] = getattr(owner, node.target)
             elif node.op == "call_function" and not _is_check(node.target):

@@ -1,6 +1,8 @@
 """A network as an ATen graph with its own state: what `torch.export` gives, made trainable."""
 
 import contextlib
+import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput
@@ -150,8 +153,8 @@ class Program(nn.Module):
 
         for node in self.graph.nodes:
             if node.op == "call_function":
-                node.args = fx.node.map_aggregate(node.args, moved)
-                node.kwargs = fx.node.map_aggregate(node.kwargs, moved)
+                node.args = map_aggregate(node.args, moved)
+                node.kwargs = map_aggregate(node.kwargs, moved)
         self._steps.clear()
         return self
 
@@ -171,13 +174,14 @@ def to_program(
     torch.export or the graph refuses.
     """
     notes: list[str] = []
-    with _quiet(), _evaluating(model):
-        given = (tuple(inputs), dict(kwargs or {}))
+    with _evaluating(model):
+        given = _usual((tuple(inputs), dict(kwargs or {})))
+        model = _usual_model(model)
         exported, refusal = _export(_Plainly(model, notes), given)
+        lifted = lift(exported, "model.")
+        state = [*_copies(model), *_constants(exported, lifted.constants)]
     if refusal is not None:
         notes.append(f"the batch size is fixed at {_batch(given)}: {refusal}")
-    lifted = lift(exported, "model.")
-    state = [*_copies(model), *_constants(exported, lifted.constants)]
     notes = list(dict.fromkeys([*notes, *lifted.notes]))
     return Program(lifted.graph, state, lifted.inputs[0], notes, refusal is None).eval()
 
@@ -186,10 +190,9 @@ def from_exported(exported: ExportedProgram) -> Program:
     """A Program from an exported program (a `.pt2` file), which keeps the tensors of `exported`."""
     lifted = lift(exported)
     signature = exported.graph_signature
-    fleeting = {name: exported.constants[name] for name in signature.non_persistent_buffers}
     state = [
         *(Held(name, tensor) for name, tensor in exported.state_dict.items()),
-        *(Held(name, tensor, persistent=False) for name, tensor in fleeting.items()),
+        *_constants(exported, {name: name for name in signature.non_persistent_buffers}),
         *_constants(exported, lifted.constants),
     ]
     values = [n.meta.get("val") for n in exported.graph.nodes if n.name in signature.user_inputs]
@@ -229,12 +232,29 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def _usual_model(model: nn.Module) -> nn.Module:
+    """The model, or a copy where its tensors were made in inference mode and refuse autograd."""
+    state = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model) if any(t.is_inference() for t in state) else model
+
+
+def _usual(inputs: Any) -> Any:
+    """The inputs without gradients or traces of inference mode."""
+    return pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), inputs)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
+    """Nothing from torch.export on any stream: a refusal prints whole graphs."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -243,14 +263,16 @@ def _quiet() -> Iterator[None]:
 
 def _export(model: nn.Module, inputs: Any) -> tuple[ExportedProgram, str | None]:
     """The first attempt that torch takes, and why the batch is not dynamic in it."""
-    refusal = "the first input has none" if not _batch(inputs) else ""
+    refusal = "" if _batch(inputs) else "no input has one"
     for given, shapes in _attempts(inputs):
         try:
-            return torch.export.export(model, given, dynamic_shapes=shapes, strict=False), None
+            with _quiet():
+                return torch.export.export(model, given, dynamic_shapes=shapes, strict=False), None
         except Exception as error:  # noqa: BLE001 - torch raises whatever forward does
             refusal = refusal or _first_line(error)
     try:
-        return torch.export.export(model, inputs, strict=False), refusal
+        with _quiet():
+            return torch.export.export(model, inputs, strict=False), refusal
     except Exception as error:
         raise BadInput(
             f"torch.export cannot trace the model: {type(error).__name__}: {_first_line(error)}",
@@ -284,8 +306,9 @@ def _has_batch(leaf: Any, size: int) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else "no message"
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    said = (line for line in lines if not line.startswith("Constraints violated"))
+    return next(said, "no message")[:300]
 
 
 def _copies(model: nn.Module) -> Iterator[Held]:
@@ -304,7 +327,10 @@ def _copies(model: nn.Module) -> Iterator[Held]:
 
 def _constants(exported: ExportedProgram, names: dict[str, str]) -> Iterator[Held]:
     for name, origin in names.items():
-        yield Held(name, exported.constants[origin].detach().clone(), persistent=False)
+        tensor = exported.constants[origin]
+        if not isinstance(tensor, Tensor):
+            raise BadInput(f"forward uses {origin}, a {type(tensor).__name__} and no tensor")
+        yield Held(name, tensor.detach().clone(), persistent=False)
 
 
 def _as_kind(tensor: Tensor, like: Tensor) -> Tensor:
@@ -319,9 +345,9 @@ def _hold(program: nn.Module, held: Held) -> None:
     Not by `add_module` and `register_buffer`: a model may well have a child named `graph`.
     """
     *path, leaf = held.name.split(".")
-    owner = program
+    owner: Any = program
     for part in path:
-        owner = owner._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+        owner = owner._modules.setdefault(part, nn.Module())
     if isinstance(held.tensor, nn.Parameter):
         owner._parameters[leaf] = held.tensor
         return
@@ -333,9 +359,9 @@ def _hold(program: nn.Module, held: Held) -> None:
 def _place(program: nn.Module, name: str) -> tuple[dict[str, Any], str]:
     """The dict that holds this name, and the key in it."""
     *path, leaf = name.split(".")
-    owner = program
+    owner: Any = program
     for part in path:
-        owner = owner._modules[part]  # type: ignore[assignment]
+        owner = owner._modules[part]
     return (owner._parameters if leaf in owner._parameters else owner._buffers), leaf
 
 

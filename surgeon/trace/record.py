@@ -105,6 +105,8 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Grap
         recorder.name_state(name, tensor)
     for name, tensor in _hidden_state(twin):
         recorder.name_state(name, tensor)
+    names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
+    recorder.graph.parameters = frozenset(names)
     flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     recorder.graph.inputs = tuple(recorder.value(t) for t in flat)
     with torch.no_grad(), module_paths(twin, recorder), recorder:
@@ -192,7 +194,9 @@ class Recorder(TorchDispatchMode):
         """The value of a tensor, new where it was not seen before."""
         known = self._known.get(id(tensor))
         if known is None:
-            known = Value(len(self.graph.values), tuple(tensor.shape), short(tensor.dtype))
+            known = Value(
+                len(self.graph.values), tuple(tensor.shape), short(tensor.dtype), stride=tensor.stride()
+            )
             if not (tensor.is_meta or tensor.is_floating_point()) and tensor.numel() < _SMALL:
                 known.constant = tensor
             self.graph.values.append(known)

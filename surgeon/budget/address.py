@@ -1,0 +1,108 @@
+"""From what people write (layer paths, globs, positions) to groups and channels."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgeon.couple import Coupling
+from surgeon.errors import BadInput, OutOfReach
+from surgeon.grouping import Group
+
+Ids = NDArray[np.int64]
+
+
+def layers_of(group: Group) -> set[str]:
+    """Paths by which a group can be named: its own, and every layer that makes its channels."""
+    makers = {_layer(m.state) for m in group.members if m.role == "makes"}
+    return {group.name, *makers}
+
+
+def matching(groups: Sequence[Group], glob: str) -> list[Group]:
+    """Groups that a path or glob names; BadInput with the nearest names where there are none."""
+    found = [g for g in groups if any(fnmatchcase(n, glob) for n in layers_of(g))]
+    if found:
+        return found
+    names = sorted({n for g in groups for n in layers_of(g)})
+    raise BadInput(f"no layer matches '{glob}'", nearest(glob, names))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint that names what comes close."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, 3, 0.4) or names[:3]
+    return f"did you mean {', '.join(close)}?" if close else "surgeon inspect lists the layers"
+
+
+def positions(
+    coupling: Coupling, groups: Sequence[Group], remove: Mapping[str, Sequence[int]]
+) -> dict[str, Ids]:
+    """Channels of each group that go when these positions of these layers go, by group name.
+
+    'layer1.0.conv1' means its output channels, 'layer2.0.conv1:in' its input kernels.
+    """
+    chosen: dict[str, set[int]] = {}
+    for address, wanted in remove.items():
+        for name, channels in _at(coupling, groups, address, sorted(set(wanted))).items():
+            chosen.setdefault(name, set()).update(channels)
+    return {name: np.array(sorted(c), np.int64) for name, c in chosen.items()}
+
+
+def _at(
+    coupling: Coupling, groups: Sequence[Group], address: str, wanted: list[int]
+) -> dict[str, set[int]]:
+    state, dim = _axis(coupling, groups, address)
+    size = _extent(coupling, state, dim)
+    if not wanted or wanted[0] < 0 or wanted[-1] >= size:
+        raise BadInput(f"'{address}' has channels 0 to {size - 1}, not {wanted[:1] + wanted[-1:]}")
+    goes = np.zeros(size, bool)
+    goes[wanted] = True
+    covered = np.zeros(size, bool)
+    found: dict[str, set[int]] = {}
+    for group in groups:
+        for m in group.members:
+            if (m.state, m.dim) != (state, dim):
+                continue
+            whole = np.ones(group.size, bool)  # a channel goes when all of its positions were named
+            whole[m.channel[~goes[m.at]]] = False
+            whole[np.setdiff1d(np.arange(group.size), m.channel)] = False
+            hit = np.flatnonzero(whole)
+            covered[m.at[np.isin(m.channel, hit)]] = True
+            if len(hit) and group.why_not is not None:
+                raise OutOfReach(f"'{address}' cannot be cut: {group.why_not}")
+            if len(hit):
+                found[group.name] = set(hit.tolist())
+    missed = [i for i in wanted if not covered[i]]
+    if missed:
+        raise OutOfReach(
+            f"channels {missed[:8]} of '{address}' cannot go by themselves: others go with them",
+            "surgeon inspect shows what is coupled; name all positions of a channel",
+        )
+    return found
+
+
+def _axis(coupling: Coupling, groups: Sequence[Group], address: str) -> tuple[str, int]:
+    layer, _, side = address.partition(":")
+    roles = ("takes",) if side == "in" else ("makes", "along")
+    if side not in ("", "in"):
+        raise BadInput(f"'{address}' has an unknown side ':{side}'", "write layer or layer:in")
+    for role in roles:
+        for group in groups:
+            for m in group.members:
+                if m.role == role and _layer(m.state) == layer:
+                    return m.state, m.dim
+    names = sorted({_layer(m.state) for g in groups for m in g.members})
+    raise BadInput(f"no layer '{layer}' with channels to cut", nearest(layer, names))
+
+
+def _extent(coupling: Coupling, state: str, dim: int) -> int:
+    return coupling.graph.state[state].shape[dim]
+
+
+def _layer(state: str) -> str:
+    head, _, tail = state.rpartition(".")
+    return head if tail in ("weight", "bias") and head else state

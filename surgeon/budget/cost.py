@@ -1,0 +1,175 @@
+"""FLOPs and parameters as functions of what is cut: planning asks "what if" thousands of times.
+
+The convention is the one of `surgeon.measure.count` (its table): one multiply-add is one FLOP, per
+example. A test holds the two together on every network of the zoo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgeon.axes import Dim, Leaf
+from surgeon.couple import Coupling
+from surgeon.graph import Node, Value
+
+Mask = NDArray[np.bool_]
+Term = tuple[int, "list[tuple[Value, int | None]]"]  # coefficient x extents; None: the whole value
+
+_COSTS: dict[str, Callable[[Node], Term | None]] = {}
+
+
+def _costs(*ops: str) -> Callable[[Callable[[Node], Term | None]], Callable[[Node], Term | None]]:
+    def register(function: Callable[[Node], Term | None]) -> Callable[[Node], Term | None]:
+        for op in ops:
+            _COSTS[f"aten.{op}"] = function
+        return function
+
+    return register
+
+
+def _out(node: Node) -> Value:
+    value = node.outputs[0]
+    assert value is not None
+    return value
+
+
+@_costs("convolution")
+def _convolution(node: Node) -> Term:
+    x, weight, out = node.args[0], node.args[1], _out(node)
+    spatial = x if node.arg(6) else out
+    extents = [(spatial, d) for d in range(2, len(spatial.shape))]
+    return 1, [(out, 0), (weight, None), *extents]
+
+
+@_costs("mm", "bmm", "mv", "dot")
+def _product(node: Node) -> Term:
+    a = node.args[0]
+    return 1, [(_out(node), None), (a, len(a.shape) - 1)]
+
+
+@_costs("addmm", "baddbmm")
+def _add_product(node: Node) -> Term:
+    a = node.args[1]
+    return 1, [(_out(node), None), (a, len(a.shape) - 1)]
+
+
+@_costs("linear")
+def _linear(node: Node) -> Term:
+    return 1, [(_out(node), None), (node.args[1], 1)]
+
+
+@_costs("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
+def _batch_norm(node: Node) -> Term:
+    affine = node.args[1] is not None
+    uses_batch = node.op.startswith("aten.native_batch_norm") and bool(node.args[5])
+    return (4 if uses_batch else 1) + affine, [(node.args[0], None)]
+
+
+@_costs("native_layer_norm", "native_group_norm")
+def _layer_norm(node: Node) -> Term:
+    weight = node.args[2] if "layer" in node.op else node.args[1]
+    return 4 + (weight is not None), [(node.args[0], None)]
+
+
+@_costs("mean", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_fused_rms_norm")
+def _mean(node: Node) -> Term:
+    return 1, [(node.args[0], None)]
+
+
+_UPSAMPLES = {"nearest1d": 1, "nearest2d": 1, "nearest3d": 1, "linear1d": 2, "bilinear2d": 4,
+              "trilinear3d": 8, "bicubic2d": 16}  # fmt: skip
+
+
+@_costs(*(f"upsample_{name}" for name in _UPSAMPLES))
+def _upsample(node: Node) -> Term:
+    name = node.op.split(".")[1].removeprefix("upsample_")
+    return _UPSAMPLES[name], [(_out(node), None)]
+
+
+@_costs("grid_sampler_2d", "grid_sampler_3d")
+def _grid_sampler(node: Node) -> Term:
+    return 4, [(_out(node), None)]
+
+
+_MACS = {"aten.convolution", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.addmm",
+         "aten.baddbmm", "aten.linear"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Total:
+    """FLOPs and MACs for one example; parameters of the whole model."""
+
+    flops: int
+    macs: int
+    params: int
+
+
+class Cost:
+    """What a network costs after a cut. `total(removed)` takes classes, closed."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self._label = coupling.classes.label
+        self._leaves: list[Leaf] = []
+        self._index: dict[int, int] = {}
+        self._batch = max(coupling.graph.batch, 1)
+        self._nodes: list[tuple[int, bool, list[int]]] = []
+        for node in coupling.graph.nodes:
+            packet = node.op.rsplit(".", 1)[0]
+            term = _COSTS[packet](node) if packet in _COSTS else None
+            if term is not None:
+                dims = [d for value, which in term[1] for d in _dims(coupling, value, which)]
+                self._nodes.append((term[0], packet in _MACS, self._refs(dims)))
+        self._params = [
+            self._refs(coupling.dims[value])
+            for value in _parameters(coupling)
+            if value in coupling.dims
+        ]
+        self._unused = sum(
+            int(np.prod(v.shape)) for v in _parameters(coupling) if v not in coupling.dims
+        )
+
+    def _refs(self, dims: tuple[Dim, ...] | list[Dim]) -> list[int]:
+        return [self._ref(leaf) for dim in dims for leaf in dim]
+
+    def _ref(self, leaf: Leaf) -> int:
+        if id(leaf) not in self._index:
+            self._index[id(leaf)] = len(self._leaves)
+            self._leaves.append(leaf)
+        return self._index[id(leaf)]
+
+    def total(self, removed: Mask) -> Total:
+        """FLOPs, MACs and parameters once the classes `removed` are gone."""
+        sizes = [
+            leaf.size
+            if leaf.ids is None
+            else leaf.size - int(np.count_nonzero(removed[self._label[leaf.ids]]))
+            for leaf in self._leaves
+        ]
+        flops = macs = 0
+        for coefficient, is_mac, refs in self._nodes:
+            n = coefficient * _product_of(sizes, refs)
+            flops += n
+            macs += n if is_mac else 0
+        params = self._unused + sum(_product_of(sizes, refs) for refs in self._params)
+        return Total(flops // self._batch, macs // self._batch, params)
+
+
+def _product_of(sizes: list[int], refs: list[int]) -> int:
+    n = 1
+    for i in refs:
+        n *= sizes[i]
+    return n
+
+
+def _dims(coupling: Coupling, value: Value, which: int | None) -> tuple[Dim, ...]:
+    dims = coupling.dims[value]
+    return dims if which is None else (dims[which],)
+
+
+def _parameters(coupling: Coupling) -> list[Value]:
+    names = coupling.graph.parameters
+    return list(dict.fromkeys(v for n, v in coupling.graph.state.items() if n in names))

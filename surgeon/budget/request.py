@@ -1,0 +1,106 @@
+"""What was asked: how much, where, at what limit. Validated before anything is traced."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from surgeon.errors import BadInput
+
+SCOPES = ("local", "global", "isomorphic")
+BY = ("group", "filter", "shared-kernel")
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """An upper bound: absolute ('900M') or relative to the original ('0.5x')."""
+
+    value: float
+    relative: bool
+
+    @staticmethod
+    def parse(text: str | float | Limit, what: str) -> Limit:
+        """'0.5x', '900M', '1.2G' or a number."""
+        if isinstance(text, Limit):
+            return text
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e\d+)?)\s*([a-z]?)\s*", str(text).lower())
+        if match is None or (match.group(2) != "x" and match.group(2) not in _UNITS):
+            raise BadInput(f"{what} '{text}' is not a limit", "write 0.5x, 900M or 1.2G")
+        number, unit = float(match.group(1)), match.group(2)
+        if number <= 0 or (unit == "x" and number > 1):
+            raise BadInput(f"{what} '{text}' must be above 0, and at most 1x", "write 0.5x, 900M or 1.2G")
+        return Limit(number, True) if unit == "x" else Limit(number * _UNITS[unit], False)
+
+    def of(self, original: int) -> float:
+        """The bound in absolute terms."""
+        return self.value * original if self.relative else self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}x" if self.relative else f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of a shrink.
+
+    ratio: share of channels removed, in [0, 1), of each group (local) or of all together.
+    ratio_for: {glob: ratio} for groups by layer path. ignore: globs of layers whose outputs stay.
+    scope: 'local', 'global' or 'isomorphic' (arXiv 2407.04616). round_to: channels kept are a
+    multiple of it; 'auto' is this CPU's block. by: whose weights decide. remove: {'layer1.0.conv1' or
+    'layer2.0.conv1:in': positions}. max_flops, max_params: limits, instead of a ratio.
+    """
+
+    ratio: float | None = None
+    ratio_for: Mapping[str, float] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    criterion: Any = "l2"
+    by: str = "group"
+    scope: str = "local"
+    round_to: int | str | None = None
+    remove: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    max_flops: Limit | None = None
+    max_params: Limit | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what, ratio in (("ratio", self.ratio), *self.ratio_for.items()):
+            _check_ratio(what, ratio)
+        if self.scope not in SCOPES:
+            raise BadInput(f"scope '{self.scope}' does not exist", f"one of {', '.join(SCOPES)}")
+        if self.by not in BY:
+            raise BadInput(f"by '{self.by}' does not exist", f"one of {', '.join(BY)}")
+        if self.limits and self.ratio is not None:
+            raise BadInput("a ratio and a limit contradict each other", "give --ratio, or --max-flops / --max-params")
+        if self.round_to not in (None, "auto") and not (isinstance(self.round_to, int) and self.round_to > 0):
+            raise BadInput(f"round_to {self.round_to!r} must be a positive number or 'auto'")
+        if self.ratio is None and not (self.limits or self.remove or self.ratio_for):
+            raise BadInput("nothing was asked", "give --ratio 0.5, --max-flops 0.5x, --remove or --plan")
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The limits that were given, by what they bound."""
+        both = {"flops": self.max_flops, "params": self.max_params}
+        return {k: v for k, v in both.items() if v is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For plan.json: only what was asked."""
+        data = {k: v for k, v in asdict(self).items() if v not in (None, {}, (), 0)}
+        data |= {f"max_{k}": str(v) for k, v in self.limits.items()}
+        if callable(self.criterion):
+            data["criterion"] = getattr(self.criterion, "__name__", type(self.criterion).__name__)
+        return data
+
+
+def _check_ratio(what: str, ratio: Any) -> None:
+    if ratio is None:
+        return
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not math.isfinite(ratio):
+        raise BadInput(f"{what} {ratio!r} is not a number", "the share of channels to remove: 0.5")
+    if not 0 <= ratio < 1:
+        raise BadInput(
+            f"{what} {ratio:g} is outside [0, 1)", "it is the share of channels to remove: 0.5 is half"
+        )

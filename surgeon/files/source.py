@@ -1,0 +1,276 @@
+"""A model as the user named it: whatever the form, a module in eval mode with inputs it runs on."""
+
+import importlib
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from surgeon.errors import BadInput
+from surgeon.files import arch as arches
+from surgeon.files import fit, inputs
+from surgeon.files.checkpoint import Checkpoint, read, strip_prefix
+
+# Prefixes that only some scripts add, taken off where the names fit nothing otherwise.
+_MAYBE_PREFIXES = ("model.", "net.", "backbone.", "encoder.")
+
+# torchvision's published DenseNets are from before module names could not hold dots
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened model.
+
+    `model` is in eval mode, `inputs` are positional example inputs (batch 2 where guessed), `name`
+    is short and good for file names, `arch` the reference the model was built from (None for a
+    pickled module or a program), `notes` are sentences the user should see, `payload` is the
+    slim document and `program` the exported program that it came from.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    name: str
+    arch: str | None = None
+    notes: tuple[str, ...] = field(default=())
+    payload: dict[str, Any] | None = None
+    program: ExportedProgram | None = None
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model before it has inputs; `shape` is what its library documents."""
+
+    model: nn.Module
+    arch: str | None = None
+    inputs: tuple[Tensor, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_model(
+    ref: str | Path,
+    arch: str | None = None,
+    input: str | None = None,
+    allow: tuple[str, ...] = (),
+    unsafe_pickle: bool = False,
+) -> Source:
+    """Open a checkpoint (with `arch`, where it needs one) or an architecture reference.
+
+    `arch` is `torchvision:NAME`, `timm:NAME`, `hf:FOLDER` or `path/to/file.py:factory`; `input`
+    like "1,3,224,224", see `parse_inputs`. A factory that a file names is never run by itself.
+    Errors: BadInput, with what to do, for everything that cannot be used.
+    """
+    given = inputs.parse_inputs(input) if input is not None else None
+    if _is_reference(str(ref)):
+        opened = _random(str(ref), arch)
+        return _finish(opened, _short(str(ref)), given)
+    if not Path(ref).exists() and str(ref) in arches.torchvision_names():
+        raise BadInput(f"{ref}: no such file", f"for the architecture write torchvision:{ref}")
+    checkpoint = read(ref, allow, unsafe_pickle)
+    source = _finish(_open(checkpoint, str(ref), arch), Path(ref).stem, given)
+    return Source(**{**vars(source), "payload": checkpoint.payload, "program": checkpoint.program})
+
+
+def _is_reference(ref: str) -> bool:
+    return not Path(ref).exists() and bool(re.match(r"[a-z]{2,}:|.*\.py(:|$)", ref))
+
+
+def _short(ref: str) -> str:
+    return Path(ref.rpartition(":")[2]).name or "model"
+
+
+def _random(ref: str, arch: str | None) -> _Opened:
+    if arch is not None and arch != ref:
+        raise BadInput(
+            f"{ref} is an architecture already, and --arch names another", "leave --arch out"
+        )
+    built = arches.build(ref)
+    note = f"{ref} ({built.note}) with random weights: sizes and times are real, accuracy is not"
+    return _Opened(built.model, ref, built.inputs, built.default_shape, (note,))
+
+
+def _open(checkpoint: Checkpoint, ref: str, arch: str | None) -> _Opened:
+    if checkpoint.kind == "onnx":
+        raise BadInput(f"{ref}: an ONNX file can be measured, not cut", "give the PyTorch model")
+    if checkpoint.kind == "slim":
+        return _slim(checkpoint, arch)
+    if checkpoint.kind == "program":
+        return _program(checkpoint, ref)
+    if checkpoint.kind == "module" and checkpoint.module is not None:
+        unused = ("--arch not needed: the file holds the whole module",) if arch else ()
+        return _Opened(checkpoint.module, notes=(*checkpoint.notes, *unused))
+    return _state(checkpoint, ref, arch)
+
+
+def _slim(checkpoint: Checkpoint, arch: str | None) -> _Opened:
+    slim = importlib.import_module("surgeon.files.slim")
+    base = arches.build(arch).model if arch else None
+    return _Opened(slim.load_payload(checkpoint.payload, model=base), arch, notes=checkpoint.notes)
+
+
+def _program(checkpoint: Checkpoint, ref: str) -> _Opened:
+    program, module = checkpoint.program, checkpoint.module
+    assert program is not None and module is not None  # what kind "program" means
+    args, kwargs = program.example_inputs or ((), {})
+    examples = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    if len(examples) != len(args) or kwargs:
+        raise BadInput(
+            f"{ref}: this program takes more than positional tensors",
+            "export it again with tensors as positional inputs",
+        )
+    return _Opened(module, inputs=tuple(examples) or None, notes=checkpoint.notes)
+
+
+# a state dict and its architecture
+
+
+def _state(checkpoint: Checkpoint, ref: str, arch: str | None) -> _Opened:
+    said = ()
+    if arch is None and (arch := _own_arch(checkpoint)):
+        said = (f"architecture {arch}, as {Path(ref).name} says",)
+    if arch is None:
+        raise _needs_arch(checkpoint, ref)
+    built = arches.build(arch)
+    state, renamed = _renamed(checkpoint.state or {}, built.model)
+    built, found, rebuilt = _fitted(built, arch, state)
+    if found:
+        raise BadInput(f"{ref} does not fit {arch}\n{found}", _other_fits(state))
+    fit.load(state, built.model)
+    notes = (*checkpoint.notes, *said, *renamed, *rebuilt, *_widened(state))
+    return _Opened(built.model, arch, built.inputs, built.default_shape, notes)
+
+
+def _widened(state: dict[str, Tensor]) -> tuple[str, ...]:
+    half = {v.dtype for v in state.values() if v.dtype in (torch.float16, torch.bfloat16)}
+    return tuple(f"{str(dtype)[6:]} weights, computed in float32 from here on" for dtype in half)
+
+
+def _own_arch(checkpoint: Checkpoint) -> str | None:
+    """The file's own entry, where it names a library's model; a path in a file is never run."""
+    own = checkpoint.arch
+    if own is None or own.startswith(("torchvision:", "timm:")):
+        return own
+    # the ImageNet training example writes torchvision's bare name
+    return f"torchvision:{own}" if own in arches.torchvision_names() else None
+
+
+def _needs_arch(checkpoint: Checkpoint, ref: str) -> BadInput:
+    state, own = checkpoint.state or {}, checkpoint.arch
+    if own is not None:
+        return BadInput(
+            f"{ref} says that its architecture is {own!r}; what a file names is not run by itself",
+            f"if you trust that, add --arch {own}",
+        )
+    fits = _fits(state)
+    if not fits:
+        return BadInput(
+            f"{ref} holds weights and no architecture, and no torchvision model fits them",
+            "add --arch torchvision:NAME, timm:NAME, hf:FOLDER or path/to/file.py:factory",
+        )
+    others = f" (also fits: {', '.join(fits[1:4])})" if fits[1:] else ""
+    return BadInput(
+        f"{ref} holds weights and no architecture; they fit {fits[0]}{others}",
+        f"add --arch {fits[0].split()[0]}",
+    )
+
+
+def _fits(state: dict[str, Tensor]) -> list[str]:
+    stripped = (strip_prefix(state, prefix) for prefix in _MAYBE_PREFIXES)
+    for names in (state, *(s for s in stripped if s)):
+        if fits := fit.which_fit(_modern_names(names)):
+            return fits
+    return []
+
+
+def _other_fits(state: dict[str, Tensor]) -> str:
+    fits = _fits(state)
+    return f"they fit {fits[0]}: --arch {fits[0].split()[0]}" if fits else "check --arch"
+
+
+def _renamed(
+    state: dict[str, Tensor], model: nn.Module
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """`state` under the names that this model has, where a known prefix or old spelling differs."""
+    own, notes = model.state_dict().keys(), ()
+    for prefix in _MAYBE_PREFIXES:
+        stripped = strip_prefix(state, prefix)
+        if stripped and len(own & stripped.keys()) > len(own & state.keys()):
+            state, notes = stripped, (f"prefix {prefix!r} taken off the names",)
+    modern = _modern_names(state)
+    return (modern if len(own & modern.keys()) > len(own & state.keys()) else state), notes
+
+
+def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not any(_OLD_DENSENET.match(name) for name in state):
+        return state
+    return {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
+
+
+def _fitted(
+    built: arches.Built, arch: str, state: dict[str, Tensor]
+) -> tuple[arches.Built, fit.Difference, tuple[str, ...]]:
+    """`built`, or the same architecture with the options that make it fit, and what differs still."""
+    found = fit.difference(state, built.model)
+    options = fit.options_for(state, found) if arches.takes_options(arch) else {}
+    if not options:
+        return built, found, ()
+    try:
+        again = arches.build(arch, options)
+    except BadInput:  # this factory takes no such option
+        return built, found, ()
+    still = fit.difference(state, again.model)
+    if still:
+        return built, found, ()
+    said = ", ".join(f"{key}={value}" for key, value in options.items())
+    return again, still, (f"{arch} built with {said}, as the weights have it",)
+
+
+# inputs, and the last look
+
+
+def _finish(opened: _Opened, name: str, given: tuple[Tensor, ...] | None) -> Source:
+    model = opened.model
+    with suppress(NotImplementedError):  # an exported program has no modes
+        model.eval()
+    notes = [*opened.notes, *_bad_numbers(model)]
+    if given is None:
+        given, why = _inputs(opened, name)
+        notes.append(f"input {_describe(given)}: {why}")
+    return Source(model, given, name, opened.arch, tuple(notes))
+
+
+def _inputs(opened: _Opened, name: str) -> tuple[tuple[Tensor, ...], str]:
+    if opened.inputs is not None:
+        return tuple(opened.inputs), "recorded with the model"
+    if opened.shape is not None:
+        return (inputs.example(opened.shape),), f"the default of {opened.arch}"
+    guess = inputs.guess_input(opened.model)
+    if guess is None:
+        raise BadInput(
+            f"{name}: no input could be guessed that this model accepts",
+            "say its sizes, for example --input 1,3,224,224 (several: 1,3,64,64;1,10:int64)",
+        )
+    return guess.inputs, guess.why
+
+
+def _describe(tensors: tuple[Tensor, ...]) -> str:
+    shapes = (f"{','.join(map(str, x.shape))}:{str(x.dtype)[6:]}" for x in tensors)
+    return ";".join(shapes).replace(":float32", "")
+
+
+def _bad_numbers(model: nn.Module) -> list[str]:
+    bad = [
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    if not bad:
+        return []
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return [f"NaN or infinite weights in {', '.join(bad[:3])}{more}"]

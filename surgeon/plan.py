@@ -1,0 +1,154 @@
+"""The Plan: for every state tensor the indices kept along each dim. Frozen, JSON, replayable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surgeon.errors import BadInput
+
+FORMAT, VERSION = "surgeon-plan", 1
+Keep = Mapping[str, Mapping[int, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """A group that may be cut: its channels before and after."""
+
+    name: str
+    size: int
+    kept: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Left:
+    """Channels that were left alone, and why."""
+
+    name: str
+    size: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays of a model.
+
+    `keep` maps state_dict names of the original model to {dim: sorted indices kept}; a tensor or a
+    dim that is not listed is whole. `model` holds source, inputs and fingerprint, `request` what
+    was asked.
+    """
+
+    keep: Keep
+    model: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
+    groups: tuple[Cuts, ...] = ()
+    left: tuple[Left, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain data (the file format of plan.json)."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": dict(self.model),
+            "request": dict(self.request),
+            "keep": {n: {str(d): list(i) for d, i in dims.items()} for n, dims in self.keep.items()},
+            "groups": [vars(g) for g in self.groups],
+            "left": [vars(x) for x in self.left],
+        }
+
+    @staticmethod
+    def from_json(data: Any) -> Plan:
+        """The plan of `to_json`; BadInput names what is wrong."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise BadInput("not a surgeon plan", f'the file needs "format": "{FORMAT}"')
+        if data.get("version") != VERSION:
+            raise BadInput(f"plan version {data.get('version')!r}; this surgeon reads {VERSION}")
+        return Plan(
+            _keep(data.get("keep")),
+            dict(data.get("model") or {}),
+            dict(data.get("request") or {}),
+            tuple(_entry(Cuts, g) for g in data.get("groups") or ()),
+            tuple(_entry(Left, x) for x in data.get("left") or ()),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write plan.json, whole or not at all."""
+        from surgeon.files.atomic import write_text
+
+        write_text(Path(path), dumps(self.to_json()))
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read plan.json; BadInput says what is wrong with the file."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            return Plan.from_json(json.loads(text))
+        except FileNotFoundError:
+            raise BadInput(f"no such file: {path}") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BadInput(f"{path} cannot be read as a plan: {error}") from error
+
+    @property
+    def removed(self) -> int:
+        """Channels removed over all groups."""
+        return sum(g.size - g.kept for g in self.groups)
+
+
+def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Of a model's state names and shapes, not of its weights: a plan fits its fine-tuned copies."""
+    text = json.dumps(sorted((n, list(s)) for n, s in shapes.items()))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def dumps(data: Any) -> str:
+    """JSON with one line an entry of the top levels, so that plans can be diffed and edited."""
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            inner = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            lines.append(f" {json.dumps(key)}: {{\n{inner}\n }}")
+        elif isinstance(value, list) and value:
+            inner = ",\n".join(f"  {json.dumps(v)}" for v in value)
+            lines.append(f" {json.dumps(key)}: [\n{inner}\n ]")
+        else:
+            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _keep(data: Any) -> Keep:
+    if not isinstance(data, dict):
+        raise BadInput("the plan has no 'keep' table")
+    out: dict[str, dict[int, tuple[int, ...]]] = {}
+    for name, dims in data.items():
+        if not isinstance(dims, dict):
+            raise BadInput(f"keep['{name}'] must map dims to lists of indices")
+        out[name] = {_dim(name, d): _indices(name, d, i) for d, i in dims.items()}
+    return out
+
+
+def _dim(name: str, dim: str) -> int:
+    if not str(dim).isdigit():
+        raise BadInput(f"keep['{name}'] has a dim {dim!r} that is not a number")
+    return int(dim)
+
+
+def _indices(name: str, dim: str, indices: Any) -> tuple[int, ...]:
+    fine = isinstance(indices, list) and all(type(i) is int and i >= 0 for i in indices)
+    if not fine or not indices or any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+        raise BadInput(
+            f"keep['{name}']['{dim}'] must be a non-empty list of increasing indices",
+            "remove an index to cut that channel, in every tensor of its group",
+        )
+    return tuple(indices)
+
+
+def _entry(kind: Any, data: Any) -> Any:
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise BadInput(f"the plan's groups or left list is damaged: {error}") from None

@@ -1,0 +1,136 @@
+"""Between groups and the Plan: a choice of channels written as indices kept, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgeon.budget.choose import Choice
+from surgeon.couple import Coupling
+from surgeon.errors import BadInput
+from surgeon.graph import Graph
+from surgeon.plan import Cuts, Left, Plan, fingerprint
+
+Mask = NDArray[np.bool_]
+
+
+def make_plan(
+    coupling: Coupling, choice: Choice, model: Mapping[str, Any], request: Mapping[str, Any]
+) -> Plan:
+    """The plan of a choice. `model` and `request` are recorded as given."""
+    atoms = [coupling.group(n).atoms[c] for n, c in choice.removed.items()]
+    removed = coupling.removed(np.concatenate([np.zeros(0, np.int64), *atoms]))
+    left = {x.name for x in choice.left}
+    groups = tuple(
+        Cuts(g.name, g.size, g.size - len(choice.removed.get(g.name, ())), g.inexact is None)
+        for g in coupling.groups
+        if g.name not in left or g.name in choice.removed
+    )
+    rest = tuple(x for x in choice.left if x.name not in choice.removed)
+    return Plan(keep_of(coupling, removed), model, request, groups, rest)
+
+
+def keep_of(coupling: Coupling, removed: Mask) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Indices kept of every state dim that shrinks, under each of the tensor's names."""
+    keep: dict[str, dict[int, tuple[int, ...]]] = {}
+    for name, value in coupling.graph.state.items():
+        dims = coupling.dims.get(value, ())
+        cut = {
+            d: tuple(coupling.kept(dim, removed).tolist())
+            for d, dim in enumerate(dims)
+            if coupling.kept_size(dim, removed) != value.shape[d]
+        }
+        if cut:
+            keep[name] = cut
+    return keep
+
+
+def model_facts(graph: Graph, source: str | None) -> dict[str, Any]:
+    """What plan.json says of the model: where it came from, its inputs, its fingerprint."""
+    inputs = [{"shape": list(v.shape), "dtype": v.dtype} for v in graph.inputs]
+    shapes = {n: v.shape for n, v in graph.state.items()}
+    return {"source": source, "inputs": inputs, "fingerprint": fingerprint(shapes)}
+
+
+def removed_by(coupling: Coupling, plan: Plan) -> Mask:
+    """The classes a plan removes from this model; BadInput names the first thing that does not fit."""
+    classes = coupling.classes
+    gone = np.zeros(classes.count, bool)
+    for name, dims in plan.keep.items():
+        for d, kept in dims.items():
+            ids = _axis_ids(coupling, name, d)
+            stays = np.zeros(len(ids), bool)
+            if kept[-1] >= len(ids):
+                raise BadInput(f"the plan keeps index {kept[-1]} of {name} dim {d}, which has {len(ids)}")
+            stays[list(kept)] = True
+            gone[classes.label[ids[~stays]]] = True
+    frozen = np.flatnonzero(gone & (classes.frozen >= 0))
+    if len(frozen):
+        why = coupling.explain(classes.reasons[int(classes.frozen[frozen[0]])])
+        raise BadInput(f"the plan cuts {_names(coupling, frozen[0])}, which must stay: {why}")
+    removed = coupling.removed(np.flatnonzero(gone & ~classes.derived | _factors_gone(coupling, gone)))
+    _agree(coupling, plan, removed)
+    return removed
+
+
+def _factors_gone(coupling: Coupling, gone: Mask) -> Mask:
+    """Factors that no state dim shows by themselves are gone when all of their elements are."""
+    classes = coupling.classes
+    shown = np.zeros(classes.count, bool)
+    for dims in coupling.state.values():
+        for dim in dims:
+            for leaf in dim:
+                if leaf.ids is not None:
+                    shown[classes.label[leaf.ids]] = True
+    elements = np.unique(classes.le)
+    elements = elements[shown[elements]]
+    reach = classes.atoms_of(np.arange(len(elements)), elements, len(elements)).tocoo()
+    touched, alive = np.zeros(classes.count, bool), np.zeros(classes.count, bool)
+    touched[reach.col] = True
+    alive[reach.col[~gone[elements[reach.row]]]] = True
+    return touched & ~alive & ~shown
+
+
+def _axis_ids(coupling: Coupling, name: str, d: int) -> NDArray[np.int64]:
+    value = coupling.graph.state.get(name)
+    if value is None:
+        raise BadInput(f"the plan cuts {name}, which this model does not have", "it was made for another model")
+    if d >= len(value.shape):
+        raise BadInput(f"the plan cuts dim {d} of {name}, which has {len(value.shape)} dims")
+    dim = coupling.dims.get(value, ((),) * len(value.shape))[d]
+    if len(dim) != 1 or dim[0].ids is None:
+        raise BadInput(f"the plan cuts dim {d} of {name}, which the forward does not use as channels")
+    return dim[0].ids
+
+
+def _names(coupling: Coupling, label: int) -> str:
+    for g in coupling.groups:
+        if label in g.atoms:
+            return g.name
+    return "a channel"
+
+
+def _agree(coupling: Coupling, plan: Plan, removed: Mask) -> None:
+    """What the plan says of each tensor is what its groups say; the first that differs is named."""
+    want = keep_of(coupling, removed)
+    for name in sorted(set(want) | set(plan.keep), key=list(coupling.graph.state).index):
+        value = coupling.graph.state[name]
+        for d in range(len(value.shape)):
+            theirs = plan.keep.get(name, {}).get(d)
+            ours = want.get(name, {}).get(d)
+            n = value.shape[d]
+            if (theirs or tuple(range(n))) == (ours or tuple(range(n))):
+                continue
+            raise BadInput(
+                f"the plan does not fit: {name} dim {d} keeps {len(theirs or range(n))} of {n}, "
+                f"but what it is coupled with keeps {len(ours or range(n))}",
+                "a channel goes from every tensor of its group, or from none",
+            )
+
+
+def left_of(coupling: Coupling) -> tuple[Left, ...]:
+    """Every group that may not be cut, with its reason."""
+    return tuple(Left(g.name, g.size, g.why_not) for g in coupling.groups if g.why_not is not None)

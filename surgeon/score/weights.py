@@ -1,0 +1,47 @@
+"""What criteria read: the norms of a model's state along each dim, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surgeon.grouping import Group, Member
+
+Array = NDArray[np.float64]
+
+# --by: whose weights decide. 'group' asks all matrices and kernels, not biases and norms
+ROLES = {"group": ("makes", "takes", "along"), "filter": ("makes",), "shared-kernel": ("takes",)}
+
+
+class Weights:
+    """State tensors of the model being scored, read only."""
+
+    def __init__(self, state: Mapping[str, Tensor], by: str = "group", seed: int = 0) -> None:
+        self.state = state
+        self.by = by
+        self.random = np.random.default_rng(seed)
+        self._norms: dict[tuple[str, int, int], Array] = {}
+
+    def members(self, group: Group) -> Iterator[Member]:
+        """The members whose weights decide; all of them where `by` leaves none."""
+        matrices = [m for m in group.members if self.state[m.state].dim() >= 2]
+        asked = [m for m in matrices if m.role in ROLES[self.by]]
+        return iter(asked or matrices or group.members)
+
+    def power_sums(self, member: Member, p: int) -> Array:
+        """Sum of |w|^p over everything at each position of the member's dim: [extent]."""
+        key = (member.state, member.dim, p)
+        if key not in self._norms:
+            w = self.state[member.state].detach()
+            w = w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
+            rest = [d for d in range(w.dim()) if d != member.dim]
+            if p == 1:
+                sums = w.abs().sum(rest) if rest else w.abs()
+            else:
+                sums = torch.linalg.vector_norm(w, p, rest).pow(p) if rest else w.abs().pow(p)
+            self._norms[key] = sums.double().cpu().numpy()
+        return self._norms[key]
