@@ -185,9 +185,9 @@ def _attempt(
     draft = folder / path.name
     proto = _write(case, draft, dynamic)
     trials = [_compare(case, draft, flat) for flat in case.trials(dynamic)]
-    flat_outputs = set.intersection(*(constant for _, constant in trials))
-    if flat_outputs:
-        names = ", ".join(sorted(flat_outputs))
+    constant_outputs = set.intersection(*(names for _, names in trials))
+    if constant_outputs:
+        names = ", ".join(sorted(constant_outputs))
         notes += (f"{names} is constant here: that it is equal says little about the weights",)
     size = sum(file.stat().st_size for file in folder.iterdir())
     # the data first: an old graph beside new data is the shorter moment, and needs 2 GB to happen

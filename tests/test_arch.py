@@ -98,6 +98,9 @@ class TestHuggingFace:
         assert isinstance(built.model, nn.Module)
         assert built.inputs is not None
         assert built.inputs[0].dtype == torch.int64
+        assert not built.trained
+        built.model.save_pretrained(tmp_path)
+        assert build(f"hf:{tmp_path}").trained
 
 
 class TestFile:
@@ -167,6 +170,11 @@ class TestGuess:
             (nn.Conv1d(4, 8, 3), (2, 4, 128), "the first conv"),
             (nn.Conv2d(1, 8, 3), (2, 1, 32, 32), "3x3 stride 1, 1 channels"),
             (nn.Conv2d(3, 8, 7, 2), (2, 3, 224, 224), "7x7 stride 2"),
+            (
+                nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(7)),
+                (2, 3, 224, 224),
+                "3x3 stride 1",
+            ),
             (nn.Sequential(nn.Embedding(10, 4)), (2, 16), "embedding"),
         ],
     )

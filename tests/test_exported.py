@@ -2,6 +2,7 @@
 
 import json
 import operator
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,19 @@ from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.files.checkpoint import read
-from tests.test_checkpoint import Evil
 
 torch.set_num_threads(1)
+
+
+class Evil:
+    """Runs a command when unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.system, (self.command,)
+
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -66,18 +77,18 @@ def edit(path: Path, change: Edit) -> None:
 def test_an_honest_program_loads_and_computes(file: Path) -> None:
     found = read(file)
     assert found.kind == "program"
-    assert found.module is not None
+    assert found.program is not None
     x = torch.randn(3, 3, 12, 8)
-    assert found.module(x)["flat"].shape == (3, 4 * 10 * 6)
+    assert found.program.module()(x)["flat"].shape == (3, 4 * 10 * 6)
 
 
 def test_a_torchvision_program(tmp_path: Path) -> None:
     model = torchvision.models.shufflenet_v2_x0_5().eval()
     x = torch.randn(2, 3, 64, 64)
     torch.export.save(torch.export.export(model, (x,)), tmp_path / "m.pt2")
-    module = read(tmp_path / "m.pt2").module
-    assert module is not None
-    torch.testing.assert_close(module(x), model(x))
+    program = read(tmp_path / "m.pt2").program
+    assert program is not None
+    torch.testing.assert_close(program.module()(x), model(x))
 
 
 def test_a_rewritten_archive_still_loads(file: Path) -> None:
@@ -156,9 +167,9 @@ def test_guards_are_not_compiled(file: Path, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     code = f"__import__('os').system('touch {ran}') == 0"
     edit(file, lambda document: operator.setitem(document, "guards_code", [code]))
-    module = read(file).module
-    assert module is not None
-    module(torch.randn(2, 3, 8, 8))
+    program = read(file).program
+    assert program is not None
+    program.module()(torch.randn(2, 3, 8, 8))
     assert not ran.exists()
 
 

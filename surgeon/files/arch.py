@@ -25,9 +25,10 @@ _FORMS = "torchvision:resnet50, timm:convnext_atto, hf:FOLDER or path/to/file.py
 
 @dataclass(frozen=True)
 class Built:
-    """A module made from a reference, with random weights, as its factory left it.
+    """A module made from a reference, as its factory left it.
 
-    `inputs` are example inputs where the factory gave some; `default_shape` is the input shape
+    The weights are random, unless the reference is a folder that holds them (`trained`) or a
+    factory loads its own. `inputs` are example inputs where the factory gave some; `default_shape` is the input shape
     that the library documents, batch included; `note` says which library at which version.
     """
 
@@ -35,6 +36,7 @@ class Built:
     inputs: tuple[Tensor, ...] | None
     default_shape: tuple[int, ...] | None
     note: str
+    trained: bool = False
 
 
 def build(ref: str, options: Mapping[str, Any] | None = None) -> Built:
@@ -138,18 +140,16 @@ def _from_hf(folder: str, options: dict[str, Any]) -> Built:
         raise BadInput(f"hf:{folder}: no config.json in that folder", "give a local model folder")
     hf = _library("transformers", "hf")
     # trust_remote_code stays off: the folder's own Python files are never run
-    config = _call(hf.AutoConfig.from_pretrained, f"hf:{folder}", folder, local_files_only=True)
-    model = _call(_hf_class(hf, config).from_config, f"hf:{folder}", config)
-    return Built(model, _hf_inputs(config), None, f"transformers {hf.__version__}")
-
-
-def _hf_class(hf: ModuleType, config: Any) -> Any:
-    # the class that was saved, where transformers itself defines it: it has the head
-    named = getattr(hf, next(iter(getattr(config, "architectures", None) or [""])), None)
-    named_class = getattr(named, "_from_config", None)
-    if named_class is None:
-        return hf.AutoModel
-    return type("Named", (), {"from_config": staticmethod(named_class)})
+    local = {"local_files_only": True}
+    config = _call(hf.AutoConfig.from_pretrained, f"hf:{folder}", folder, **local)
+    # the class that was saved has the head, AutoModel has not
+    cls = getattr(hf, next(iter(config.architectures or [""])), hf.AutoModel)
+    note = f"transformers {hf.__version__}"
+    if any(Path(folder).glob("model*.safetensors")):
+        model = _call(cls.from_pretrained, f"hf:{folder}", folder, use_safetensors=True, **local)
+        return Built(model, _hf_inputs(config), None, note, trained=True)
+    make = cls.from_config if cls is hf.AutoModel else cls
+    return Built(_call(make, f"hf:{folder}", config), _hf_inputs(config), None, note)
 
 
 def _hf_inputs(config: Any) -> tuple[Tensor, ...] | None:

@@ -56,8 +56,8 @@ _RESAVE = "copy or download it again; a checkpoint is written by torch.save or s
 class Checkpoint:
     """What a file holds.
 
-    `kind` says which field is set: "state" `state`, "module" `module`, "program" `program` (and
-    `module`, which runs it), "slim" `payload`; "onnx" sets none, a runtime reads it. `arch` is the
+    `kind` says which field is set: "state" `state`, "module" `module`, "program" `program`,
+    "slim" `payload`; "onnx" sets none, a runtime reads it. `arch` is the
     file's own architecture entry, as written. `notes` say what was unwrapped or left out.
     """
 
@@ -80,7 +80,10 @@ def read(path: str | Path, allow: tuple[str, ...] = (), unsafe_pickle: bool = Fa
     _guard(path)
     if path.suffix == ".onnx":
         return Checkpoint("onnx")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})", "check the path") from error
     if path.suffix == ".safetensors":
         return _safetensors(path, data)
     _guard_content(path, data)
@@ -184,8 +187,7 @@ def _sum_fits(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
 
 
 def _program(data: bytes, unsafe: bool) -> Checkpoint:
-    program = load_program(data, unsafe)
-    return Checkpoint("program", program=program, module=program.module(check_guards=False))
+    return Checkpoint("program", program=load_program(data, unsafe))
 
 
 def _legacy(data: bytes, allow: tuple[str, ...], unsafe: bool) -> Any:

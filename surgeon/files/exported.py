@@ -175,10 +175,12 @@ def _is_operator(text: str) -> bool:
     if text in _WRAPPERS or _SCALAR.fullmatch(text):
         return True
     named = _OPERATOR.fullmatch(text)
-    if named is None:
+    if named is None or named[2] in _CHECKS:
+        return named is not None
+    try:
+        find_op(f"{named[1]}::{named[2]}")
+    except BadInput:  # not on the list; the caller says where
         return False
-    if named[2] not in _CHECKS:
-        find_op(f"{named[1]}::{named[2]}")  # raises for what is not on the list
     return True
 
 

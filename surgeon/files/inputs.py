@@ -80,7 +80,7 @@ _Candidate = tuple[tuple[int, ...], torch.dtype, str]
 def _candidates(model: nn.Module) -> Iterator[_Candidate]:
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Conv1d | nn.Conv3d):
-            yield from _for_conv(name, layer)
+            yield from _for_conv(name, layer, model)
             return
         if isinstance(layer, nn.Linear):
             why = f"the first layer, {name or 'the model itself'}, is linear"
@@ -96,14 +96,22 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
             return
 
 
-def _for_conv(name: str, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Iterator[_Candidate]:
+def _ends_in_grid(model: nn.Module) -> bool:
+    # VGG starts with a stride of 1, and pools to 7x7, which 32 pixels never come to
+    pools = (layer for layer in model.modules() if isinstance(layer, nn.AdaptiveAvgPool2d))
+    return any(pool.output_size not in (1, (1, 1)) for pool in pools)
+
+
+def _for_conv(
+    name: str, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, model: nn.Module
+) -> Iterator[_Candidate]:
     kind = (
         f"the first conv, {name or 'the model itself'}, is {'x'.join(map(str, conv.kernel_size))}"
     )
     why = f"{kind} stride {conv.stride[0]}, {conv.in_channels} channels in"
     if isinstance(conv, nn.Conv2d):
-        # CIFAR networks start without a stride; ImageNet ones shrink at once
-        small = max(conv.kernel_size) <= 5 and max(conv.stride) == 1
+        # CIFAR networks start without a stride; ImageNet ones shrink at once, or end in a grid
+        small = max(conv.kernel_size) <= 5 and max(conv.stride) == 1 and not _ends_in_grid(model)
         sizes = (32, 28, 64, 224, 96, 8) if small else (224, 32, 256, 299, 128, 384)
         shapes = [(size, size) for size in sizes]
     elif isinstance(conv, nn.Conv1d):

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from surgeon.errors import BadInput
 from surgeon.files import arch as arches
 from surgeon.files import fit, inputs
 from surgeon.files.checkpoint import Checkpoint, read, strip_prefix
+from surgeon.trace.program import from_exported
 
 # Prefixes that only some scripts add, taken off where the names fit nothing otherwise.
 _MAYBE_PREFIXES = ("model.", "net.", "backbone.", "encoder.")
@@ -68,7 +68,7 @@ def open_model(
     """
     given = inputs.parse_inputs(input) if input is not None else None
     if _is_reference(str(ref)):
-        opened = _random(str(ref), arch)
+        opened = _built(str(ref), arch)
         return _finish(opened, _short(str(ref)), given)
     if not Path(ref).exists() and str(ref) in arches.torchvision_names():
         raise BadInput(f"{ref}: no such file", f"for the architecture write torchvision:{ref}")
@@ -85,13 +85,14 @@ def _short(ref: str) -> str:
     return Path(ref.rpartition(":")[2]).name or "model"
 
 
-def _random(ref: str, arch: str | None) -> _Opened:
+def _built(ref: str, arch: str | None) -> _Opened:
     if arch is not None and arch != ref:
         raise BadInput(
             f"{ref} is an architecture already, and --arch names another", "leave --arch out"
         )
     built = arches.build(ref)
-    note = f"{ref} ({built.note}) with random weights: sizes and times are real, accuracy is not"
+    random = " with random weights: sizes and times are real, accuracy is not"
+    note = f"{ref} ({built.note}){' with its weights' if built.trained else random}"
     return _Opened(built.model, ref, built.inputs, built.default_shape, (note,))
 
 
@@ -115,8 +116,8 @@ def _slim(checkpoint: Checkpoint, arch: str | None) -> _Opened:
 
 
 def _program(checkpoint: Checkpoint, ref: str) -> _Opened:
-    program, module = checkpoint.program, checkpoint.module
-    assert program is not None and module is not None  # what kind "program" means
+    program = checkpoint.program
+    assert program is not None  # what kind "program" means
     args, kwargs = program.example_inputs or ((), {})
     examples = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     if len(examples) != len(args) or kwargs:
@@ -124,7 +125,7 @@ def _program(checkpoint: Checkpoint, ref: str) -> _Opened:
             f"{ref}: this program takes more than positional tensors",
             "export it again with tensors as positional inputs",
         )
-    return _Opened(module, inputs=tuple(examples) or None, notes=checkpoint.notes)
+    return _Opened(from_exported(program), inputs=tuple(examples) or None, notes=checkpoint.notes)
 
 
 # a state dict and its architecture
@@ -140,7 +141,9 @@ def _state(checkpoint: Checkpoint, ref: str, arch: str | None) -> _Opened:
     state, renamed = _renamed(checkpoint.state or {}, built.model)
     built, found, rebuilt = _fitted(built, arch, state)
     if found:
-        raise BadInput(f"{ref} does not fit {arch}\n{found}", _other_fits(state))
+        # transformers renames what it saves: only its own loader knows the names in the folder
+        hint = f"{arch} alone opens the folder's weights" if built.trained else _other_fits(state)
+        raise BadInput(f"{ref} does not fit {arch}\n{found}", hint)
     fit.load(state, built.model)
     notes = (*checkpoint.notes, *said, *renamed, *rebuilt, *_widened(state))
     return _Opened(built.model, arch, built.inputs, built.default_shape, notes)
@@ -236,8 +239,7 @@ def _fitted(
 
 def _finish(opened: _Opened, name: str, given: tuple[Tensor, ...] | None) -> Source:
     model = opened.model
-    with suppress(NotImplementedError):  # an exported program has no modes
-        model.eval()
+    model.eval()
     notes = [*opened.notes, *_bad_numbers(model)]
     if given is None:
         given, why = _inputs(opened, name)
@@ -268,7 +270,7 @@ def _bad_numbers(model: nn.Module) -> list[str]:
     bad = [
         name
         for name, value in model.state_dict().items()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        if value.is_floating_point() and not bool(value.sum(dtype=torch.float64).isfinite())
     ]
     if not bad:
         return []

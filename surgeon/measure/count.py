@@ -261,8 +261,8 @@ def _convolution_mode(inputs: Values, outputs: Values) -> int:
 
 
 def _tensordot(inputs: Values, outputs: Values) -> int:
-    left = _shape(inputs[0])
-    return prod(_shape(outputs[0])) * prod(left[dim] for dim in inputs[2].toIValue())
+    left, contracted = _shape(inputs[0]), inputs[2].node().inputs()
+    return prod(_shape(outputs[0])) * prod(left[dim.toIValue()] for dim in contracted)
 
 
 def _bilinear(inputs: Values, outputs: Values) -> int:
@@ -361,7 +361,7 @@ _HANDLES: dict[str, tuple[str, Handle]] = {
 # Zero by the convention, in place or not. An op of no list is named as uncounted.
 _FREE_OPS = """
     abs acos adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d add addcdiv addcmul
-    alias all alpha_dropout amax amin aminmax __and__ any arange argmax argmin argsort
+    adjoint alias all alpha_dropout amax amin aminmax __and__ any arange argmax argmin argsort
     as_strided asin atan atan2 avg_pool1d avg_pool2d avg_pool3d bitwise_and bitwise_not
     bitwise_or bitwise_xor Bool bool broadcast_tensors broadcast_to bucketize _cast_Float
     _cast_Long cat ceil ceil_divide celu channel_shuffle chunk clamp clamp_max clamp_min clone
@@ -377,22 +377,22 @@ _FREE_OPS = """
     linspace log log10 log1p log2 log_sigmoid _log_softmax log_softmax logaddexp logical_and
     logical_not logical_or logical_xor logit logsumexp __lshift__ lt masked_fill masked_scatter
     masked_select max max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices
-    max_pool3d max_pool3d_with_indices maximum median meshgrid min minimum mish moveaxis movedim
-    mul multiply nan_to_num narrow native_channel_shuffle ne neg negative new_empty new_full
-    new_ones new_zeros nonzero norm normal __not__ not_equal numel numpy_T one_hot
-    ones ones_like __or__ outer _pack_padded_sequence pad _pad_packed_sequence permute
-    pixel_shuffle pixel_unshuffle positive pow prelu prod rand rand_like randint randn
-    randn_like randperm ravel reciprocal reflection_pad1d reflection_pad2d reflection_pad3d relu
-    relu6 remainder repeat repeat_interleave replication_pad1d replication_pad2d
-    replication_pad3d reshape reshape_as _reshape_from_tensor resolve_conj resolve_neg roll
-    rot90 round rrelu __rshift__ rsqrt rsub scalar_tensor ScalarImplicit scatter scatter_add
-    searchsorted select select_scatter selu _shape_as_tensor sigmoid sign silu sin sinh size
-    slice slice_scatter _softmax softmax softmin softplus softshrink sort split split_with_sizes
-    sqrt square squeeze stack std std_mean sub subtract sum swapaxes swapdims t take
-    take_along_dim tan tanh tensor tensor_split threshold tile to topk transpose tril
-    tril_indices triu triu_indices true_divide trunc type_as unbind unflatten unfold unique
-    _unique2 unique_consecutive unique_dim unsafe_chunk unsafe_split unsafe_split_with_sizes
-    _unsafe_view unsqueeze var var_mean view view_as view_as_complex view_as_real vstack
-    _weight_norm where xlogy __xor__ zero zeros zeros_like
+    max_pool3d max_pool3d_with_indices maximum median meshgrid mH min minimum mish moveaxis
+    movedim mT mul multiply nan_to_num narrow native_channel_shuffle ne neg negative new_empty
+    new_full new_ones new_zeros nonzero norm normal __not__ not_equal numel numpy_T one_hot ones
+    ones_like __or__ outer _pack_padded_sequence pad _pad_packed_sequence permute pixel_shuffle
+    pixel_unshuffle positive pow prelu prod rand rand_like randint randn randn_like randperm
+    ravel reciprocal reflection_pad1d reflection_pad2d reflection_pad3d relu relu6 remainder
+    repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape
+    reshape_as _reshape_from_tensor resolve_conj resolve_neg roll rot90 round rrelu __rshift__
+    rsqrt rsub scalar_tensor ScalarImplicit scatter scatter_add searchsorted select
+    select_scatter selu _shape_as_tensor sigmoid sign silu sin sinh size slice slice_scatter
+    _softmax softmax softmin softplus softshrink sort split split_with_sizes sqrt square squeeze
+    stack std std_mean sub subtract sum swapaxes swapdims t take take_along_dim tan tanh tensor
+    tensor_split threshold tile to topk transpose tril tril_indices triu triu_indices
+    true_divide trunc type_as unbind unflatten unfold unique _unique2 unique_consecutive
+    unique_dim unsafe_chunk unsafe_split unsafe_split_with_sizes _unsafe_view unsqueeze var
+    var_mean view view_as view_as_complex view_as_real vstack _weight_norm where xlogy __xor__
+    zero zeros zeros_like
 """
 _FREE = frozenset(_FREE_OPS.split())

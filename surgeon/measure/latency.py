@@ -336,7 +336,6 @@ def _cpu_pressure() -> float | None:
 def _no_garbage_collection() -> Iterator[None]:
     """As timeit does: a collection inside a run is Python's time, not the network's."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

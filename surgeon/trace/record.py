@@ -101,9 +101,7 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Grap
     if on_meta:
         inputs = tree_map_only(Tensor, _to_meta, inputs)
     recorder = Recorder(on_meta)
-    for name, tensor in twin.state_dict(keep_vars=True).items():
-        recorder.name_state(name, tensor)
-    for name, tensor in _hidden_state(twin):
+    for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)
@@ -116,13 +114,14 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Grap
     return recorder.graph
 
 
-def _hidden_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Non-persistent buffers: not in state_dict, and still cut with their axis."""
-    for prefix, module in model.named_modules():
-        for name in module._non_persistent_buffers_set:
-            tensor = module._buffers.get(name)
+def named_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name; tied ones under each name, non-persistent ones too."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
-                yield f"{prefix}.{name}" if prefix else name, tensor
+                found[f"{prefix}.{name}" if prefix else name] = tensor
+    return found
 
 
 def output_tensors(output: Any) -> list[Tensor]:

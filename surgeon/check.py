@@ -1,0 +1,219 @@
+"""The oracle: the user's own forward with the removed channels masked, against the cut model.
+
+It reads the Plan, the rules' notation and nothing of coupling or cutting. Every tensor of the
+original carries a mask of the elements that the cut model does not have: the Plan says it for the
+state, movement ops carry it along *by running on it*, compute ops by their notation. Masked elements
+are zero; an op that mixes over a masked axis is run on the kept elements only. What comes out must be
+what the cut model computes, relative to the output's own range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from surgeon.errors import BadInput, CheckFailed
+from surgeon.masking import Masks
+from surgeon.plan import Keep, Plan
+from surgeon.trace.record import Recorder, forward_failed, module_paths, named_state, output_tensors, shell
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What the oracle found: the worst error over all outputs, relative to that output's range."""
+
+    error: float
+    tolerance: float
+    dtype: str
+    outputs: int
+    ops: int
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For report.json."""
+        return {**vars(self), "notes": list(self.notes), "proven": True}
+
+
+def check(
+    model: nn.Module, slim: nn.Module, plan: Plan, inputs: Tensor | tuple[Any, ...], seed: int = 0
+) -> CheckResult:
+    """Prove that `slim` computes what `model` computes with the plan's channels masked.
+
+    Float inputs are replaced by noise of their shape, integer ones are used as they are. Runs in
+    float64 where both models allow it. Raises CheckFailed naming the first node that differs,
+    BadInput where the model fails in forward or is not deterministic.
+    """
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    dtype = torch.float64
+    try:
+        return _check(model, slim, plan.keep, _noise(inputs, seed, dtype), dtype)
+    except (RuntimeError, TypeError, BadInput) as error:
+        if isinstance(error, BadInput) and "deterministic" in str(error):
+            raise
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        result = _check(model, slim, plan.keep, _noise(inputs, seed, dtype), dtype)
+        note = f"compared in {result.dtype}: {str(error).splitlines()[0][:120]} in float64"
+        return CheckResult(**{**vars(result), "notes": (*result.notes, note)})
+
+
+def _noise(inputs: tuple[Any, ...], seed: int, dtype: torch.dtype) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t
+        return torch.randn(t.shape, generator=generator, dtype=torch.float64).to(dtype).to(t.device)
+
+    return tree_map_only(Tensor, noise, inputs)
+
+
+def _check(
+    model: nn.Module, slim: nn.Module, keep: Keep, inputs: tuple[Any, ...], dtype: torch.dtype
+) -> CheckResult:
+    twin = _cast(model, dtype)
+    small = _cast(slim, dtype)
+    plain = _run(twin, inputs)
+    again = _run(twin, inputs)
+    _same_twice(plain, again)
+    masked = _Masked(twin, keep)
+    want = _run(twin, inputs, masked)
+    got = _run(small, inputs)
+    error, notes = _compare(want, got)
+    tolerance = TOLERANCE.get(dtype, 1e-5)
+    if not error <= tolerance:
+        raise _failure(twin, small, keep, inputs, (error, tolerance))
+    return CheckResult(error, tolerance, str(dtype).removeprefix("torch."), len(want), masked.ops, notes)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in eval mode with its floating point state in `dtype`."""
+
+    def swap(t: Tensor) -> Tensor:
+        return t.to(dtype, copy=True) if t.is_floating_point() else t.clone()
+
+    return shell(model, swap).eval()
+
+
+def _run(model: nn.Module, inputs: tuple[Any, ...], mode: TorchDispatchMode | None = None) -> list[Tensor]:
+    inputs = tree_map_only(Tensor, torch.clone, inputs)
+    try:
+        with torch.no_grad():
+            if mode is None:
+                return output_tensors(model(*inputs))
+            with mode:
+                return output_tensors(model(*inputs))
+    except (CheckFailed, BadInput):
+        raise
+    except Exception as error:
+        raise forward_failed(error, inputs) from error
+
+
+def _same_twice(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        if x.shape != y.shape or not torch.equal(x.nan_to_num(), y.nan_to_num()):
+            raise BadInput(
+                f"the model is not deterministic in eval mode: output {i} changes from run to run",
+                "switch its randomness off in eval mode; no cut of it can be proven",
+            )
+
+
+def _compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, tuple[str, ...]]:
+    """Worst difference over all outputs relative to each output's own range."""
+    if len(want) != len(got):
+        raise CheckFailed(f"the cut model gives {len(got)} outputs instead of {len(want)}")
+    worst, notes = 0.0, []
+    for i, (a, b) in enumerate(zip(want, got, strict=True)):
+        if a.shape != b.shape:
+            raise CheckFailed(f"output {i} has shape {list(b.shape)} instead of {list(a.shape)}")
+        if not a.numel():
+            continue
+        a, b = a.double(), b.double()
+        spread = float(a.max() - a.min()) or float(a.abs().max())
+        if not spread:
+            notes.append(f"output {i} of the masked original is all zero: nothing to tell apart")
+        difference = float((a - b).abs().max())
+        error = difference / spread if spread else difference
+        worst = max(worst, error) if error == error else float("nan")
+        if worst != worst:
+            break
+    return worst, tuple(notes)
+
+
+class _Masked(TorchDispatchMode):
+    """Runs ops with masks; `trail` keeps every output where the first difference is looked for."""
+
+    def __init__(self, model: nn.Module, keep: Keep, trail: list[Any] | None = None) -> None:
+        super().__init__()
+        self.ops = 0
+        self.masks = Masks()
+        self.trail = trail
+        with torch.no_grad():
+            for name, tensor in named_state(model).items():
+                self.masks.begin(tensor, keep.get(name, {}))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.ops += 1
+        out = self.masks.run(func, args, kwargs or {})
+        if self.trail is not None:
+            self.trail += [(str(func), _kept_of(self.masks, t)) for t in _tensors(out)]
+        return out
+
+
+def _kept_of(masks: Masks, tensor: Tensor) -> Tensor:
+    return tensor.masked_select(~masks.of(tensor)).clone()
+
+
+def _tensors(out: Any) -> Iterator[Tensor]:
+    return (t for t in tree_leaves(out) if isinstance(t, Tensor))
+
+
+@dataclass
+class _Trail(TorchDispatchMode):
+    """Every output of the cut model, with the module that made it."""
+
+    recorder: Recorder
+    seen: list[tuple[str, Tensor, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen += [(str(func), t.clone(), self.recorder.path[-1]) for t in _tensors(out)]
+        return out
+
+
+def _failure(
+    twin: nn.Module, small: nn.Module, keep: Keep, inputs: tuple[Any, ...], found: tuple[float, float]
+) -> CheckFailed:
+    """The failed check, with the first node whose kept elements differ."""
+    wanted: list[Any] = []
+    _run(twin, inputs, _Masked(twin, keep, wanted))
+    recorder = Recorder(False)
+    trail = _Trail(recorder)
+    with module_paths(small, recorder):
+        _run(small, inputs, trail)
+    message = f"the cut model is off by {found[0]:.2e} of its output's range (allowed {found[1]:.0e})"
+    where = "the two forwards run different ops, so the node cannot be named"
+    if [op for op, _ in wanted] == [op for op, _, _ in trail.seen]:
+        where = next(
+            (
+                f"first difference: {op} at {path or 'the model itself'}"
+                for (op, a), (_, b, path) in zip(wanted, trail.seen, strict=True)
+                if a.numel() != b.numel() or not torch.allclose(a.double(), b.double().flatten(), 1e-6, 1e-9)
+            ),
+            "every node agrees by itself: the outputs differ by accumulated rounding",
+        )
+    return CheckFailed(f"{message}\n  {where}", "this is a bug in surgeon: nothing was written")

@@ -1,0 +1,78 @@
+"""Does a cut model compute what it should? Its recorded ops against the original's, size by size.
+
+No weights and no tolerance: every op of the cut model must be the original's op, on tensors of the
+planned shapes, with exactly the size and position arguments that the algebra says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgeon.cut.sizes import Call, Positions, Sizes, resize
+from surgeon.graph import Graph, Node, Value
+
+_FREE = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
+
+
+def misfit(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
+    """Why the cut model's forward is not the planned one: the first node that differs, or None."""
+    if len(original.nodes) != len(slim.nodes):
+        return f"its forward runs {len(slim.nodes)} ops instead of {len(original.nodes)}"
+    used = {v for node in original.nodes for v in node.inputs} | set(original.outputs)
+    for old, new in zip(original.nodes, slim.nodes, strict=True):
+        why = _differs(old, new, sizes, used)
+        if why:
+            return f"{why}, at {old.module or 'the model itself'} ({old.source})"
+    return None
+
+
+def _differs(old: Node, new: Node, sizes: Sizes, used: set[Value]) -> str | None:
+    if old.op != new.op:
+        return f"{new.op} runs where {old.op} did"
+    for a, b in zip(old.outputs, new.outputs, strict=True):
+        if a in used and a is not None and b is not None and sizes.shape(a) != b.shape:
+            return f"{old.op} gives {list(b.shape)} where {list(sizes.shape(a))} is planned"
+    if old.op in _FREE:
+        return None
+    x = next(iter(old.inputs), None)
+    outputs = tuple(v for v in old.outputs if v is not None)
+    want = resize(Call(old.op, old.args, old.kwargs, x, outputs, (old,)), sizes)
+    return _argument(old, want, new)
+
+
+def _argument(old: Node, want: Call, new: Node) -> str | None:
+    if want.op != old.op and not _same_split(want, new):
+        return f"{old.op} with {_plain(old.args)} cannot be written for the cut tensors"
+    if want.op != old.op:
+        return None
+    if not _same(want.args, new.args) or not _same(want.kwargs, new.kwargs):
+        return f"{old.op} is given {_plain(new.args)} where {_plain(want.args)} is planned"
+    return None
+
+
+def _same_split(want: Call, new: Node) -> bool:
+    """A split is the planned one when its runs are: their sizes were compared as output shapes."""
+    return want.op == "aten.split_with_sizes.default" and "split" in new.op
+
+
+def _same(want: Any, new: Any) -> bool:
+    if isinstance(want, Positions):
+        return isinstance(new, Value) and new.constant is not None and new.constant.tolist() == list(want.index)
+    if isinstance(want, Value):
+        return isinstance(new, Value)
+    if isinstance(want, (list, tuple)):
+        return isinstance(new, (list, tuple)) and len(want) == len(new) and all(map(_same, want, new))
+    if isinstance(want, dict):
+        return want.keys() == new.keys() and all(_same(v, new[k]) for k, v in want.items())
+    return want == new or (want != want and new != new)
+
+
+def _plain(args: Any) -> str:
+    """Arguments without their tensors."""
+    if isinstance(args, Value):
+        return str(args)
+    if isinstance(args, Positions):
+        return str(list(args.index))
+    if isinstance(args, (list, tuple)):
+        return "(" + ", ".join(_plain(a) for a in args) + ")"
+    return repr(args)

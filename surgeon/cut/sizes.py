@@ -1,0 +1,299 @@
+"""What every tensor and every size argument becomes after a cut.
+
+`Sizes` answers for values; `RESIZE` says, op by op, which arguments hold sizes or positions and what
+they must be on the smaller tensors. Program surgery writes these arguments; module surgery is
+accepted only where the user's own forward computes the very same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgeon.couple import Coupling
+from surgeon.graph import Node, Value
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes and positions once the classes `removed` are gone."""
+
+    coupling: Coupling
+    removed: Mask
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """New shape of a value."""
+        dims = self.coupling.dims.get(value)
+        if dims is None:
+            return value.shape
+        return tuple(self.coupling.kept_size(d, self.removed) for d in dims)
+
+    def kept(self, value: Value, dim: int) -> Ids:
+        """Old positions of a dimension that stay."""
+        dims = self.coupling.dims.get(value)
+        if dims is None:
+            return np.arange(value.shape[dim])
+        return self.coupling.kept(dims[dim], self.removed)
+
+    def factor(self, node: Node, letter: str) -> int:
+        """New size of a factor of a node's rule."""
+        return self.coupling.kept_size(self.coupling.bound[node.index][letter], self.removed)
+
+    def taken(self, value: Value, dim: int, index: Ids) -> Ids:
+        """Positions `index` of the old dimension, as positions of the new one; what is gone is left out."""
+        kept = self.kept(value, dim)
+        place = np.full(value.shape[dim], -1, np.int64)
+        place[kept] = np.arange(len(kept))
+        new = place[index]
+        return new[new >= 0]
+
+
+@dataclass(frozen=True)
+class Call:
+    """An op's arguments, with the values behind its tensors: recorded, or of a program's node.
+
+    `nodes` are the recorded ops it ran; `args` may hold anything where a size was computed.
+    """
+
+    op: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    x: Value | None
+    outputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+
+    def arg(self, position: int, default: Any = None) -> Any:
+        """Positional argument or its default."""
+        return self.args[position] if position < len(self.args) else default
+
+    def put(self, position: int, value: Any, op: str | None = None) -> Call:
+        """The same call with one argument changed."""
+        args = (*self.args[:position], value, *self.args[position + 1 :])
+        return Call(op or self.op, args, self.kwargs, self.x, self.outputs, self.nodes)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A constant index, to be stored as a tensor where the call had one."""
+
+    index: tuple[int, ...]
+
+
+Resizer = Callable[[Call, Sizes], Call]
+RESIZE: dict[str, Resizer] = {}
+
+
+def _resizes(*ops: str) -> Callable[[Resizer], Resizer]:
+    def register(function: Resizer) -> Resizer:
+        for op in ops:
+            RESIZE[f"aten.{op}"] = function
+        return function
+
+    return register
+
+
+def resize(call: Call, sizes: Sizes) -> Call:
+    """The call as it must be on the cut tensors."""
+    packet = call.op.rsplit(".", 1)[0]
+    resizer = RESIZE.get(packet) or RESIZE.get(packet.rstrip("_"))
+    return resizer(call, sizes) if resizer else call
+
+
+def _fill(asked: Sequence[Any], shape: Sequence[int]) -> list[Any]:
+    """Sizes written in the code replaced by the new ones; -1 and computed sizes stay."""
+    return [n if type(a) is int and a != -1 else a for a, n in zip(asked, shape, strict=True)]
+
+
+@_resizes("view", "_unsafe_view", "reshape", "_reshape_alias", "new_zeros", "new_ones", "new_empty", "new_full")
+def _shape_second(call: Call, sizes: Sizes) -> Call:
+    return call.put(1, _fill(call.args[1], sizes.shape(call.outputs[0])))
+
+
+@_resizes("zeros", "ones", "full", "empty", "rand", "randn")
+def _shape_first(call: Call, sizes: Sizes) -> Call:
+    return call.put(0, _fill(call.args[0], sizes.shape(call.outputs[0])))
+
+
+@_resizes("expand")
+def _expand(call: Call, sizes: Sizes) -> Call:
+    return call.put(1, _fill(call.args[1], sizes.shape(call.outputs[0])))
+
+
+@_resizes("repeat", "tile")
+def _repeat(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    new, x = sizes.shape(call.outputs[0]), sizes.shape(call.x)
+    x = (1,) * (len(new) - len(x)) + x
+    repeats = [n // m for n, m in zip(new, x, strict=True)]
+    return call.put(1, _fill(call.args[1], repeats[len(repeats) - len(call.args[1]) :]))
+
+
+@_resizes("unflatten")
+def _unflatten(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    dim = call.args[1] % len(call.x.shape)
+    count = len(call.args[2])
+    return call.put(2, _fill(call.args[2], sizes.shape(call.outputs[0])[dim : dim + count]))
+
+
+@_resizes("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "tensor_split")
+def _split(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    dim = call.arg(2, call.kwargs.get("dim", 0)) % len(call.x.shape)
+    if len(sizes.kept(call.x, dim)) == call.x.shape[dim]:
+        return call
+    new = [sizes.shape(out)[dim] for out in call.outputs]
+    args = (call.args[0], new, dim)
+    return Call("aten.split_with_sizes.default", args, {}, call.x, call.outputs, call.nodes)
+
+
+@_resizes("slice", "narrow")
+def _slice(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    dim = call.arg(1, 0) % len(call.x.shape)
+    size = call.x.shape[dim]
+    if len(sizes.kept(call.x, dim)) == size:
+        return call
+    if "narrow" in call.op:
+        index = np.arange(call.args[2], call.args[2] + call.args[3])
+    else:
+        index = np.arange(size)[slice(call.arg(2), call.arg(3), call.arg(4, 1))]
+    new = _taking(call, dim, sizes.taken(call.x, dim, index))
+    if "slice" in call.op and "slice" in new.op and type(call.arg(3)) is int and call.args[3] >= size:
+        new = new.put(3, call.args[3])  # to the end stays to the end
+    return new
+
+
+def _taking(call: Call, dim: int, index: Ids) -> Call:
+    """A slice where the positions are a run, else a constant gather."""
+    x = (call.args[0], dim)
+    steps = np.unique(np.diff(index))
+    if len(index) and len(steps) <= 1 and (not len(steps) or steps[0] > 0):
+        step = int(steps[0]) if len(steps) else 1
+        args = (*x, int(index[0]), int(index[-1]) + 1, step)
+        return Call("aten.slice.Tensor", args, {}, call.x, call.outputs, call.nodes)
+    args = (*x, Positions(tuple(index.tolist())))
+    return Call("aten.index_select.default", args, {}, call.x, call.outputs, call.nodes)
+
+
+@_resizes("select")
+def _select(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    dim = call.args[1] % len(call.x.shape)
+    index = np.array([call.args[2] % call.x.shape[dim]])
+    new = sizes.taken(call.x, dim, index)
+    if type(call.args[2]) is not int or len(sizes.kept(call.x, dim)) == call.x.shape[dim]:
+        return call
+    return call.put(2, int(new[0]))
+
+
+@_resizes("roll")
+def _roll(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    shifts, over = call.args[1], call.arg(2, ())
+    new = []
+    for shift, d in zip(shifts, over, strict=False):
+        size = call.x.shape[d]
+        index = np.roll(np.arange(size), shift)
+        taken = sizes.taken(call.x, d % len(call.x.shape), index)
+        # a cut rotation is a rotation: the first element says by how much
+        new.append(shift if len(taken) == size else int(-taken[0] % len(taken)))
+    return call.put(1, new) if over else call
+
+
+@_resizes("constant_pad_nd", "pad")
+def _pad(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    rank, pad = len(call.x.shape), list(call.args[1])
+    out = call.outputs[0]
+    for k in range(len(pad) // 2):
+        d = rank - 1 - k
+        before, after = pad[2 * k], pad[2 * k + 1]
+        if type(before) is not int or type(after) is not int or min(before, after) < 0:
+            continue
+        kept = sizes.kept(out, d)
+        pad[2 * k] = int((kept < before).sum())
+        pad[2 * k + 1] = int((kept >= out.shape[d] - after).sum())
+    return call.put(1, pad)
+
+
+@_resizes("index_select")
+def _index_select(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    dim = call.args[1] % len(call.x.shape)
+    index = _constant(call, 0)
+    if index is None or len(sizes.kept(call.x, dim)) == call.x.shape[dim]:
+        return call
+    return call.put(2, Positions(tuple(sizes.taken(call.x, dim, index).tolist())))
+
+
+@_resizes("index")
+def _index(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    used = [i for i, v in enumerate(call.args[1]) if v is not None]
+    index = _constant(call, 0) if len(used) == 1 else None
+    dim = used[0]
+    if index is None or len(sizes.kept(call.x, dim)) == call.x.shape[dim]:
+        return call
+    new: list[Any] = [None] * len(call.args[1])
+    new[dim] = Positions(tuple(sizes.taken(call.x, dim, index % call.x.shape[dim]).tolist()))
+    return call.put(1, new)
+
+
+def _constant(call: Call, which: int) -> Ids | None:
+    """The positions of an index that is known."""
+    found = [v for node in call.nodes for v in node.inputs if v.constant is not None and v is not call.x]
+    if len(found) <= which or found[which].constant.dim() != 1:
+        return None
+    return found[which].constant.numpy()
+
+
+@_resizes("convolution")
+def _convolution(call: Call, sizes: Sizes) -> Call:
+    return call.put(8, sizes.factor(call.nodes[0], "g"))
+
+
+@_resizes("conv1d", "conv2d", "conv3d")
+def _conv(call: Call, sizes: Sizes) -> Call:
+    return call.put(6, sizes.factor(call.nodes[-1], "g")) if len(call.args) > 6 else call
+
+
+@_resizes("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def _conv_transpose(call: Call, sizes: Sizes) -> Call:
+    return call.put(6, sizes.factor(call.nodes[-1], "g")) if len(call.args) > 6 else call
+
+
+@_resizes("native_group_norm")
+def _native_group_norm(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    call = call.put(4, sizes.shape(call.x)[1])
+    return call.put(6, sizes.factor(call.nodes[0], "g"))
+
+
+@_resizes("group_norm")
+def _group_norm(call: Call, sizes: Sizes) -> Call:
+    norm = next(n for n in call.nodes if "group_norm" in n.op)
+    return call.put(1, sizes.factor(norm, "g"))
+
+
+@_resizes("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+def _layer_norm(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    return call.put(1, list(sizes.shape(call.x)[-len(call.args[1]) :]))
+
+
+@_resizes("scaled_dot_product_attention")
+def _attention(call: Call, sizes: Sizes) -> Call:
+    """The default scale is that of the head_dim: the original one stays."""
+    assert call.x is not None
+    if call.kwargs.get("scale") is not None or sizes.shape(call.x)[-1] == call.x.shape[-1]:
+        return call
+    kwargs = call.kwargs | {"scale": call.x.shape[-1] ** -0.5}
+    return Call(call.op, call.args, kwargs, call.x, call.outputs, call.nodes)

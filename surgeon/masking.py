@@ -1,0 +1,263 @@
+"""Masks of elements that a cut model does not have, carried through every op of the original.
+
+Independent of the algebra: a movement op carries a mask by running on it, so a wrong movement rule
+cannot agree with itself; a compute op by the letters of its notation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+
+from surgeon.errors import CheckFailed
+from surgeon.graph import Node, Value
+from surgeon.rules import Rule, Term, lookup, parse, spread
+
+
+class Masks:
+    """True where an element is removed. Every tensor has one, laid out like the tensor itself, so
+    that a write through a view reaches the mask of what it is a view of."""
+
+    def __init__(self) -> None:
+        self._masks: Any = WeakIdKeyDictionary()  # tensor -> mask, for as long as the tensor lives
+
+    def begin(self, tensor: Tensor, keep: Mapping[int, Sequence[int]]) -> None:
+        """Mask a state tensor as the plan says: what is not kept is zero from now on."""
+        mask = torch.zeros_like(tensor, dtype=torch.bool)
+        for d, kept in keep.items():
+            gone = torch.ones(tensor.shape[d], dtype=torch.bool, device=tensor.device)
+            gone[list(kept)] = False
+            mask |= _along(gone, d, tensor.dim())
+        self._masks[tensor] = mask
+        if keep and tensor.is_floating_point():
+            tensor.detach().masked_fill_(mask, 0)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The mask of a tensor; one that was never seen has nothing removed."""
+        mask = self._masks.get(tensor)
+        if mask is None:
+            mask = self._masks[tensor] = torch.zeros_like(tensor, dtype=torch.bool)
+        return mask
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one op on masked tensors and give its outputs their masks."""
+        rule = lookup(str(func))
+        touched = any(bool(self.of(t).any()) for t in _flat((args, kwargs)))
+        if rule is None or (not touched and rule.choose is not None and not _in_place(func)):
+            if touched:
+                raise CheckFailed(f"removed channels reach {func}, which has no channel rule")
+            return func(*args, **kwargs)
+        if rule.move is not None:
+            return self._move(rule, func, args, kwargs)
+        return self._compute(rule, func, args, kwargs)
+
+    def _move(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        out = func(*args, **kwargs)
+        if rule.family == "factory":
+            return out
+        masks = _moved(func, tree_map_only(Tensor, self.of, args[0]), args[1:])
+        for tensor, mask in zip(_flat((out,)), _flat((masks,)), strict=True):
+            self._masks[tensor] = mask
+        return out
+
+    def _compute(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert rule.choose is not None
+        form = rule.choose(_node(func, args, kwargs))
+        notation = parse(form.text)
+        places = form.at if form.at is not None else tuple(range(len(args)))
+        operands = [
+            (i, terms, args[i])
+            for i, terms in zip(places, notation.inputs, strict=False)
+            if i < len(args) and isinstance(args[i], Tensor)
+        ]
+        letters = _Letters(str(func), form.sizes)
+        for _, terms, tensor in operands:
+            letters.read(terms, self.of(tensor))
+        mixing = {x for _, terms, _ in operands for t in terms for x in t.mixing}
+        if any(bool(letters.gone[x].any()) for x in mixing if x in letters.gone):
+            out = _on_kept(func, args, kwargs, operands, (letters, notation.outputs))
+        else:
+            out = func(*args, **kwargs)
+        for terms, tensor in zip(notation.outputs, _flat((out,)), strict=False):
+            self._settle(tensor, letters.write(terms, tensor.shape, tensor.device))
+        return out
+
+    def _settle(self, tensor: Tensor, mask: Tensor) -> None:
+        """Give an output its mask; one written in place changes the mask that it is a view of."""
+        own = self.of(tensor)
+        own.copy_(mask.expand_as(own))
+        if tensor.is_floating_point():
+            tensor.masked_fill_(own, 0)
+
+
+class _Letters:
+    """Which positions of each factor are removed, read off masks and written to masks."""
+
+    def __init__(self, op: str, sizes: Mapping[str, int]) -> None:
+        self.op = op
+        self.sizes = dict(sizes)
+        self.gone: dict[str, Tensor] = {}
+        self.passed: Tensor | None = None
+
+    def read(self, terms: tuple[Term, ...], mask: Tensor) -> None:
+        """Take the removed positions of every factor of an operand from its mask."""
+        each = spread(terms, mask.dim())
+        passing = [d for d, t in enumerate(each) if t.text == "..."]
+        if passing:
+            rest = [d for d in range(mask.dim()) if d not in passing]
+            own = mask.all(dim=rest) if rest else mask
+            self.passed = own if self.passed is None else self.passed | own
+        for d, term in enumerate(each):
+            rest = [k for k in range(mask.dim()) if k != d]
+            along = mask.all(dim=rest) if rest else mask
+            if term.letters:
+                self._read_term(term, along)
+            elif term.text in ("_", "*") and bool(along.any()) and not bool(along.all()):
+                raise CheckFailed(f"removed channels lie along a position of {self.op}")
+
+    def _read_term(self, term: Term, along: Tensor) -> None:
+        sizes = self._factors(term, len(along))
+        if sizes is None:
+            return
+        box = along.reshape(sizes)
+        gone = []
+        for k in range(len(sizes)):  # a factor's position is gone when all that it spans is
+            rest = [j for j in range(len(sizes)) if j != k]
+            gone.append(box.all(dim=rest) if rest else box)
+        again = torch.zeros_like(box)
+        for k, g in enumerate(gone):
+            again |= _along(g, k, len(sizes))
+        if not torch.equal(again, box):
+            raise CheckFailed(f"what is removed at {self.op} is no product of rows and columns")
+        for letter, g in zip(term.letters, gone, strict=True):
+            known = self.gone.get(letter)
+            self.gone[letter] = g if known is None or len(known) != len(g) else known | g
+            self.sizes[letter] = len(g)
+
+    def _factors(self, term: Term, size: int) -> list[int] | None:
+        known = [self.sizes.get(x) for x in term.letters]
+        if size == 1:
+            return [1] * len(known) if all(n in (None, 1) for n in known) else None
+        if len(known) == 1:
+            return [size]
+        rest = size
+        for n in known:
+            rest //= n or 1
+        return [rest if n is None else n for n in known]
+
+    def write(self, terms: tuple[Term, ...], shape: Sequence[int], device: torch.device) -> Tensor:
+        """The mask of an output, broadcastable to its shape."""
+        each = spread(terms, len(shape))
+        mask = torch.zeros((1,) * len(shape), dtype=torch.bool, device=device)
+        passing = [d for d, t in enumerate(each) if t.text == "..."]
+        if passing and self.passed is not None:
+            own = self.passed.reshape((1,) * (len(passing) - self.passed.dim()) + self.passed.shape)
+            full = [1] * len(shape)
+            for d, n in zip(passing, own.shape, strict=True):
+                full[d] = n
+            mask = mask | own.reshape(full)
+        for d, term in enumerate(each):
+            along = self.along(term, device)
+            if along is not None and len(along) == shape[d]:
+                mask = mask | _along(along, d, len(shape))
+        return mask
+
+    def along(self, term: Term, device: torch.device) -> Tensor | None:
+        """Removed positions of a term: the product of its factors."""
+        found = [self.gone.get(x) for x in term.letters]
+        if not found or any(g is None for g in found):
+            return None
+        out = torch.zeros(1, dtype=torch.bool, device=device)
+        for g in found:
+            assert g is not None
+            out = (out[:, None] | g[None, :]).flatten()
+        return out
+
+
+def _on_kept(
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    operands: list[tuple[int, tuple[Term, ...], Tensor]],
+    said: tuple[_Letters, tuple[tuple[Term, ...], ...]],
+) -> Any:
+    """Run a mixing op on the kept elements, and put its outputs back in their places."""
+    letters, outputs = said
+    small = list(args)
+    for i, terms, tensor in operands:
+        for d, term in enumerate(spread(terms, tensor.dim())):
+            along = letters.along(term, tensor.device)
+            if along is not None and len(along) == small[i].shape[d]:
+                small[i] = small[i].index_select(d, torch.nonzero(~along).flatten())
+    _resized(str(func), small, letters)
+    out = func(*small, **kwargs)
+    placed = [
+        _placed(tensor, terms, letters)
+        for terms, tensor in zip(outputs, _flat((out,)), strict=False)
+    ]
+    if _in_place(func):
+        return args[0].copy_(placed[0])
+    return tuple(placed) if isinstance(out, (tuple, list)) else placed[0]
+
+
+def _resized(op: str, args: list[Any], letters: _Letters) -> None:
+    """Size arguments of the ops that have them beside their tensors."""
+    if "layer_norm" in op or "rms_norm" in op:
+        args[1] = list(args[0].shape[-len(args[1]) :])
+    if "native_group_norm" in op:
+        args[4] = args[0].shape[1]
+        args[6] = int((~letters.gone["g"]).sum())
+
+
+def _placed(tensor: Tensor, terms: tuple[Term, ...], letters: _Letters) -> Tensor:
+    for d, term in enumerate(spread(terms, tensor.dim())):
+        along = letters.along(term, tensor.device)
+        if along is None or not bool(along.any()) or int((~along).sum()) != tensor.shape[d]:
+            continue
+        shape = list(tensor.shape)
+        shape[d] = len(along)
+        full = tensor.new_zeros(shape)
+        tensor = full.index_copy_(d, torch.nonzero(~along).flatten(), tensor)
+    return tensor
+
+
+def _along(vector: Tensor, d: int, rank: int) -> Tensor:
+    shape = [1] * rank
+    shape[d] = -1
+    return vector.reshape(shape)
+
+
+def _moved(func: Any, mask: Any, rest: tuple[Any, ...]) -> Any:
+    """The op run on a mask; what it adds by itself is not removed."""
+    if "pad" in str(func):
+        return func(mask, rest[0], 0)
+    if "glu" in str(func):
+        first, second = mask.chunk(2, rest[0] if rest else -1)
+        return first | second
+    return func(mask, *rest)
+
+
+def _in_place(func: Any) -> bool:
+    return func._schema.name.endswith("_") and not func._schema.name.endswith("__")
+
+
+def _flat(args: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    tree_map_only(Tensor, found.append, args)
+    return found
+
+
+def _node(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
+    """The call as rules see it: values in place of tensors."""
+
+    def value(t: Tensor) -> Value:
+        return Value(0, tuple(t.shape), str(t.dtype))
+
+    count = len(func._schema.returns)
+    noted = tree_map_only(Tensor, value, args)
+    return Node(0, str(func), func, tuple(noted), kwargs, (None,) * count, "", "?")
