@@ -21,7 +21,15 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from surgeon.errors import BadInput, CheckFailed
 from surgeon.masking import Masks
 from surgeon.plan import Keep, Plan
-from surgeon.trace.record import Recorder, forward_failed, module_paths, named_state, output_tensors, shell
+from surgeon.trace.record import (
+    Recorder,
+    forward_failed,
+    module_paths,
+    named_state,
+    output_tensors,
+    plain_attention,
+    shell,
+)
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -105,7 +113,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _run(model: nn.Module, inputs: tuple[Any, ...], mode: TorchDispatchMode | None = None) -> list[Tensor]:
     inputs = tree_map_only(Tensor, torch.clone, inputs)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_attention():
             if mode is None:
                 return output_tensors(model(*inputs))
             with mode:

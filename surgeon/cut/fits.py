@@ -27,32 +27,26 @@ def misfit(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
 
 
 def _differs(old: Node, new: Node, sizes: Sizes, used: set[Value]) -> str | None:
-    if old.op != new.op:
+    x = next(iter(old.inputs), None)
+    outputs = tuple(v for v in old.outputs if v is not None)
+    want = resize(Call(old.op, old.args, old.kwargs, x, outputs, (old,)), sizes)
+    if new.op not in (old.op, want.op) and not _both_split(want, new):
         return f"{new.op} runs where {old.op} did"
     for a, b in zip(old.outputs, new.outputs, strict=True):
         if a in used and a is not None and b is not None and sizes.shape(a) != b.shape:
             return f"{old.op} gives {list(b.shape)} where {list(sizes.shape(a))} is planned"
-    if old.op in _FREE:
+    if old.op in _FREE or _both_split(want, new):
         return None
-    x = next(iter(old.inputs), None)
-    outputs = tuple(v for v in old.outputs if v is not None)
-    want = resize(Call(old.op, old.args, old.kwargs, x, outputs, (old,)), sizes)
-    return _argument(old, want, new)
-
-
-def _argument(old: Node, want: Call, new: Node) -> str | None:
-    if want.op != old.op and not _same_split(want, new):
+    if new.op != want.op:
         return f"{old.op} with {_plain(old.args)} cannot be written for the cut tensors"
-    if want.op != old.op:
-        return None
     if not _same(want.args, new.args) or not _same(want.kwargs, new.kwargs):
         return f"{old.op} is given {_plain(new.args)} where {_plain(want.args)} is planned"
     return None
 
 
-def _same_split(want: Call, new: Node) -> bool:
-    """A split is the planned one when its runs are: their sizes were compared as output shapes."""
-    return want.op == "aten.split_with_sizes.default" and "split" in new.op
+def _both_split(want: Call, new: Node) -> bool:
+    """A split is the planned one when its runs are: their sizes are compared as output shapes."""
+    return "split" in want.op and "split" in new.op
 
 
 def _same(want: Any, new: Any) -> bool:

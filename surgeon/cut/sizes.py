@@ -177,7 +177,8 @@ def _taking(call: Call, dim: int, index: Ids) -> Call:
     steps = np.unique(np.diff(index))
     if len(index) and len(steps) <= 1 and (not len(steps) or steps[0] > 0):
         step = int(steps[0]) if len(steps) else 1
-        args = (*x, int(index[0]), int(index[-1]) + 1, step)
+        start = int(index[0]) if len(index) else 0
+        args = (*x, start, start + (len(index) - 1) * step + 1, *((step,) if step != 1 else ()))
         return Call("aten.slice.Tensor", args, {}, call.x, call.outputs, call.nodes)
     args = (*x, Positions(tuple(index.tolist())))
     return Call("aten.index_select.default", args, {}, call.x, call.outputs, call.nodes)

@@ -26,11 +26,11 @@ _NODE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _STATE_PART = re.compile(r"[^.\"'\\\x00-\x1f\x7f]{1,200}")
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d{1,3})?")
 _FUNCTION_NAMES = {function: name for name, function in FUNCTIONS.items()}
-_DTYPES = {
-    name: getattr(torch, name)
-    for name in """float16 bfloat16 float32 float64 complex64 complex128
-    uint8 int8 int16 int32 int64 bool""".split()
-}
+_KINDS = (
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("uint8", "int8", "int16", "int32", "int64", "bool"),
+)
+_DTYPES = {name: getattr(torch, name) for name in _KINDS}
 _FORMATS = {
     name: getattr(torch, name)
     for name in ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -127,6 +128,13 @@ class Program(nn.Module):
             owner = ties.get(name, name)
             if owner in fresh:
                 _put(self, name, fresh[owner])
+
+    def add_constant(self, tensor: Tensor) -> str:
+        """Hold a tensor that the graph may read by a `get_attr` of the name returned."""
+        taken = self.tensors()
+        name = next(n for i in count() if (n := f"_constants.c{i}") not in taken)
+        _hold(self, Held(name, tensor, persistent=False))
+        return name
 
     def recompile(self) -> None:
         """Check the graph and run it as it is now. Raises BadInput if it names unknown state."""

@@ -91,15 +91,16 @@ def _swapped(tensor: Tensor, swap: Callable[[Tensor], Tensor]) -> Tensor:
     return new
 
 
-def _to_meta(tensor: Tensor) -> Tensor:
+def to_meta(tensor: Tensor) -> Tensor:
+    """Floats without their values; integers as they are."""
     return tensor.to("meta") if tensor.is_floating_point() or tensor.is_complex() else tensor
 
 
 def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Graph:
-    swap = _to_meta if on_meta else (lambda t: t.clone() if not t.is_leaf else t)
+    swap = to_meta if on_meta else (lambda t: t.clone() if not t.is_leaf else t)
     twin = shell(model, swap).eval()
     if on_meta:
-        inputs = tree_map_only(Tensor, _to_meta, inputs)
+        inputs = tree_map_only(Tensor, to_meta, inputs)
     recorder = Recorder(on_meta)
     for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
@@ -107,7 +108,7 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Grap
     recorder.graph.parameters = frozenset(names)
     flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     recorder.graph.inputs = tuple(recorder.value(t) for t in flat)
-    with torch.no_grad(), module_paths(twin, recorder), recorder:
+    with torch.no_grad(), plain_attention(), module_paths(twin, recorder), recorder:
         output = twin(*inputs)
     recorder.graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     recorder.graph.on_meta = on_meta
@@ -122,6 +123,17 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
             if tensor is not None:
                 found[f"{prefix}.{name}" if prefix else name] = tensor
     return found
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """nn.MultiheadAttention as its plain ops, not as one fused op that eval mode may choose."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def output_tensors(output: Any) -> list[Tensor]:
@@ -173,6 +185,8 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        noted = tuple(self._noted(a) for a in args)  # before the op may change their shape in place
+        noted_kwargs = {k: self._noted(v) for k, v in kwargs.items()}
         out = self._run(func, args, kwargs)
         outputs = out if isinstance(out, (tuple, list)) else (out,)
         self.graph.nodes.append(
@@ -180,8 +194,8 @@ class Recorder(TorchDispatchMode):
                 len(self.graph.nodes),
                 str(func),
                 func,
-                tuple(self._noted(a) for a in args),
-                {k: self._noted(v) for k, v in kwargs.items()},
+                noted,
+                noted_kwargs,
                 tuple(self.value(o) if isinstance(o, Tensor) else None for o in outputs),
                 self.path[-1],
                 _source(sys._getframe(1)),
@@ -192,7 +206,7 @@ class Recorder(TorchDispatchMode):
     def value(self, tensor: Tensor) -> Value:
         """The value of a tensor, new where it was not seen before."""
         known = self._known.get(id(tensor))
-        if known is None:
+        if known is None or known.shape != tensor.shape:  # transpose_ makes another value of it
             known = Value(
                 len(self.graph.values), tuple(tensor.shape), short(tensor.dtype), stride=tensor.stride()
             )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from surgeon.trace.guards import guarded
 from surgeon.trace.lift import Slot
 
 Observer = Callable[[fx.Node, Any], None]
@@ -149,11 +150,11 @@ def _call(
     assert callable(node.target)
     switch = mode_switch(node) if training else None
     if switch is None:
-        return node.target, node.args
+        return guarded(node.target), node.args
     args = (*node.args[:switch], True, *node.args[switch + 1 :])
     counter = _counter(node, state)
     if counter is None:
-        return node.target, args
+        return guarded(node.target), args
     return functools.partial(_counting_batch_norm, *counter), args
 
 

@@ -1,0 +1,60 @@
+"""Which of the two surgeries: module surgery where the module's own forward then does what was planned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from surgeon.couple import Coupling
+from surgeon.cut.fits import misfit
+from surgeon.cut.module import cut_module
+from surgeon.cut.program import cut_program
+from surgeon.cut.sizes import Sizes
+from surgeon.errors import BadInput, SurgeonError
+from surgeon.plan import Plan
+from surgeon.planning import removed_by
+from surgeon.trace.program import Program
+from surgeon.trace.record import record
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut model in eval mode. `way` is 'module' or 'program', `why` says why not the first."""
+
+    model: nn.Module
+    way: str
+    why: str | None = None
+
+
+def cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan) -> Cut:
+    """A smaller copy of `model`; the model is not touched.
+
+    Raises BadInput where the plan does not fit, SurgeonError where neither surgery can write it.
+    """
+    sizes = Sizes(coupling, removed_by(coupling, plan))
+    if isinstance(model, Program):
+        return Cut(cut_program(model, inputs, plan), "program")
+    slim = cut_module(model, plan.keep, sizes)
+    why = _misfit(slim, inputs, coupling, sizes)
+    if why is None:
+        return Cut(slim, "module")
+    try:
+        return Cut(cut_program(model, inputs, plan), "program", why)
+    except BadInput as error:
+        raise SurgeonError(
+            f"neither surgery can cut this network: its own forward does not follow ({why}), "
+            f"and as a program: {error.message}",
+            error.hint,
+        ) from error
+
+
+def _misfit(
+    slim: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, sizes: Sizes
+) -> str | None:
+    try:
+        after = record(slim, inputs)
+    except BadInput as error:
+        return error.message.split("\n")[0]
+    return misfit(coupling.graph, after, sizes)

@@ -1,0 +1,92 @@
+"""Program surgery: the exported program with smaller tensors, and every size in it rewritten.
+
+Where a `forward` holds sizes or positions as literals, its own code cannot run on the cut tensors;
+the program can, because there the literals are arguments.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from surgeon.couple import couple
+from surgeon.cut.fits import misfit
+from surgeon.cut.module import sliced
+from surgeon.cut.sizes import Call, Positions, Sizes, resize
+from surgeon.errors import SurgeonError
+from surgeon.graph import Value
+from surgeon.plan import Plan
+from surgeon.planning import removed_by
+from surgeon.trace.observe import Observed, observe
+from surgeon.trace.program import Program, to_program
+
+
+def cut_program(model: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> Program:
+    """A smaller program that computes what the plan leaves of `model`; eval mode.
+
+    Raises BadInput where the model cannot be exported, SurgeonError where a size in the program
+    cannot be rewritten.
+    """
+    program = copy.deepcopy(model) if isinstance(model, Program) else to_program(model, inputs)
+    seen = observe(program, inputs)
+    coupling = couple(seen.graph)
+    sizes = Sizes(coupling, removed_by(coupling, plan))
+    for node in list(program.graph.nodes):
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            _rewrite(program, node, seen, sizes)
+    tensors = program.tensors()
+    program.replace_state({n: sliced(tensors[n], plan.keep[n]) for n in plan.keep if n in tensors})
+    program.recompile()
+    why = _fits(program, inputs, seen, sizes)
+    if why is not None:
+        raise SurgeonError(f"program surgery cannot write this network: {why}", "report it: surgeon env, and the network's code")
+    return program.eval()
+
+
+def _fits(program: Program, inputs: tuple[Any, ...], seen: Observed, sizes: Sizes) -> str | None:
+    try:
+        after = observe(program, inputs)
+    except (RuntimeError, IndexError, TypeError, AssertionError) as error:
+        return str(error).split("\n")[0]
+    return misfit(seen.graph, after.graph, sizes)
+
+
+def _rewrite(program: Program, node: fx.Node, seen: Observed, sizes: Sizes) -> None:
+    ran = seen.ran.get(node.name)
+    if ran is None or not ran.outputs:
+        return
+    call = Call(str(node.target), tuple(node.args), dict(node.kwargs), _first(node, seen), ran.outputs, ran.nodes)
+    new = resize(call, sizes)
+    if new is call:
+        return
+    node.target = _op(new.op)
+    with program.graph.inserting_before(node):
+        node.args = tuple(_placed(program, a) for a in new.args)
+    node.kwargs = new.kwargs
+
+
+def _first(node: fx.Node, seen: Observed) -> Value | None:
+    """The value of the node's first tensor argument."""
+    for arg in node.all_input_nodes:
+        ran = seen.ran.get(arg.name)
+        if ran is not None and ran.outputs:
+            return ran.outputs[0]
+    return None
+
+
+def _placed(program: Program, arg: Any) -> Any:
+    """An argument for the graph: positions become a constant that the program holds."""
+    if isinstance(arg, Positions):
+        name = program.add_constant(torch.tensor(arg.index))
+        return program.graph.get_attr(name)
+    if isinstance(arg, (list, tuple)):
+        return type(arg)(_placed(program, a) for a in arg)
+    return arg
+
+
+def _op(name: str) -> Any:
+    namespace, packet, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), packet), overload)

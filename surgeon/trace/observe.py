@@ -1,0 +1,62 @@
+"""A Program's graph and the recorded ops behind each of its nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from surgeon.graph import Graph, Node, Value
+from surgeon.trace.program import Program
+from surgeon.trace.record import Recorder, named_state, output_tensors, shell, to_meta
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one node of a program did: the ops recorded, and the values of its tensors."""
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A recorded program. `ran` is by the name of the program's node."""
+
+    graph: Graph
+    ran: dict[str, Ran]
+
+
+def observe(program: Program, inputs: tuple[Any, ...]) -> Observed:
+    """Record one forward of a program on meta tensors, node by node; the program is not changed."""
+    twin = shell(program, to_meta).eval()
+    assert isinstance(twin, Program)
+    recorder = Recorder(on_meta=True)
+    graph = recorder.graph
+    for name, tensor in named_state(twin).items():
+        recorder.name_state(name, tensor)
+    graph.parameters = frozenset(n for n, _ in twin.named_parameters(remove_duplicate=False))
+    inputs = tree_map_only(Tensor, to_meta, inputs)
+    flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    graph.inputs = tuple(recorder.value(t) for t in flat)
+    holders = (n for n in twin.graph.nodes if n.op == "placeholder")
+    ran = {n.name: Ran((), (v,)) for n, v in zip(holders, graph.inputs, strict=True)}
+    done = 0
+
+    def see(node: torch.fx.Node, value: Any) -> None:
+        nonlocal done
+        tensors = [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+        ops = tuple(graph.nodes[done:])
+        for op in ops:
+            op.module = str(node.meta.get("path", "")) or node.name
+            op.source = node.name
+        ran[node.name] = Ran(ops, tuple(recorder.value(t) for t in tensors))
+        done = len(graph.nodes)
+
+    with torch.no_grad(), recorder:
+        output = twin.run(inputs, observe=see)
+    graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
+    return Observed(graph, ran)
