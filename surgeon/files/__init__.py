@@ -1,1 +1,1 @@
-"""A model as the user named it, opened safely: references, checkpoints, programs; and what surgeon saves."""
+"""Opening what people saved, safely; saving what loads without pickle."""

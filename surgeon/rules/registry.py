@@ -108,3 +108,15 @@ def lookup(op: str) -> Rule | None:
         if name in RULES:
             return RULES[name]
     return None
+
+
+def rule(op: str, text: str) -> None:
+    """Give an op its rule: `surgeon.rule("mylib::scale", "n c *, c -> n c *")`.
+
+    op: 'namespace::name', as registered with torch.library. text: factor notation, an operand a
+    tensor argument in order. Raises ValueError where the op has a rule or the text cannot be read.
+    """
+    from surgeon.rules.notation import parse
+
+    parse(text)
+    factor(op.replace("::", "."), text, family="user")

@@ -314,9 +314,10 @@ def _has_batch(leaf: Any, size: int) -> bool:
 
 
 def _first_line(error: Exception) -> str:
+    """The first sentence that says something; torch goes on for pages."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     said = (line for line in lines if not line.startswith("Constraints violated"))
-    return next(said, "no message")[:300]
+    return next(said, "no message").split(". ")[0][:300]
 
 
 def _copies(model: nn.Module) -> Iterator[Held]:

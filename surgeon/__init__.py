@@ -1,0 +1,78 @@
+"""surgeon: physical structured pruning for PyTorch, every cut proven.
+
+The public API, by name. Heavy parts load when they are first used, so that `import surgeon` and the
+command line's --help stay quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from surgeon.errors import BadInput, CheckFailed, OutOfReach, SurgeonError
+
+if TYPE_CHECKING:
+    from surgeon.check import CheckResult, check
+    from surgeon.export import export_onnx
+    from surgeon.files.slim import load, save
+    from surgeon.files.source import open_model
+    from surgeon.measure import measure
+    from surgeon.plan import Plan
+    from surgeon.rules.registry import rule
+    from surgeon.score import criterion
+    from surgeon.shrink import Result, apply, remove, shrink, trace
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CheckResult": "surgeon.check",
+    "Plan": "surgeon.plan",
+    "Result": "surgeon.shrink",
+    "apply": "surgeon.shrink",
+    "check": "surgeon.check",
+    "criterion": "surgeon.score",
+    "export_onnx": "surgeon.export",
+    "load": "surgeon.files.slim",
+    "measure": "surgeon.measure",
+    "open_model": "surgeon.files.source",
+    "remove": "surgeon.shrink",
+    "rule": "surgeon.rules.registry",
+    "save": "surgeon.files.slim",
+    "shrink": "surgeon.shrink",
+    "trace": "surgeon.shrink",
+}
+
+__all__ = [
+    "BadInput", "CheckFailed", "CheckResult", "OutOfReach", "Plan", "Result", "SurgeonError",
+    "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_model",
+    "remove", "rule", "save", "shrink", "trace",
+]  # fmt: skip
+
+
+class _Lazy:
+    """A public name: imported when it is first read.
+
+    A data descriptor, because functions and files share names (`surgeon.check` is the function):
+    importing the file must not put the module in the function's place.
+    """
+
+    def __init__(self, name: str, home: str) -> None:
+        self.name, self.home = name, home
+
+    def __get__(self, module: object, owner: type) -> Any:
+        return getattr(import_module(self.home), self.name)
+
+    def __set__(self, module: object, value: object) -> None:
+        if not isinstance(value, ModuleType):
+            raise AttributeError(f"surgeon.{self.name} is part of the public API")
+
+
+class _Api(ModuleType):
+    """This module, with its public names as descriptors."""
+
+
+for _name, _home in _HOME.items():
+    setattr(_Api, _name, _Lazy(_name, _home))
+sys.modules[__name__].__class__ = _Api

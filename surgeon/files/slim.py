@@ -1,0 +1,168 @@
+"""slim.pth: a cut model that loads without pickle. State, plan, and how to rebuild the network.
+
+A dict for `torch.load(weights_only=True)`: tensors and strings only. The network comes back from its
+arch reference (torchvision, timm) and the plan, or from the program stored as data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from surgeon.couple import couple
+from surgeon.cut.module import cut_module
+from surgeon.cut.sizes import Sizes
+from surgeon.errors import BadInput, SurgeonError
+from surgeon.files.atomic import whole
+from surgeon.files.codec import decode, encode
+from surgeon.plan import Plan
+from surgeon.planning import removed_by
+from surgeon.trace.program import Program, to_program
+from surgeon.trace.record import record
+
+FORMAT, VERSION = "surgeon-slim", 1
+BUILDABLE = ("torchvision:", "timm:")  # references that run no source of the user's
+
+
+def save(result: Any, path: str | Path, arch: str | None = None) -> None:
+    """Write slim.pth, whole or not at all.
+
+    result: what `shrink` gave. arch: the reference that the original was built from; without one
+    that can be built again, the program is stored beside the weights. Raises BadInput where the
+    file cannot be written, or the model is neither.
+    """
+    document = document_of(result.model, result.plan, result.inputs, arch)
+    with whole(Path(path)) as temporary:
+        torch.save(document, temporary)
+
+
+def save_safetensors(model: nn.Module, path: str | Path) -> None:
+    """The state alone, for everyone else."""
+    state = {n: t.detach().contiguous().clone() for n, t in model.state_dict().items()}
+    with whole(Path(path)) as temporary:
+        save_file(state, temporary)
+
+
+def document_of(
+    model: nn.Module, plan: Plan, inputs: tuple[Any, ...], arch: str | None
+) -> dict[str, Any]:
+    """What slim.pth holds: tensors, and JSON in strings."""
+    rebuilt = arch is not None and arch.startswith(BUILDABLE) and not isinstance(model, Program)
+    program = None if rebuilt else _program(model, inputs)
+    extra: dict[str, Tensor] = {}
+    if program is not None:
+        named = program.tensors()
+        extra = {n: t.detach() for n, t in named.items() if n not in program.state_dict()}
+    state = program.state_dict() if program is not None else model.state_dict()
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "arch": arch,
+        "way": "program" if isinstance(model, Program) else "module",
+        "state": {n: t.detach().clone() for n, t in state.items()},
+        "constants": extra,
+        "plan": json.dumps(plan.to_json()),
+        "program": json.dumps(encode(program)) if program is not None else None,
+    }
+
+
+def _program(model: nn.Module, inputs: tuple[Any, ...]) -> Program:
+    if isinstance(model, Program):
+        return model
+    try:
+        return to_program(model, inputs)
+    except SurgeonError as error:
+        raise BadInput(
+            f"the model cannot be stored by itself: {error.message}",
+            "name what it was built from: surgeon.save(r, path, arch='torchvision:...')",
+        ) from error
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The slim model of a slim.pth, in eval mode.
+
+    model: a fresh instance of the user's own class, which is cut and filled (a copy of it is); else
+    the recorded architecture or the stored program. Raises BadInput for anything that is not a
+    sound slim.pth. No code of the file runs.
+    """
+    from surgeon.files.checkpoint import read
+
+    found = read(path)
+    if found.payload is None:
+        raise BadInput(f"{path} is not a slim.pth", "surgeon.files.open_model opens other files")
+    return load_payload(found.payload, model)
+
+
+def load_payload(payload: Mapping[str, Any], model: nn.Module | None = None) -> nn.Module:
+    """The model of an opened slim document."""
+    _sound(payload)
+    arch, way = payload["arch"], payload["way"]
+    if model is not None and way == "program":
+        raise BadInput(
+            "this network was cut as a program: its class cannot run the slim weights",
+            "load it without model=",
+        )
+    if model is None and payload["program"] is not None:
+        return decode(_json(payload["program"]), {**payload["state"], **payload["constants"]}).eval()
+    if model is None:
+        model = _built(arch)
+    return _filled(model, plan_of(payload), payload["state"])
+
+
+def plan_of(payload: Mapping[str, Any]) -> Plan:
+    """The plan stored in a slim document."""
+    return Plan.from_json(_json(payload["plan"]))
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the slim file is damaged: {error}") from None
+
+
+def _sound(payload: Mapping[str, Any]) -> None:
+    if payload.get("format") != FORMAT or payload.get("version") != VERSION:
+        raise BadInput(
+            f"slim file version {payload.get('version')!r}; this surgeon reads {VERSION}"
+        )
+    missing = {"arch", "way", "state", "constants", "plan", "program"} - set(payload)
+    if missing:
+        raise BadInput(f"the slim file is damaged: it has no {', '.join(sorted(missing))}")
+    tensors = (payload["state"], payload["constants"])
+    if not all(isinstance(x, dict) and all(isinstance(t, Tensor) for t in x.values()) for x in tensors):
+        raise BadInput("the slim file is damaged: its state is not a table of tensors")
+
+
+def _built(arch: Any) -> nn.Module:
+    from surgeon.files.arch import build
+
+    if not isinstance(arch, str) or not arch.startswith(BUILDABLE):
+        raise BadInput(
+            "the slim file holds neither a program nor an architecture that can be built",
+            "pass a fresh instance of the class: surgeon.load(path, model=Net())",
+        )
+    return build(arch).model
+
+
+def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
+    from surgeon.shrink import inputs_of
+
+    model = model.eval()
+    coupling = couple(record(model, inputs_of(plan)))
+    slim = cut_module(model, plan.keep, Sizes(coupling, removed_by(coupling, plan)))
+    try:
+        slim.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).strip().split("\n")[1:2]
+        raise BadInput(
+            f"the slim weights do not fit this model: {''.join(first).strip()}",
+            "it must be built as the original was",
+        ) from None
+    return slim

@@ -1,0 +1,92 @@
+"""A pair, before and after: two networks counted, exported and timed side by side."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgeon.errors import SurgeonError
+from surgeon.measure import Budget, Comparison, Measurement, compare_models, measure
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """What the original and the slim network cost; `speed` is their interleaved timing, None where
+    there is no ONNX file to time (`notes` says why)."""
+
+    before: Measurement
+    after: Measurement
+    speed: Comparison | None
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For report.json."""
+        return {
+            "before": self.before.as_dict(),
+            "after": self.after.as_dict(),
+            "latency_ratio": self.speed.as_dict()["ratios"] if self.speed else None,
+            "notes": list(self.notes),
+        }
+
+
+def before_after(
+    model: nn.Module,
+    slim: nn.Module,
+    inputs: tuple[Any, ...],
+    slim_onnx: Path | None = None,
+    budget: Budget | None = None,
+) -> BeforeAfter:
+    """Count both, export what is not exported yet, time both interleaved in ONNX Runtime, one thread.
+
+    Latency is of one example: inputs that share a batch are narrowed to one.
+    """
+    before, after = (measure(m, inputs, latency=False) for m in (model, slim))
+    with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
+        try:
+            return _timed((model, slim), (before, after), single(inputs), (Path(folder), slim_onnx), budget)
+        except SurgeonError as error:
+            return BeforeAfter(before, after, None, (f"not timed: {error.message}",))
+
+
+def _timed(
+    models: tuple[nn.Module, nn.Module],
+    counts: tuple[Measurement, Measurement],
+    inputs: tuple[Any, ...],
+    places: tuple[Path, Path | None],
+    budget: Budget | None,
+) -> BeforeAfter:
+    from surgeon.export import export_onnx
+    from surgeon.measure.memory import peak_memory
+
+    folder, slim_onnx = places
+    old = export_onnx(models[0], folder / "before.onnx", inputs, dynamic_batch=False).path
+    new = slim_onnx or export_onnx(models[1], folder / "after.onnx", inputs, dynamic_batch=False).path
+    speed = compare_models(old, new, inputs, budget)
+    measured = [
+        replace(
+            count,
+            onnx_bytes=path.stat().st_size,
+            latency=speed.timings[name],
+            peak_memory=peak_memory(path, inputs),
+            runtime=_runtime(),
+        )
+        for name, count, path in (("before", counts[0], old), ("after", counts[1], new))
+    ]
+    return BeforeAfter(measured[0], measured[1], speed)
+
+
+def single(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The first example of inputs that share a batch; as they are where they do not."""
+    sizes = {x.shape[0] for x in inputs if getattr(x, "shape", ())}
+    return tuple(x[:1] for x in inputs) if len(sizes) == 1 else inputs
+
+
+def _runtime() -> str:
+    from surgeon.measure.runtime import import_onnxruntime
+
+    return f"onnxruntime {import_onnxruntime().__version__}"

@@ -1,0 +1,1 @@
+"""What a shrink looks like to people: text, later HTML and plots."""

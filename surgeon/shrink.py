@@ -1,0 +1,290 @@
+"""The whole pipeline in one call: trace, couple, score, plan, cut, check, measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from surgeon.budget import Limit, Request, choose
+from surgeon.budget.choose import Choice
+from surgeon.check import CheckResult
+from surgeon.check import check as run_check
+from surgeon.couple import Coupling, couple
+from surgeon.cut import Cut, cut
+from surgeon.errors import BadInput
+from surgeon.graph import Graph
+from surgeon.measure.pair import BeforeAfter, before_after
+from surgeon.plan import Plan
+from surgeon.planning import make_plan, model_facts
+from surgeon.score import Criterion, Weights, scores_of
+from surgeon.trace.observe import observe
+from surgeon.trace.program import Program
+from surgeon.trace.record import named_state, record
+
+Progress = Callable[[str], None]
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of `shrink`; see `surgeon.budget.Request` for what each means."""
+
+    ratio_for: Mapping[str, float]
+    ignore: Sequence[str]
+    criterion: str | Criterion
+    by: str
+    scope: str
+    round_to: int | str | None
+    remove: Mapping[str, Sequence[int]]
+    max_flops: str | float | None
+    max_params: str | float | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `shrink` gives back: a slim model in eval mode, its plan, and how it was proven."""
+
+    model: nn.Module
+    plan: Plan
+    way: str
+    inputs: tuple[Any, ...]
+    why: str | None = None
+    check: CheckResult | None = None
+    measured: BeforeAfter | None = None
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Everything that report.json holds."""
+        return self.as_dict()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: what was asked, what was reached, every group, the check, the measurements."""
+        plan = self.plan.to_json()
+        return {
+            "model": plan["model"],
+            "request": plan["request"],
+            "reached": self.reached(),
+            "way": self.way,
+            "why": self.why,
+            "check": self.check.as_dict() if self.check else None,
+            "measured": self.measured.as_dict() if self.measured else None,
+            "groups": plan["groups"],
+            "left": plan["left"],
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+    def reached(self) -> dict[str, float]:
+        """Shares removed: of channels in groups that were cut, of parameters and FLOPs where measured."""
+        total = sum(g.size for g in self.plan.groups)
+        out = {"channels": self.plan.removed / total if total else 0.0}
+        if self.measured:
+            before, after = self.measured.before, self.measured.after
+            out["params"] = 1 - after.params / max(before.params, 1)
+            out["flops"] = 1 - after.flops / max(before.flops, 1)
+        return out
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        from surgeon.report.text import summary
+
+        return summary(self)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced model: `surgeon.trace(model, inputs)`. Look before you cut."""
+
+    graph: Graph
+    coupling: Coupling
+
+    @property
+    def groups(self) -> Any:
+        """Every group of channels that must be cut together, in order of first use."""
+        return self.coupling.groups
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Ops that have no channel rule: what reaches them stays."""
+        return tuple(sorted({node.op for node in self.coupling.unknown}))
+
+
+def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
+    """Record one forward of `model` and couple its channels; nothing is changed.
+
+    example_inputs: a tensor, or a tuple of what `forward` takes; batch 2 or more is best, since an
+    extent of one says nothing about what it is. Raises BadInput where forward fails.
+    """
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"a model is an nn.Module, not {type(model).__name__}", "surgeon.files.open_model opens files")
+    inputs = two_at_least(as_tuple(example_inputs))
+    graph = observe(model, inputs).graph if isinstance(model, Program) else record(model, inputs)
+    return Traced(graph, couple(graph))
+
+
+def shrink(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...],
+    ratio: float | None = None,
+    *,
+    check: bool = True,
+    measure: bool = True,
+    source: str | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Result:
+    """Remove channels from a copy of `model`, prove the copy and measure it; `model` is untouched.
+
+    ratio: share of channels removed of each group, in [0, 1). Other options: `Options`.
+    check: run the oracle (raises CheckFailed). measure: count, export and time both networks.
+    Raises BadInput for what cannot be used, OutOfReach where nothing can be cut or a limit is out of
+    reach.
+
+    >>> r = shrink(net, torch.zeros(1, 3, 224, 224), ratio=0.5)  # doctest: +SKIP
+    """
+    request = _request(ratio, options)
+    run = _Run(progress)
+    inputs = as_tuple(example_inputs)
+    traced = run("trace and couple", lambda: trace(model, inputs))
+    coupling = traced.coupling
+    choice, broken = run("score and plan", lambda: _choose(model, coupling, request))
+    facts = model_facts(traced.graph, source)
+    plan = make_plan(coupling, choice, facts, request.as_dict())
+    done = run("cut", lambda: cut(model, two_at_least(inputs), coupling, plan))
+    notes = _notes(model, coupling, choice, broken) + traced.graph.notes
+    return _finish((model, inputs), done, plan, notes, run, (check, measure))
+
+
+def apply(
+    plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None = None
+) -> nn.Module:
+    """The slim copy that a plan describes, in eval mode. Raises BadInput at the first mismatch.
+
+    Without example_inputs, zeros of the shapes recorded in the plan are used.
+    """
+    return apply_checked(plan, model, example_inputs, check=False, measure=False).model
+
+
+def apply_checked(
+    plan: Plan,
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...] | None = None,
+    *,
+    check: bool = True,
+    measure: bool = True,
+    progress: Progress | None = None,
+) -> Result:
+    """Replay a plan as `shrink` would have cut it, proven and measured."""
+    run = _Run(progress)
+    inputs = as_tuple(example_inputs) if example_inputs is not None else inputs_of(plan)
+    traced = run("trace and couple", lambda: trace(model, inputs))
+    done = run("cut", lambda: cut(model, two_at_least(inputs), traced.coupling, plan))
+    return _finish((model, inputs), done, plan, traced.graph.notes, run, (check, measure))
+
+
+def remove(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...],
+    channels: Mapping[str, Sequence[int]],
+    **kwargs: Any,
+) -> Result:
+    """Remove channels by hand: {'layer1.0.conv1': [0, 3, 5]} output channels of a layer,
+    {'layer2.0.conv1:in': [1]} its input kernels; what is coupled follows. Else as `shrink`."""
+    return shrink(model, example_inputs, remove=channels, **kwargs)
+
+
+def as_tuple(inputs: Any) -> tuple[Any, ...]:
+    """Inputs as a tuple of what forward takes."""
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def two_at_least(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A batch of one doubled: an extent of one cannot be told from a dimension that is not there."""
+    sizes = {x.shape[0] for x in inputs if isinstance(x, Tensor) and x.dim()}
+    if sizes != {1} or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
+        return inputs
+    return tuple(torch.cat([x, x]) for x in inputs)
+
+
+def inputs_of(plan: Plan) -> tuple[Tensor, ...]:
+    """Zeros of the shapes and types that a plan was made with."""
+    kinds = {"f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16, "i64": torch.int64, "i32": torch.int32, "b1": torch.bool}
+    recorded = plan.model.get("inputs") or ()
+    if not recorded:
+        raise BadInput("the plan records no inputs", "give example inputs (--input)")
+    return tuple(torch.zeros(x["shape"], dtype=kinds.get(x["dtype"], torch.float32)) for x in recorded)
+
+
+class _Run:
+    """Tells what it does, and keeps how long each step took."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, what: str, step: Callable[[], Any]) -> Any:
+        if self._progress:
+            self._progress(what)
+        start = time.perf_counter()
+        result = step()
+        self.seconds[what] = time.perf_counter() - start
+        return result
+
+
+def _request(ratio: float | None, options: Options) -> Request:
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise BadInput(f"no option {', '.join(sorted(unknown))}", f"there are ratio, {', '.join(Options.__annotations__)}")
+    given: dict[str, Any] = dict(options)
+    for what in ("max_flops", "max_params"):
+        if given.get(what) is not None:
+            given[what] = Limit.parse(given[what], what)
+    given["ignore"] = tuple(given.get("ignore", ()))
+    given["remove"] = {k: tuple(v) for k, v in given.get("remove", {}).items()}
+    return Request(ratio=ratio, **given)
+
+
+def _choose(model: nn.Module, coupling: Coupling, request: Request) -> tuple[Choice, tuple[str, ...]]:
+    weights = Weights(named_state(model), request.by, request.seed)
+    scores, broken = scores_of(coupling.groups, weights, request.criterion)
+    return choose(coupling, scores, request), broken
+
+
+def _notes(
+    model: nn.Module, coupling: Coupling, choice: Choice, broken: Sequence[str]
+) -> tuple[str, ...]:
+    notes = list(choice.notes)
+    if broken:
+        notes.append(f"NaN or infinite weights, their channels go first: {', '.join(broken)}")
+    unread = [
+        n for n, v in coupling.graph.state.items() if n in coupling.graph.parameters and v not in coupling.dims
+    ]
+    if unread:
+        notes.append(f"not used by the eval forward, left whole: {', '.join(unread[:4])} ({len(unread)} tensors)")
+    return tuple(notes)
+
+
+def _finish(
+    given: tuple[nn.Module, tuple[Any, ...]],
+    done: Cut,
+    plan: Plan,
+    notes: tuple[str, ...],
+    run: _Run,
+    wanted: tuple[bool, bool],
+) -> Result:
+    model, inputs = given
+    proof = measured = None
+    if wanted[0]:
+        proof = run("check", lambda: run_check(model, done.model, plan, two_at_least(inputs)))
+        notes += proof.notes
+    if wanted[1]:
+        measured = run("measure", lambda: before_after(model, done.model, inputs))
+        notes += measured.notes
+    return Result(done.model, plan, done.way, inputs, done.why, proof, measured, notes, run.seconds)
