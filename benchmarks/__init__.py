@@ -1,0 +1,1 @@
+"""Scripts that print their environment and one table; the peer in the same run."""
