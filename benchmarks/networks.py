@@ -34,7 +34,9 @@ def build(name: str, batch: int = 1) -> tuple[nn.Module, tuple[Tensor, ...]]:
         return _cifar(name), (torch.randn(batch, 3, 32, 32),)
     import torchvision
 
-    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    options: dict[str, Any] = (
+        {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = torchvision.models.get_model(name, weights=None, **options)
@@ -57,7 +59,11 @@ def _cifar(name: str) -> nn.Module:
 
 def classifiers(model: nn.Module, classes: int = 1000) -> list[nn.Module]:
     """The layers torch-pruning's examples ignore: those that make the classes."""
-    return [m for m in model.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) == classes]
+    return [
+        m
+        for m in model.modules()
+        if getattr(m, "out_features", getattr(m, "out_channels", 0)) == classes
+    ]
 
 
 def environment() -> str:

@@ -10,6 +10,7 @@ loaded (VmHWM reset before the run where the kernel allows it), so the slim copy
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -23,12 +24,10 @@ NETWORKS = ["mobilenet_v2", "resnet50", "convnext_tiny", "inception_v3", "vit_b_
 
 def surgeon_run(name: str) -> dict[str, float]:
     """One cut by surgeon in this process."""
-    import surgeon
-    import surgeon.shrink  # imports are not what is timed
     from benchmarks.networks import build
+    from surgeon.shrink import shrink  # imports are not what is timed
 
     model, inputs = build(name)
-    shrink = surgeon.shrink
     return _timed(lambda: shrink(model, inputs, ratio=0.5, check=False, measure=False))
 
 
@@ -36,12 +35,11 @@ def torch_pruning_run(name: str) -> dict[str, float]:
     """One cut by torch-pruning, called as its examples do; attention heads told where it needs them."""
     import torch
     import torch_pruning as tp
+
     from benchmarks.networks import build, classifiers
 
     model, inputs = build(name)
-    heads = {
-        m: m.num_heads for m in model.modules() if isinstance(m, torch.nn.MultiheadAttention)
-    }
+    heads = {m: m.num_heads for m in model.modules() if isinstance(m, torch.nn.MultiheadAttention)}
 
     def cut() -> None:
         importance = tp.importance.GroupMagnitudeImportance(p=2)
@@ -67,21 +65,17 @@ def _timed(run: object) -> dict[str, float]:
 
 
 def _reset_peak() -> float:
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     return _peak()
 
 
 def _peak() -> float:
     """Peak resident bytes of this process."""
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):
                 return float(line.split()[1]) * 1024
-    except OSError:
-        pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 

@@ -252,6 +252,18 @@ class Algebra:
         self.freeze((leaf,), f"seen as {p.size}*{q.size} and as {outer}*{inner}")
         return opaque(outer), opaque(inner)
 
+    def factors(self, dim: Dim) -> Dim:
+        """The finest product that a dimension is known to be."""
+        out: list[Leaf] = []
+        stack = list(reversed(dim))
+        while stack:
+            leaf = _root(stack.pop())
+            if leaf.parts is None:
+                out.append(leaf)
+            else:
+                stack += reversed(leaf.parts)
+        return tuple(out)
+
     def merge(self, dim: Dim) -> Leaf:
         """A product as one leaf with ids of its own, which remembers its factors."""
         if len(dim) == 1:

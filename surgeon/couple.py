@@ -57,9 +57,7 @@ class Coupling:
     @cached_property
     def state(self) -> dict[str, Dims]:
         """Dimensions of every state tensor that the forward used, by its first name."""
-        return {
-            v.state[0]: self.dims[v] for v in self.graph.state.values() if v in self.dims
-        }
+        return {v.state[0]: self.dims[v] for v in self.graph.state.values() if v in self.dims}
 
     def explain(self, why: Why) -> str:
         """A reason with its place: 'no channel rule for aten.sort, at head (net.py:12)'."""
@@ -180,7 +178,10 @@ class _Reader:
             yield arg if isinstance(arg, Value) else None
 
     def _note(
-        self, node: Node, operands: list[tuple[tuple[Term, ...], Value | None]], kept: frozenset[str]
+        self,
+        node: Node,
+        operands: list[tuple[tuple[Term, ...], Value | None]],
+        kept: frozenset[str],
     ) -> None:
         """Which role each state dimension plays here: a factor that no activation brings is made."""
         data = {
@@ -217,7 +218,9 @@ class _Reader:
             if known is None:
                 self.dims[value] = dims
                 continue
-            for a, b in zip(known, dims, strict=True):  # written in place: what was there is what is
+            for a, b in zip(
+                known, dims, strict=True
+            ):  # written in place: what was there is what is
                 self.algebra.equate(a, b)
 
 

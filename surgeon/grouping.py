@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ class Group:
         cuts = np.flatnonzero(np.diff(axis)) + 1
         ends = [0, *cuts.tolist(), len(axis)]
         out = []
-        for a, b in zip(ends, ends[1:], strict=False):
+        for a, b in pairwise(ends):
             state, dim = t.axes[int(axis[a])].label  # type: ignore[misc]
             role = t.roles.get((state, dim), "along")
             at, channel = t.at[start + a : start + b], t.channel[start + a : start + b]
@@ -116,8 +117,16 @@ def group_all(
     order = np.lexsort((at, axis, gid[atom]))
     table = _Table(axes, roles, axis[order], at[order], channel[order])
     ends = np.searchsorted(gid[atom][order], np.arange(group_count + 1))
+    by_group = np.argsort(gid, kind="stable")
+    bounds = np.searchsorted(gid[by_group], np.arange(group_count + 1))
     groups = [
-        _group(k, classes, gid, table, (int(ends[k]), int(ends[k + 1])), (explain, ops))
+        _group(
+            classes,
+            by_group[bounds[k] : bounds[k + 1]],
+            table,
+            (int(ends[k]), int(ends[k + 1])),
+            (explain, ops),
+        )
         for k in range(group_count)
     ]
     groups.sort(key=lambda g: int(g.atoms[0]) if len(g.atoms) else 0)
@@ -160,7 +169,8 @@ def _triples(classes: Classes, axes: Sequence[Axis]) -> tuple[Ids, Ids, Ids]:
 
 def _group_ids(classes: Classes, axis: Ids, atom: Ids, state: NDArray[np.bool_]) -> tuple[Ids, int]:
     """Class -> group, -1 where it is in none: atoms that reach the same axes, frozen ones apart."""
-    pairs = np.unique(np.stack([axis, atom]), axis=1)
+    key = np.unique(axis * classes.count + atom)
+    pairs = np.divmod(key, classes.count)
     marks = np.random.default_rng(0).integers(1, 2**63, len(state), dtype=np.uint64)
     signature = np.zeros(classes.count, np.uint64)
     np.add.at(signature, pairs[1], marks[pairs[0]])
@@ -182,15 +192,13 @@ def _channels(gid: Ids, atom: Ids) -> Ids:
 
 
 def _group(
-    k: int,
     classes: Classes,
-    gid: Ids,
+    atoms: Ids,
     table: _Table,
     run: tuple[int, int],
     say: tuple[Callable[[Why], str], dict[tuple[str, int], str]],
 ) -> Group:
     explain, ops = say
-    atoms = np.flatnonzero(gid == k)
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
     if why is None and len(atoms) == 1:

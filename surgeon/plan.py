@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ class Plan:
             "version": VERSION,
             "model": dict(self.model),
             "request": dict(self.request),
-            "keep": {n: {str(d): list(i) for d, i in dims.items()} for n, dims in self.keep.items()},
+            "keep": {
+                n: {str(d): list(i) for d, i in dims.items()} for n, dims in self.keep.items()
+            },
             "groups": [vars(g) for g in self.groups],
             "left": [vars(x) for x in self.left],
         }
@@ -139,7 +142,7 @@ def _dim(name: str, dim: str) -> int:
 
 def _indices(name: str, dim: str, indices: Any) -> tuple[int, ...]:
     fine = isinstance(indices, list) and all(type(i) is int and i >= 0 for i in indices)
-    if not fine or not indices or any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+    if not fine or not indices or any(a >= b for a, b in pairwise(indices)):
         raise BadInput(
             f"keep['{name}']['{dim}'] must be a non-empty list of increasing indices",
             "remove an index to cut that channel, in every tensor of its group",

@@ -64,14 +64,18 @@ def removed_by(coupling: Coupling, plan: Plan) -> Mask:
             ids = _axis_ids(coupling, name, d)
             stays = np.zeros(len(ids), bool)
             if kept[-1] >= len(ids):
-                raise BadInput(f"the plan keeps index {kept[-1]} of {name} dim {d}, which has {len(ids)}")
+                raise BadInput(
+                    f"the plan keeps index {kept[-1]} of {name} dim {d}, which has {len(ids)}"
+                )
             stays[list(kept)] = True
             gone[classes.label[ids[~stays]]] = True
     frozen = np.flatnonzero(gone & (classes.frozen >= 0))
     if len(frozen):
         why = coupling.explain(classes.reasons[int(classes.frozen[frozen[0]])])
         raise BadInput(f"the plan cuts {_names(coupling, frozen[0])}, which must stay: {why}")
-    removed = coupling.removed(np.flatnonzero(gone & ~classes.derived | _factors_gone(coupling, gone)))
+    removed = coupling.removed(
+        np.flatnonzero(gone & ~classes.derived | _factors_gone(coupling, gone))
+    )
     _agree(coupling, plan, removed)
     return removed
 
@@ -80,11 +84,10 @@ def _factors_gone(coupling: Coupling, gone: Mask) -> Mask:
     """Factors that no state dim shows by themselves are gone when all of their elements are."""
     classes = coupling.classes
     shown = np.zeros(classes.count, bool)
-    for dims in coupling.state.values():
-        for dim in dims:
-            for leaf in dim:
-                if leaf.ids is not None:
-                    shown[classes.label[leaf.ids]] = True
+    leaves = (leaf for dims in coupling.state.values() for dim in dims for leaf in dim)
+    for leaf in leaves:
+        if leaf.ids is not None:
+            shown[classes.label[leaf.ids]] = True
     elements = np.unique(classes.le)
     elements = elements[shown[elements]]
     reach = classes.atoms_of(np.arange(len(elements)), elements, len(elements)).tocoo()
@@ -97,12 +100,16 @@ def _factors_gone(coupling: Coupling, gone: Mask) -> Mask:
 def _axis_ids(coupling: Coupling, name: str, d: int) -> NDArray[np.int64]:
     value = coupling.graph.state.get(name)
     if value is None:
-        raise BadInput(f"the plan cuts {name}, which this model does not have", "it was made for another model")
+        raise BadInput(
+            f"the plan cuts {name}, which this model does not have", "it was made for another model"
+        )
     if d >= len(value.shape):
         raise BadInput(f"the plan cuts dim {d} of {name}, which has {len(value.shape)} dims")
     dim = coupling.dims.get(value, ((),) * len(value.shape))[d]
     if len(dim) != 1 or dim[0].ids is None:
-        raise BadInput(f"the plan cuts dim {d} of {name}, which the forward does not use as channels")
+        raise BadInput(
+            f"the plan cuts dim {d} of {name}, which the forward does not use as channels"
+        )
     return dim[0].ids
 
 

@@ -116,6 +116,15 @@ class Traced:
         return tuple(sorted({node.op for node in self.coupling.unknown}))
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """A plan before it is carried out, with the traced model that it was made for."""
+
+    traced: Traced
+    plan: Plan
+    notes: tuple[str, ...]
+
+
 def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
     """Record one forward of `model` and couple its channels; nothing is changed.
 
@@ -123,13 +132,16 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
     extent of one says nothing about what it is. Raises BadInput where forward fails.
     """
     if not isinstance(model, nn.Module):
-        raise BadInput(f"a model is an nn.Module, not {type(model).__name__}", "surgeon.files.open_model opens files")
+        raise BadInput(
+            f"a model is an nn.Module, not {type(model).__name__}",
+            "surgeon.files.open_model opens files",
+        )
     inputs = two_at_least(as_tuple(example_inputs))
     graph = observe(model, inputs).graph if isinstance(model, Program) else record(model, inputs)
     return Traced(graph, couple(graph))
 
 
-def shrink(
+def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     model: nn.Module,
     example_inputs: Tensor | tuple[Any, ...],
     ratio: float | None = None,
@@ -149,17 +161,42 @@ def shrink(
 
     >>> r = shrink(net, torch.zeros(1, 3, 224, 224), ratio=0.5)  # doctest: +SKIP
     """
-    request = _request(ratio, options)
     run = _Run(progress)
     inputs = as_tuple(example_inputs)
+    proposal = _propose(model, inputs, _request(ratio, options), source, run)
+    coupling, plan = proposal.traced.coupling, proposal.plan
+    done = run("cut", lambda: cut(model, two_at_least(inputs), coupling, plan))
+    return _finish((model, inputs), done, plan, proposal.notes, run, (check, measure))
+
+
+def propose(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...],
+    ratio: float | None = None,
+    *,
+    source: str | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Proposal:
+    """What `shrink` would cut with the same arguments; nothing is cut. Raises as `shrink` does."""
+    request = _request(ratio, options)
+    return _propose(model, as_tuple(example_inputs), request, source, _Run(progress))
+
+
+def check_options(ratio: float | None = None, **options: Unpack[Options]) -> None:
+    """Raise BadInput for options that `shrink` would refuse, without a model."""
+    _request(ratio, options)
+
+
+def _propose(
+    model: nn.Module, inputs: tuple[Any, ...], request: Request, source: str | None, run: _Run
+) -> Proposal:
     traced = run("trace and couple", lambda: trace(model, inputs))
     coupling = traced.coupling
     choice, broken = run("score and plan", lambda: _choose(model, coupling, request))
     facts = model_facts(traced.graph, source)
     plan = make_plan(coupling, choice, facts, request.as_dict())
-    done = run("cut", lambda: cut(model, two_at_least(inputs), coupling, plan))
-    notes = _notes(model, coupling, choice, broken) + traced.graph.notes
-    return _finish((model, inputs), done, plan, notes, run, (check, measure))
+    return Proposal(traced, plan, _notes(model, coupling, choice, broken) + traced.graph.notes)
 
 
 def apply(
@@ -215,11 +252,20 @@ def two_at_least(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def inputs_of(plan: Plan) -> tuple[Tensor, ...]:
     """Zeros of the shapes and types that a plan was made with."""
-    kinds = {"f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16, "i64": torch.int64, "i32": torch.int32, "b1": torch.bool}
+    kinds = {
+        "f64": torch.float64,
+        "f16": torch.float16,
+        "bf16": torch.bfloat16,
+        "i64": torch.int64,
+        "i32": torch.int32,
+        "b1": torch.bool,
+    }
     recorded = plan.model.get("inputs") or ()
     if not recorded:
         raise BadInput("the plan records no inputs", "give example inputs (--input)")
-    return tuple(torch.zeros(x["shape"], dtype=kinds.get(x["dtype"], torch.float32)) for x in recorded)
+    return tuple(
+        torch.zeros(x["shape"], dtype=kinds.get(x["dtype"], torch.float32)) for x in recorded
+    )
 
 
 class _Run:
@@ -241,7 +287,10 @@ class _Run:
 def _request(ratio: float | None, options: Options) -> Request:
     unknown = set(options) - set(Options.__annotations__)
     if unknown:
-        raise BadInput(f"no option {', '.join(sorted(unknown))}", f"there are ratio, {', '.join(Options.__annotations__)}")
+        raise BadInput(
+            f"no option {', '.join(sorted(unknown))}",
+            f"there are ratio, {', '.join(Options.__annotations__)}",
+        )
     given: dict[str, Any] = dict(options)
     for what in ("max_flops", "max_params"):
         if given.get(what) is not None:
@@ -251,7 +300,9 @@ def _request(ratio: float | None, options: Options) -> Request:
     return Request(ratio=ratio, **given)
 
 
-def _choose(model: nn.Module, coupling: Coupling, request: Request) -> tuple[Choice, tuple[str, ...]]:
+def _choose(
+    model: nn.Module, coupling: Coupling, request: Request
+) -> tuple[Choice, tuple[str, ...]]:
     weights = Weights(named_state(model), request.by, request.seed)
     scores, broken = scores_of(coupling.groups, weights, request.criterion)
     return choose(coupling, scores, request), broken
@@ -264,10 +315,14 @@ def _notes(
     if broken:
         notes.append(f"NaN or infinite weights, their channels go first: {', '.join(broken)}")
     unread = [
-        n for n, v in coupling.graph.state.items() if n in coupling.graph.parameters and v not in coupling.dims
+        n
+        for n, v in coupling.graph.state.items()
+        if n in coupling.graph.parameters and v not in coupling.dims
     ]
     if unread:
-        notes.append(f"not used by the eval forward, left whole: {', '.join(unread[:4])} ({len(unread)} tensors)")
+        notes.append(
+            f"not used by the eval forward, left whole: {', '.join(unread[:4])} ({len(unread)} tensors)"
+        )
     return tuple(notes)
 
 

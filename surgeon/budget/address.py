@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from surgeon.couple import Coupling
 from surgeon.errors import BadInput, OutOfReach
-from surgeon.grouping import Group
+from surgeon.grouping import Group, Member
 
 Ids = NDArray[np.int64]
 
@@ -55,27 +55,22 @@ def positions(
 def _at(
     coupling: Coupling, groups: Sequence[Group], address: str, wanted: list[int]
 ) -> dict[str, set[int]]:
-    state, dim = _axis(coupling, groups, address)
-    size = _extent(coupling, state, dim)
+    state, dim = _axis(groups, address)
+    size = coupling.graph.state[state].shape[dim]
     if not wanted or wanted[0] < 0 or wanted[-1] >= size:
         raise BadInput(f"'{address}' has channels 0 to {size - 1}, not {wanted[:1] + wanted[-1:]}")
     goes = np.zeros(size, bool)
     goes[wanted] = True
     covered = np.zeros(size, bool)
     found: dict[str, set[int]] = {}
-    for group in groups:
-        for m in group.members:
-            if (m.state, m.dim) != (state, dim):
-                continue
-            whole = np.ones(group.size, bool)  # a channel goes when all of its positions were named
-            whole[m.channel[~goes[m.at]]] = False
-            whole[np.setdiff1d(np.arange(group.size), m.channel)] = False
-            hit = np.flatnonzero(whole)
-            covered[m.at[np.isin(m.channel, hit)]] = True
-            if len(hit) and group.why_not is not None:
-                raise OutOfReach(f"'{address}' cannot be cut: {group.why_not}")
-            if len(hit):
-                found[group.name] = set(hit.tolist())
+    here = ((g, m) for g in groups for m in g.members if (m.state, m.dim) == (state, dim))
+    for group, member in here:
+        hit = _whole_channels(group, member, goes)
+        covered[member.at[np.isin(member.channel, hit)]] = True
+        if len(hit) and group.why_not is not None:
+            raise OutOfReach(f"'{address}' cannot be cut: {group.why_not}")
+        if len(hit):
+            found[group.name] = set(hit.tolist())
     missed = [i for i in wanted if not covered[i]]
     if missed:
         raise OutOfReach(
@@ -85,22 +80,26 @@ def _at(
     return found
 
 
-def _axis(coupling: Coupling, groups: Sequence[Group], address: str) -> tuple[str, int]:
+def _whole_channels(group: Group, member: Member, goes: NDArray[np.bool_]) -> Ids:
+    """Channels of a group all of whose positions here were named."""
+    whole = np.zeros(group.size, bool)
+    whole[member.channel] = True
+    whole[member.channel[~goes[member.at]]] = False
+    return np.flatnonzero(whole)
+
+
+def _axis(groups: Sequence[Group], address: str) -> tuple[str, int]:
     layer, _, side = address.partition(":")
     roles = ("takes",) if side == "in" else ("makes", "along")
     if side not in ("", "in"):
         raise BadInput(f"'{address}' has an unknown side ':{side}'", "write layer or layer:in")
+    own = [m for g in groups for m in g.members if _layer(m.state) == layer]
     for role in roles:
-        for group in groups:
-            for m in group.members:
-                if m.role == role and _layer(m.state) == layer:
-                    return m.state, m.dim
+        found = next((m for m in own if m.role == role), None)
+        if found is not None:
+            return found.state, found.dim
     names = sorted({_layer(m.state) for g in groups for m in g.members})
     raise BadInput(f"no layer '{layer}' with channels to cut", nearest(layer, names))
-
-
-def _extent(coupling: Coupling, state: str, dim: int) -> int:
-    return coupling.graph.state[state].shape[dim]
 
 
 def _layer(state: str) -> str:

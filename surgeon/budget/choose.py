@@ -67,7 +67,9 @@ def _nothing(coupling: Coupling, request: Request, left: Sequence[Left]) -> None
     if request.ratio == 0:
         return  # a ratio of nothing is a plan of nothing
     why = "; ".join(f"{x.name}: {x.why}" for x in left[:4]) or "no layer has channels"
-    raise OutOfReach(f"nothing can be cut ({why})", "surgeon inspect shows every group and its reason")
+    raise OutOfReach(
+        f"nothing can be cut ({why})", "surgeon inspect shows every group and its reason"
+    )
 
 
 def _field(
@@ -76,7 +78,9 @@ def _field(
     left = [Left(g.name, g.size, g.why_not) for g in coupling.groups if g.why_not is not None]
     free = [g for g in coupling.groups if g.why_not is None]
     ignored = {g.name: p for p in request.ignore for g in matching(coupling.groups, p)}
-    left += [Left(g.name, g.size, f"ignored ({ignored[g.name]})") for g in free if g.name in ignored]
+    left += [
+        Left(g.name, g.size, f"ignored ({ignored[g.name]})") for g in free if g.name in ignored
+    ]
     free = [g for g in free if g.name not in ignored]
     ratio_for = {g.name: r for p, r in request.ratio_for.items() for g in matching(free, p)}
     free, other = _one_factor_each(free, ratio_for)
@@ -113,7 +117,10 @@ def _counts(field: _Field, ratio: float) -> dict[str, int]:
     """Channels to remove of each group at this ratio, under the request's scope."""
     named = [g for g in field.groups if g.name in field.ratio_for]
     rest = [g for g in field.groups if g.name not in field.ratio_for]
-    out = {g.name: g.size - keep_count(g.size, field.ratio_for[g.name], field.step[g.name]) for g in named}
+    out = {
+        g.name: g.size - keep_count(g.size, field.ratio_for[g.name], field.step[g.name])
+        for g in named
+    }
     if field.scope == "local":
         return out | {g.name: g.size - keep_count(g.size, ratio, field.step[g.name]) for g in rest}
     pools: dict[int, list[Group]] = {}

@@ -32,7 +32,9 @@ class Limit:
             raise BadInput(f"{what} '{text}' is not a limit", "write 0.5x, 900M or 1.2G")
         number, unit = float(match.group(1)), match.group(2)
         if number <= 0 or (unit == "x" and number > 1):
-            raise BadInput(f"{what} '{text}' must be above 0, and at most 1x", "write 0.5x, 900M or 1.2G")
+            raise BadInput(
+                f"{what} '{text}' must be above 0, and at most 1x", "write 0.5x, 900M or 1.2G"
+            )
         return Limit(number, True) if unit == "x" else Limit(number * _UNITS[unit], False)
 
     def of(self, original: int) -> float:
@@ -74,11 +76,18 @@ class Request:
         if self.by not in BY:
             raise BadInput(f"by '{self.by}' does not exist", f"one of {', '.join(BY)}")
         if self.limits and self.ratio is not None:
-            raise BadInput("a ratio and a limit contradict each other", "give --ratio, or --max-flops / --max-params")
-        if self.round_to not in (None, "auto") and not (isinstance(self.round_to, int) and self.round_to > 0):
+            raise BadInput(
+                "a ratio and a limit contradict each other",
+                "give --ratio, or --max-flops / --max-params",
+            )
+        if self.round_to not in (None, "auto") and not (
+            isinstance(self.round_to, int) and self.round_to > 0
+        ):
             raise BadInput(f"round_to {self.round_to!r} must be a positive number or 'auto'")
         if self.ratio is None and not (self.limits or self.remove or self.ratio_for):
-            raise BadInput("nothing was asked", "give --ratio 0.5, --max-flops 0.5x, --remove or --plan")
+            raise BadInput(
+                "nothing was asked", "give --ratio 0.5, --max-flops 0.5x, --remove or --plan"
+            )
 
     @property
     def limits(self) -> dict[str, Limit]:
@@ -102,5 +111,6 @@ def _check_ratio(what: str, ratio: Any) -> None:
         raise BadInput(f"{what} {ratio!r} is not a number", "the share of channels to remove: 0.5")
     if not 0 <= ratio < 1:
         raise BadInput(
-            f"{what} {ratio:g} is outside [0, 1)", "it is the share of channels to remove: 0.5 is half"
+            f"{what} {ratio:g} is outside [0, 1)",
+            "it is the share of channels to remove: 0.5 is half",
         )

@@ -9,8 +9,9 @@ from torch import nn
 
 from surgeon.couple import Coupling
 from surgeon.cut.fits import misfit
-from surgeon.cut.module import cut_module
+from surgeon.cut.module import CutModule, cut_module
 from surgeon.cut.program import cut_program
+from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.plan import Plan
@@ -33,12 +34,10 @@ def cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Pla
 
     Raises BadInput where the plan does not fit, SurgeonError where neither surgery can write it.
     """
-    sizes = Sizes(coupling, removed_by(coupling, plan))
     if isinstance(model, Program):
         return Cut(cut_program(model, inputs, plan), "program")
-    slim = cut_module(model, plan.keep, sizes)
-    why = _misfit(slim, inputs, coupling, sizes)
-    if why is None:
+    slim, why = cut_fitting(model, inputs, coupling, plan)
+    if slim is not None:
         return Cut(slim, "module")
     try:
         return Cut(cut_program(model, inputs, plan), "program", why)
@@ -50,11 +49,23 @@ def cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Pla
         ) from error
 
 
+def cut_fitting(
+    model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan
+) -> tuple[nn.Module | None, str | None]:
+    """Module surgery: the slim module, or None and why its forward does not follow the cut."""
+    sizes = Sizes(coupling, removed_by(coupling, plan))
+    slim = cut_module(model, plan.keep, sizes)
+    why = _misfit(slim, inputs, coupling, sizes)
+    if why is not None and repair(slim.model, sizes):
+        why = _misfit(slim, inputs, coupling, sizes)
+    return (slim.model if why is None else None), why
+
+
 def _misfit(
-    slim: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, sizes: Sizes
+    slim: CutModule, inputs: tuple[Any, ...], coupling: Coupling, sizes: Sizes
 ) -> str | None:
     try:
-        after = record(slim, inputs)
+        after = record(slim.model, inputs)
     except BadInput as error:
         return error.message.split("\n")[0]
-    return misfit(coupling.graph, after, sizes)
+    return misfit(coupling.graph, after, sizes, slim.folded)

@@ -14,19 +14,25 @@ from surgeon.graph import Graph, Node, Value
 _FREE = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
 
 
-def misfit(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
-    """Why the cut model's forward is not the planned one: the first node that differs, or None."""
+def misfit(
+    original: Graph, slim: Graph, sizes: Sizes, folded: frozenset[int] = frozenset()
+) -> str | None:
+    """Why the cut model's forward is not the planned one: the first node that differs, or None.
+
+    folded: nodes whose constants the cut model holds in its weights.
+    """
     if len(original.nodes) != len(slim.nodes):
         return f"its forward runs {len(slim.nodes)} ops instead of {len(original.nodes)}"
     used = {v for node in original.nodes for v in node.inputs} | set(original.outputs)
     for old, new in zip(original.nodes, slim.nodes, strict=True):
-        why = _differs(old, new, sizes, used)
+        why = _differs(old, new, sizes, (used, old.index in folded))
         if why:
             return f"{why}, at {old.module or 'the model itself'} ({old.source})"
     return None
 
 
-def _differs(old: Node, new: Node, sizes: Sizes, used: set[Value]) -> str | None:
+def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool]) -> str | None:
+    used, folded = known
     x = next(iter(old.inputs), None)
     outputs = tuple(v for v in old.outputs if v is not None)
     want = resize(Call(old.op, old.args, old.kwargs, x, outputs, (old,)), sizes)
@@ -35,7 +41,7 @@ def _differs(old: Node, new: Node, sizes: Sizes, used: set[Value]) -> str | None
     for a, b in zip(old.outputs, new.outputs, strict=True):
         if a in used and a is not None and b is not None and sizes.shape(a) != b.shape:
             return f"{old.op} gives {list(b.shape)} where {list(sizes.shape(a))} is planned"
-    if old.op in _FREE or _both_split(want, new):
+    if old.op in _FREE or folded or _both_split(want, new):
         return None
     if new.op != want.op:
         return f"{old.op} with {_plain(old.args)} cannot be written for the cut tensors"
@@ -51,11 +57,17 @@ def _both_split(want: Call, new: Node) -> bool:
 
 def _same(want: Any, new: Any) -> bool:
     if isinstance(want, Positions):
-        return isinstance(new, Value) and new.constant is not None and new.constant.tolist() == list(want.index)
+        return (
+            isinstance(new, Value)
+            and new.constant is not None
+            and new.constant.tolist() == list(want.index)
+        )
     if isinstance(want, Value):
         return isinstance(new, Value)
     if isinstance(want, (list, tuple)):
-        return isinstance(new, (list, tuple)) and len(want) == len(new) and all(map(_same, want, new))
+        return (
+            isinstance(new, (list, tuple)) and len(want) == len(new) and all(map(_same, want, new))
+        )
     if isinstance(want, dict):
         return want.keys() == new.keys() and all(_same(v, new[k]) for k, v in want.items())
     return want == new or (want != want and new != new)

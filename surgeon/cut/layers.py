@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -16,8 +16,10 @@ from surgeon.graph import Node
 class Layer:
     """A layer being resized: the nodes its forward ran, and the new sizes."""
 
+    path: str
     nodes: tuple[Node, ...]
     sizes: Sizes
+    folded: set[int] = field(default_factory=set)  # nodes whose constants went into weights
 
     def factor(self, letter: str, default: int) -> int:
         """New size of a factor of the layer's op."""
@@ -25,6 +27,15 @@ class Layer:
             if letter in self.sizes.coupling.bound.get(node.index, {}):
                 return self.sizes.factor(node, letter)
         return default
+
+    def product(self, name: str, dim: int) -> list[tuple[int, int]]:
+        """Old and new sizes of the factors of a dim of the layer's own tensor, outermost first."""
+        coupling = self.sizes.coupling
+        value = coupling.graph.state.get(f"{self.path}.{name}" if self.path else name)
+        if value is None or value not in coupling.dims:
+            return []
+        leaves = coupling.algebra.factors(coupling.dims[value][dim])
+        return [(leaf.size, coupling.kept_size((leaf,), self.sizes.removed)) for leaf in leaves]
 
     def extents(self, op: str, count: int) -> tuple[int, ...] | None:
         """New extents of the last `count` dimensions that the layer's op reads."""
@@ -93,7 +104,9 @@ def _instance_norm(module: nn.InstanceNorm2d, layer: Layer) -> None:
 @_sets(nn.GroupNorm)
 def _group_norm(module: nn.GroupNorm, layer: Layer) -> None:
     module.num_groups = layer.factor("g", module.num_groups)
-    module.num_channels = module.num_groups * layer.factor("c", module.num_channels // module.num_groups)
+    module.num_channels = module.num_groups * layer.factor(
+        "c", module.num_channels // module.num_groups
+    )
 
 
 @_sets(nn.LayerNorm, nn.RMSNorm)
@@ -107,11 +120,33 @@ def _prelu(module: nn.PReLU, layer: Layer) -> None:
     module.num_parameters = module.weight.shape[0]
 
 
+@_sets(nn.MultiheadAttention)
+def _attention(module: nn.MultiheadAttention, layer: Layer) -> None:
+    """Heads and head_dim can follow where they still multiply to the width. The scale is that of the
+    new head_dim then, so q's rows take the factor that keeps the original one."""
+    factors = layer.product("in_proj_weight", 0)
+    if len(factors) != 3 or module.in_proj_weight is None:
+        return
+    (_, _), (_, heads), (old, new) = factors
+    width = module.in_proj_weight.shape[1]
+    if heads * new != width or module.in_proj_weight.shape[0] != 3 * width:
+        return
+    module.embed_dim = module.kdim = module.vdim = width
+    module.num_heads, module.head_dim = heads, new
+    if new != old:
+        factor = (new / old) ** 0.5
+        for tensor in (module.in_proj_weight, module.in_proj_bias):
+            if tensor is not None:
+                tensor.data[:width] *= factor
+        layer.folded.update(n.index for n in layer.nodes if n.op == "aten.mul.Scalar")
+
+
 @_sets(nn.RNNBase)
 def _rnn(module: nn.RNNBase, layer: Layer) -> None:
-    recurrent = module.weight_hh_l0
+    first, recurrent = module._parameters["weight_ih_l0"], module._parameters["weight_hh_l0"]
+    assert first is not None and recurrent is not None
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     module.hidden_size = recurrent.shape[0] // gates
-    module.input_size = module.weight_ih_l0.shape[1]
+    module.input_size = first.shape[1]
     if module.proj_size:
         module.proj_size = recurrent.shape[1]

@@ -4,43 +4,43 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from surgeon.cut.layers import Layer, set_widths
 from surgeon.cut.sizes import Sizes
 from surgeon.graph import Node
 from surgeon.plan import Keep
+from surgeon.slices import sliced
 from surgeon.trace.record import named_state
 
 
-def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> nn.Module:
+@dataclass(frozen=True)
+class CutModule:
+    """The slim module, and the nodes of the original whose constants it holds in its weights."""
+
+    model: nn.Module
+    folded: frozenset[int]
+
+
+def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
     """A deep copy of `model` with its state sliced and its layers' attributes set; eval mode.
 
     Only what stays is copied. The model itself is not touched.
     """
     memo: dict[int, Any] = {}
+    places: dict[tuple[int, ...], Tensor] = {}
     for name, tensor in named_state(model).items():
         if name in keep and id(tensor) not in memo:
-            memo[id(tensor)] = sliced(tensor, keep[name])
+            memo[id(tensor)] = sliced(tensor, keep[name], places)
     slim = copy.deepcopy(model, memo)
     nodes: dict[str, list[Node]] = defaultdict(list)
     for node in sizes.coupling.graph.nodes:
         nodes[node.module].append(node)
+    folded: set[int] = set()
     for path, module in slim.named_modules():
         if path in nodes:
-            set_widths(module, Layer(tuple(nodes[path]), sizes))
-    return slim.eval()
-
-
-def sliced(tensor: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
-    """The kept part of a tensor, as a tensor of its own; a parameter stays a parameter."""
-    new = tensor.detach()
-    for d, kept in dims.items():
-        new = new.index_select(d, torch.tensor(kept, device=new.device))
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(new, requires_grad=tensor.requires_grad)
-    return new
+            set_widths(module, Layer(path, tuple(nodes[path]), sizes, folded))
+    return CutModule(slim.eval(), frozenset(folded))

@@ -14,12 +14,12 @@ from torch import fx, nn
 
 from surgeon.couple import couple
 from surgeon.cut.fits import misfit
-from surgeon.cut.module import sliced
 from surgeon.cut.sizes import Call, Positions, Sizes, resize
 from surgeon.errors import SurgeonError
 from surgeon.graph import Value
 from surgeon.plan import Plan
 from surgeon.planning import removed_by
+from surgeon.slices import sliced
 from surgeon.trace.observe import Observed, observe
 from surgeon.trace.program import Program, to_program
 
@@ -42,7 +42,10 @@ def cut_program(model: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> Progra
     program.recompile()
     why = _fits(program, inputs, seen, sizes)
     if why is not None:
-        raise SurgeonError(f"program surgery cannot write this network: {why}", "report it: surgeon env, and the network's code")
+        raise SurgeonError(
+            f"program surgery cannot write this network: {why}",
+            "report it: surgeon env, and the network's code",
+        )
     return program.eval()
 
 
@@ -58,7 +61,14 @@ def _rewrite(program: Program, node: fx.Node, seen: Observed, sizes: Sizes) -> N
     ran = seen.ran.get(node.name)
     if ran is None or not ran.outputs:
         return
-    call = Call(str(node.target), tuple(node.args), dict(node.kwargs), _first(node, seen), ran.outputs, ran.nodes)
+    call = Call(
+        str(node.target),
+        tuple(node.args),
+        dict(node.kwargs),
+        _first(node, seen),
+        ran.outputs,
+        ran.nodes,
+    )
     new = resize(call, sizes)
     if new is call:
         return

@@ -111,7 +111,16 @@ def _fill(asked: Sequence[Any], shape: Sequence[int]) -> list[Any]:
     return [n if type(a) is int and a != -1 else a for a, n in zip(asked, shape, strict=True)]
 
 
-@_resizes("view", "_unsafe_view", "reshape", "_reshape_alias", "new_zeros", "new_ones", "new_empty", "new_full")
+@_resizes(
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_alias",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+)
 def _shape_second(call: Call, sizes: Sizes) -> Call:
     return call.put(1, _fill(call.args[1], sizes.shape(call.outputs[0])))
 
@@ -143,7 +152,9 @@ def _unflatten(call: Call, sizes: Sizes) -> Call:
     return call.put(2, _fill(call.args[2], sizes.shape(call.outputs[0])[dim : dim + count]))
 
 
-@_resizes("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "tensor_split")
+@_resizes(
+    "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "tensor_split"
+)
 def _split(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
     dim = call.arg(2, call.kwargs.get("dim", 0)) % len(call.x.shape)
@@ -166,9 +177,16 @@ def _slice(call: Call, sizes: Sizes) -> Call:
     else:
         index = np.arange(size)[slice(call.arg(2), call.arg(3), call.arg(4, 1))]
     new = _taking(call, dim, sizes.taken(call.x, dim, index))
-    if "slice" in call.op and "slice" in new.op and type(call.arg(3)) is int and call.args[3] >= size:
+    to_the_end = type(call.arg(3)) is int and call.args[3] >= size
+    if "slice" in call.op and "slice" in new.op and to_the_end and _is_last(new, sizes):
         new = new.put(3, call.args[3])  # to the end stays to the end
     return new
+
+
+def _is_last(call: Call, sizes: Sizes) -> bool:
+    """Whether one more step of a slice would leave the cut tensor."""
+    assert call.x is not None
+    return call.args[3] - 1 + call.arg(4, 1) >= sizes.shape(call.x)[call.args[1]]
 
 
 def _taking(call: Call, dim: int, index: Ids) -> Call:
@@ -217,12 +235,35 @@ def _pad(call: Call, sizes: Sizes) -> Call:
     for k in range(len(pad) // 2):
         d = rank - 1 - k
         before, after = pad[2 * k], pad[2 * k + 1]
-        if type(before) is not int or type(after) is not int or min(before, after) < 0:
+        if type(before) is not int or type(after) is not int:
             continue
-        kept = sizes.kept(out, d)
-        pad[2 * k] = int((kept < before).sum())
-        pad[2 * k + 1] = int((kept >= out.shape[d] - after).sum())
+        x, new = sizes.kept(call.x, d), sizes.kept(out, d)  # negative widths count what is cut off
+        pad[2 * k] = int((new < before).sum() - (x < -before).sum())
+        pad[2 * k + 1] = int(
+            (new >= out.shape[d] - after).sum() - (x >= call.x.shape[d] + after).sum()
+        )
     return call.put(1, pad)
+
+
+@_resizes("squeeze")
+def _squeeze(call: Call, sizes: Sizes) -> Call:
+    """A dimension cut to one is not one that was there to be squeezed."""
+    assert call.x is not None
+    shape = call.x.shape
+    if not any(n == 1 != old for n, old in zip(sizes.shape(call.x), shape, strict=True)):
+        return call
+    over = call.arg(1)
+    asked = range(len(shape)) if over is None else [over] if isinstance(over, int) else over
+    dims = [d for d in asked if shape[d] == 1]
+    args = (call.args[0], dims)
+    return Call("aten.squeeze.dims", args, {}, call.x, call.outputs, call.nodes)
+
+
+@_resizes("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    each = call.x.shape[1] // call.args[1]
+    return call.put(1, len(np.unique(sizes.kept(call.x, 1) // each)))
 
 
 @_resizes("index_select")
@@ -250,7 +291,9 @@ def _index(call: Call, sizes: Sizes) -> Call:
 
 def _constant(call: Call, which: int) -> Ids | None:
     """The positions of an index that is known."""
-    found = [v for node in call.nodes for v in node.inputs if v.constant is not None and v is not call.x]
+    found = [
+        v for node in call.nodes for v in node.inputs if v.constant is not None and v is not call.x
+    ]
     if len(found) <= which or found[which].constant.dim() != 1:
         return None
     return found[which].constant.numpy()
@@ -261,7 +304,7 @@ def _convolution(call: Call, sizes: Sizes) -> Call:
     return call.put(8, sizes.factor(call.nodes[0], "g"))
 
 
-@_resizes("conv1d", "conv2d", "conv3d")
+@_resizes("conv1d", "conv2d", "conv3d", "mkldnn_convolution")
 def _conv(call: Call, sizes: Sizes) -> Call:
     return call.put(6, sizes.factor(call.nodes[-1], "g")) if len(call.args) > 6 else call
 
@@ -274,7 +317,8 @@ def _conv_transpose(call: Call, sizes: Sizes) -> Call:
 @_resizes("native_group_norm")
 def _native_group_norm(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
-    call = call.put(4, sizes.shape(call.x)[1])
+    batch, channels = sizes.shape(call.x)[:2]
+    call = call.put(3, *_fill([call.args[3]], [batch])).put(4, channels)
     return call.put(6, sizes.factor(call.nodes[0], "g"))
 
 

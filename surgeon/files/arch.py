@@ -166,7 +166,7 @@ def _hf_inputs(config: Any) -> tuple[Tensor, ...] | None:
 def _from_file(path: Path, factory: str) -> Built:
     if not path.is_file():
         raise BadInput(f"{path}: no such file", "give the path of a Python file, then :factory")
-    module = _import_file(path)
+    module = import_file(path)
     found = getattr(module, factory, None)
     if not callable(found):
         own = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
@@ -182,7 +182,8 @@ def _from_file(path: Path, factory: str) -> Built:
     return Built(model, inputs, None, f"{factory}() in {path.name}")
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
+    """Run a Python file of the user's own. BadInput shows its error."""
     spec = importlib.util.spec_from_file_location(f"surgeon_user_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise BadInput(f"{path} is not a Python file", f"write {_FORMS}")

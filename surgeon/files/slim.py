@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from surgeon.couple import couple
-from surgeon.cut.module import cut_module
-from surgeon.cut.sizes import Sizes
+from surgeon.cut.choose import cut_fitting
 from surgeon.errors import BadInput, SurgeonError
-from surgeon.files.atomic import whole
+from surgeon.files.atomic import write_bytes
 from surgeon.files.codec import decode, encode
-from surgeon.plan import Plan
-from surgeon.planning import removed_by
+from surgeon.plan import Plan, fingerprint
 from surgeon.trace.program import Program, to_program
-from surgeon.trace.record import record
+from surgeon.trace.record import named_state, record
 
 FORMAT, VERSION = "surgeon-slim", 1
 BUILDABLE = ("torchvision:", "timm:")  # references that run no source of the user's
@@ -38,22 +37,22 @@ def save(result: Any, path: str | Path, arch: str | None = None) -> None:
     file cannot be written, or the model is neither.
     """
     document = document_of(result.model, result.plan, result.inputs, arch)
-    with whole(Path(path)) as temporary:
-        torch.save(document, temporary)
+    packed = BytesIO()  # on a full disk torch.save itself fails with an error that does not say so
+    torch.save(document, packed)
+    write_bytes(Path(path), packed.getbuffer())
 
 
 def save_safetensors(model: nn.Module, path: str | Path) -> None:
     """The state alone, for everyone else."""
     state = {n: t.detach().contiguous().clone() for n, t in model.state_dict().items()}
-    with whole(Path(path)) as temporary:
-        save_file(state, temporary)
+    write_bytes(Path(path), to_safetensors(state))
 
 
 def document_of(
     model: nn.Module, plan: Plan, inputs: tuple[Any, ...], arch: str | None
 ) -> dict[str, Any]:
     """What slim.pth holds: tensors, and JSON in strings."""
-    rebuilt = arch is not None and arch.startswith(BUILDABLE) and not isinstance(model, Program)
+    rebuilt = not isinstance(model, Program) and _rebuilds(arch, plan)
     program = None if rebuilt else _program(model, inputs)
     extra: dict[str, Tensor] = {}
     if program is not None:
@@ -70,6 +69,14 @@ def document_of(
         "plan": json.dumps(plan.to_json()),
         "program": json.dumps(encode(program)) if program is not None else None,
     }
+
+
+def _rebuilds(arch: str | None, plan: Plan) -> bool:
+    """Whether the reference alone gives the original back: ten classes instead of 1000 it does not say."""
+    if arch is None or not arch.startswith(BUILDABLE):
+        return False
+    shapes = {n: tuple(t.shape) for n, t in named_state(_built(arch)).items()}
+    return fingerprint(shapes) == plan.model.get("fingerprint")
 
 
 def _program(model: nn.Module, inputs: tuple[Any, ...]) -> Program:
@@ -109,7 +116,9 @@ def load_payload(payload: Mapping[str, Any], model: nn.Module | None = None) -> 
             "load it without model=",
         )
     if model is None and payload["program"] is not None:
-        return decode(_json(payload["program"]), {**payload["state"], **payload["constants"]}).eval()
+        return decode(
+            _json(payload["program"]), {**payload["state"], **payload["constants"]}
+        ).eval()
     if model is None:
         model = _built(arch)
     return _filled(model, plan_of(payload), payload["state"])
@@ -136,7 +145,9 @@ def _sound(payload: Mapping[str, Any]) -> None:
     if missing:
         raise BadInput(f"the slim file is damaged: it has no {', '.join(sorted(missing))}")
     tensors = (payload["state"], payload["constants"])
-    if not all(isinstance(x, dict) and all(isinstance(t, Tensor) for t in x.values()) for x in tensors):
+    if not all(
+        isinstance(x, dict) and all(isinstance(t, Tensor) for t in x.values()) for x in tensors
+    ):
         raise BadInput("the slim file is damaged: its state is not a table of tensors")
 
 
@@ -156,7 +167,11 @@ def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Mod
 
     model = model.eval()
     coupling = couple(record(model, inputs_of(plan)))
-    slim = cut_module(model, plan.keep, Sizes(coupling, removed_by(coupling, plan)))
+    slim, why = cut_fitting(model, inputs_of(plan), coupling, plan)
+    if slim is None:
+        raise BadInput(
+            f"the recorded cut does not fit this model: {why}", "build it as the original was"
+        )
     try:
         slim.load_state_dict(state)
     except RuntimeError as error:

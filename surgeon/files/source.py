@@ -110,9 +110,13 @@ def _open(checkpoint: Checkpoint, ref: str, arch: str | None) -> _Opened:
 
 
 def _slim(checkpoint: Checkpoint, arch: str | None) -> _Opened:
+    # imported late: it cuts, and cutting is above opening in the map
     slim = importlib.import_module("surgeon.files.slim")
     base = arches.build(arch).model if arch else None
-    return _Opened(slim.load_payload(checkpoint.payload, model=base), arch, notes=checkpoint.notes)
+    model = slim.load_payload(checkpoint.payload, model=base)
+    zeros = importlib.import_module("surgeon.shrink").inputs_of(slim.plan_of(checkpoint.payload))
+    given = tuple(inputs.example(tuple(x.shape), x.dtype, seed) for seed, x in enumerate(zeros))
+    return _Opened(model, arch, given, notes=checkpoint.notes)
 
 
 def _program(checkpoint: Checkpoint, ref: str) -> _Opened:

@@ -40,17 +40,26 @@ def before_after(
     inputs: tuple[Any, ...],
     slim_onnx: Path | None = None,
     budget: Budget | None = None,
+    threads: int = 1,
 ) -> BeforeAfter:
-    """Count both, export what is not exported yet, time both interleaved in ONNX Runtime, one thread.
+    """Count both, export what is not exported yet, time both interleaved in ONNX Runtime.
 
     Latency is of one example: inputs that share a batch are narrowed to one.
     """
-    before, after = (measure(m, inputs, latency=False) for m in (model, slim))
+    before, after = (measure(m, inputs, latency=False, threads=threads) for m in (model, slim))
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
         try:
-            return _timed((model, slim), (before, after), single(inputs), (Path(folder), slim_onnx), budget)
+            return _timed(
+                (model, slim), (before, after), single(inputs), (Path(folder), slim_onnx), budget
+            )
         except SurgeonError as error:
             return BeforeAfter(before, after, None, (f"not timed: {error.message}",))
+
+
+def counted(model: nn.Module, slim: nn.Module, inputs: tuple[Any, ...]) -> BeforeAfter:
+    """Parameters, FLOPs and bytes of both, without timing."""
+    before, after = (measure(m, inputs, latency=False) for m in (model, slim))
+    return BeforeAfter(before, after, None)
 
 
 def _timed(
@@ -65,14 +74,17 @@ def _timed(
 
     folder, slim_onnx = places
     old = export_onnx(models[0], folder / "before.onnx", inputs, dynamic_batch=False).path
-    new = slim_onnx or export_onnx(models[1], folder / "after.onnx", inputs, dynamic_batch=False).path
-    speed = compare_models(old, new, inputs, budget)
+    new = (
+        slim_onnx or export_onnx(models[1], folder / "after.onnx", inputs, dynamic_batch=False).path
+    )
+    threads = counts[0].threads
+    speed = compare_models(old, new, inputs, budget, threads)
     measured = [
         replace(
             count,
             onnx_bytes=path.stat().st_size,
             latency=speed.timings[name],
-            peak_memory=peak_memory(path, inputs),
+            peak_memory=peak_memory(path, inputs, threads),
             runtime=_runtime(),
         )
         for name, count, path in (("before", counts[0], old), ("after", counts[1], new))

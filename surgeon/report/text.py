@@ -1,45 +1,92 @@
-"""A result in a few lines."""
+"""A result in a few lines, and its numbers as people read them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgeon.measure import Measurement
     from surgeon.shrink import Result
+
+Row = tuple[str, str, str, str]  # what, before, after, change
 
 
 def summary(result: Result) -> str:
     """Asked and reached, proof, cost before and after, what stayed."""
     lines = [f"{key}: {share:.1%} removed" for key, share in result.reached().items()]
-    cut = sum(g.kept < g.size for g in result.plan.groups)
-    lines.append(f"groups: {cut} cut, {len(result.plan.left)} left alone")
-    lines.append(f"surgery: {result.way}" + (f" ({result.why})" if result.why else ""))
-    if result.check:
-        lines.append(f"proven: error {result.check.error:.1e} of the output's range in {result.check.dtype}")
+    lines += outcome(result.as_dict())
     if result.measured:
-        lines += [f"{a}: {b} -> {c}" for a, b, c in rows(result.measured.before, result.measured.after)]
+        lines += [f"{a}: {b} -> {c}" for a, b, c, _ in rows(result.measured.as_dict())]
     return "\n".join([*lines, *(f"note: {n}" for n in result.notes)])
 
 
-def rows(before: Measurement, after: Measurement) -> list[tuple[str, str, str]]:
-    """(what, before, after) for a table."""
-    out = [
-        ("parameters", f"{before.params:,}", f"{after.params:,}"),
-        ("FLOPs (a multiply-add is one)", f"{before.flops:,}", f"{after.flops:,}"),
-        ("MACs", f"{before.macs:,}", f"{after.macs:,}"),
-        ("state, bytes", f"{before.bytes:,}", f"{after.bytes:,}"),
+def outcome(report: dict[str, Any]) -> list[str]:
+    """How many groups were cut, by which surgery, and how it was proven; from report.json's data."""
+    cut = [g for g in report["groups"] if g["kept"] < g["size"]]
+    why = f" ({report['why']})" if report["why"] else ""
+    lines = [
+        f"groups: {len(cut)} cut, {len(report['groups']) - len(cut) + len(report['left'])} left alone",
+        f"surgery: {report['way']}{why}",
     ]
-    if before.onnx_bytes is not None and after.onnx_bytes is not None:
-        out.append(("ONNX file, bytes", f"{before.onnx_bytes:,}", f"{after.onnx_bytes:,}"))
-    if before.peak_memory is not None and after.peak_memory is not None:
-        out.append(("peak memory, bytes", f"{before.peak_memory:,}", f"{after.peak_memory:,}"))
-    if before.latency is not None and after.latency is not None:
-        out.append(("latency, ms", _ms(before), _ms(after)))
+    return [*lines, proven(report["check"])]
+
+
+def proven(check: dict[str, Any] | None) -> str:
+    """The oracle's result in one line."""
+    if check is None:
+        return "not proven: the check was left out"
+    error, allowed = f"{check['error']:.1e}", f"{check['tolerance']:.0e}"
+    return f"proven: error {error} of the output's range in {check['dtype']} (allowed {allowed})"
+
+
+def rows(measured: dict[str, Any]) -> list[Row]:
+    """The table of a `BeforeAfter.as_dict()`; what was not measured is left out."""
+    before, after = measured["before"], measured["after"]
+    out = [
+        _numbers("parameters", before["params"], after["params"]),
+        _numbers("FLOPs (a multiply-add is one)", before["flops"], after["flops"]),
+        _numbers("MACs", before["macs"], after["macs"]),
+    ]
+    sizes = {"bytes": "weights", "onnx_bytes": "ONNX file", "peak_memory": "peak memory"}
+    for key, what in sizes.items():
+        if before[key] is not None and after[key] is not None:
+            out.append((what, size(before[key]), size(after[key]), change(before[key], after[key])))
+    if before["latency"] and after["latency"]:
+        ratio = (measured["latency_ratio"] or {}).get("after")
+        said = f"{compared(ratio)}" if ratio else ""
+        threads = f"{before['threads']} thread" + "s" * (before["threads"] > 1)
+        what = f"latency, {before['runtime']}, {threads}"
+        out.append((what, latency(before["latency"]), latency(after["latency"]), said))
     return out
 
 
-def _ms(m: Measurement) -> str:
-    assert m.latency is not None
-    t = m.latency
-    return f"{t.median_s * 1e3:.3f} [{t.low_s * 1e3:.3f}, {t.high_s * 1e3:.3f}]"
+def _numbers(what: str, before: int, after: int) -> Row:
+    return what, f"{before:,}", f"{after:,}", change(before, after)
+
+
+def change(before: float, after: float) -> str:
+    """'-73.1 %'."""
+    return f"{100 * (after / before - 1):+.1f} %" if before else ""
+
+
+def size(count: int) -> str:
+    """'44.7 MB', in powers of ten."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= one:
+            return f"{count / one:.3g} {unit}"
+    return f"{count} B"
+
+
+def seconds(value: float | None) -> str:
+    """Milliseconds with as many digits as mean something; '-' for none."""
+    return "-" if value is None else f"{value * 1e3:.4g} ms"
+
+
+def latency(timing: dict[str, Any]) -> str:
+    """The median with its 95 % interval."""
+    low, high = timing["low_s"] * 1e3, timing["high_s"] * 1e3
+    return f"{seconds(timing['median_s'])} [{low:.4g}, {high:.4g}]"
+
+
+def compared(ratio: dict[str, Any]) -> str:
+    """'x0.45 [0.44, 0.46] faster'."""
+    return f"x{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] {ratio['verdict']}"

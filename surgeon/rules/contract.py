@@ -25,17 +25,25 @@ def mkldnn_convolution(node: Node) -> Form:
 @chooses("aten.addmm", family=FAMILY, forms=("n, m k, k n -> m n", "m n, m k, k n -> m n"))
 def addmm(node: Node) -> Form:
     """The bias is a row, or a whole matrix."""
-    bias = "n" if len(node.args[0].shape) == 1 else "m n"
-    return Form(f"{bias}, m k, k n -> m n")
+    return Form(f"{_broadcast(node, 'm n')}, m k, k n -> m n")
+
+
+@chooses("aten.baddbmm", family=FAMILY, forms=("b m n, b m k, b k n -> b m n",))
+def baddbmm(node: Node) -> Form:
+    """What is added may lack leading dimensions."""
+    return Form(f"{_broadcast(node, 'b m n')}, b m k, b k n -> b m n")
+
+
+def _broadcast(node: Node, terms: str) -> str:
+    """Terms of a first argument that is broadcast from the right."""
+    rank = len(node.args[0].shape)
+    return " ".join(terms.split()[-rank:]) if rank else ""
 
 
 factor("aten.mm", "m k, k n -> m n", family=FAMILY)
 factor("aten.bmm", "b m k, b k n -> b m n", family=FAMILY)
-factor("aten.baddbmm", "b m n, b m k, b k n -> b m n", family=FAMILY)
 factor("aten.mv", "m k, k -> m", family=FAMILY)
 factor("aten.dot", "k, k ->", family=FAMILY)
 factor("aten.linear", "... i, o i, o -> ... o", family=FAMILY)
 factor("aten.embedding", "_ c, * -> * c", family=FAMILY)
-SDPA = "b h l d, b h s d, b h s e -> b h l e, *"
-factor("aten._scaled_dot_product_flash_attention_for_cpu", SDPA, family=FAMILY)
 factor("aten.outer", "m, n -> m n", family=FAMILY)

@@ -6,6 +6,7 @@ The docstring's first line is what `surgeon rules` prints.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,7 @@ def pixel_shuffle(site: Site) -> Dims:
     *lead, c, h, w = site.x
     r = site.node.args[1]
     a, b, d = site.algebra.split(c, [size_of(c) // (r * r), r, r])
+    _stays(site, b + d)
     return (*lead, a, h + b, w + d)
 
 
@@ -267,7 +269,22 @@ def pixel_unshuffle(site: Site) -> Dims:
     r = site.node.args[1]
     a, b = site.algebra.split(h, [size_of(h) // r, r])
     d, e = site.algebra.split(w, [size_of(w) // r, r])
+    _stays(site, b + e)
     return (*lead, c + b + e, a, d)
+
+
+def _stays(site: Site, pixels: Dim) -> None:
+    site.algebra.freeze(pixels, "the pixels of one block stay together")
+
+
+@moves("aten.im2col")
+def im2col(site: Site) -> Dims:
+    """n c h w -> n (c window) positions"""
+    *lead, c, h, w = site.x
+    for d in (h, w):
+        site.algebra.freeze(d, f"{site.node.op} reads it by position")
+    window, positions = prod(site.node.args[1]), site.shape()[-1]
+    return (*lead, c + opaque(window), opaque(positions))
 
 
 @moves("aten.channel_shuffle", "aten.native_channel_shuffle")
@@ -334,7 +351,7 @@ def _equal(site: Site, dims: Sequence[Dims]) -> Dims:
 
 
 def _joined(site: Site, dims: Sequence[Dims], dim: int) -> Dims:
-    rest = _equal(site, [d[:dim] + ((),) + d[dim + 1 :] for d in dims])
+    rest = _equal(site, [(*d[:dim], (), *d[dim + 1 :]) for d in dims])
     return (*rest[:dim], site.algebra.concat([d[dim] for d in dims]), *rest[dim + 1 :])
 
 

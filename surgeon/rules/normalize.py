@@ -7,8 +7,15 @@ from surgeon.rules.registry import Form, chooses, factor
 
 FAMILY = "normalization"
 
-for _op in ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"):
-    factor(f"aten.{_op}", "n c *, c, c, c, c -> n c *, *, *", family=FAMILY)
+BATCH_NORM = "n c *, c, c, c, c -> n c *, *, *"
+factor("aten._native_batch_norm_legit_no_training", BATCH_NORM, family=FAMILY)
+
+
+@chooses("aten.native_batch_norm", "aten.cudnn_batch_norm", family=FAMILY, forms=(BATCH_NORM,))
+def batch_norm(node: Node) -> Form:
+    """With the batch's own statistics, argument 5, the batch mixes."""
+    return Form(BATCH_NORM.replace("n c *", "n! c *") if node.args[5] else BATCH_NORM)
+
 
 # (x, weight, bias, N, C, HxW, group, eps): statistics over the channels of a group and over space
 GROUP_NORM = "n (g c!) *, (g c), (g c) -> n (g c!) *, *, *"
@@ -20,9 +27,7 @@ def native_group_norm(node: Node) -> Form:
     return Form(GROUP_NORM, {"g": node.arg(6)})
 
 
-@chooses(
-    "aten.native_layer_norm", family=FAMILY, forms=("... c!, c, c -> ... c!, *, *",)
-)
+@chooses("aten.native_layer_norm", family=FAMILY, forms=("... c!, c, c -> ... c!, *, *",))
 def native_layer_norm(node: Node) -> Form:
     """Statistics over all of `normalized_shape`, which may have several dimensions."""
     letters = "abcdefgh"[: len(node.args[1])]

@@ -6,7 +6,7 @@ from surgeon.graph import Node, Value
 from surgeon.rules.registry import Form, chooses
 
 IDENTITY = """
-    alias clone contiguous detach lift_fresh lift_fresh_copy _to_copy to type_as positive
+    alias clone contiguous detach lift_fresh lift_fresh_copy _to_copy to positive
     dropout native_dropout alpha_dropout feature_dropout fill zero copy bernoulli
     zeros_like ones_like full_like empty_like rand_like randn_like
 """.split()
@@ -16,7 +16,7 @@ UNARY = """
     erf erfc erfinv exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh isfinite
     isinf isnan leaky_relu log log10 log1p log2 log_sigmoid_forward logical_not logit mish nan_to_num neg
     reciprocal relu relu6 round rsqrt selu sgn sigmoid sign silu sin sinh softplus softshrink
-    sqrt square tan tanh threshold trunc view_as_complex_copy
+    sqrt square tan tanh threshold trunc
 """.split()
 
 BINARY = """

@@ -73,7 +73,9 @@ def scores_of(
             continue
         scores = np.asarray(function(group, weights), np.float64)
         if scores.shape != (group.size,):
-            raise BadInput(f"criterion gave {scores.shape} scores for {group.size} channels of {group.name}")
+            raise BadInput(
+                f"criterion gave {scores.shape} scores for {group.size} channels of {group.name}"
+            )
         finite = np.isfinite(scores)
         if not finite.all():
             broken.append(group.name)

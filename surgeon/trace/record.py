@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -26,6 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
+from surgeon.trace.shapes import known
 
 _SKIP = (torch.__path__[0], __file__)
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
@@ -127,11 +129,12 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention as its plain ops, not as one fused op that eval mode may choose."""
+    """Attention as its plain ops, not as one fused op that eval mode or real tensors may choose."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 
@@ -164,6 +167,10 @@ def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     finally:
         before.remove()
         after.remove()
+
+
+class ValuesLost(Exception):
+    """Numbers written in the code became a meta tensor: only real tensors show them."""
 
 
 class Recorder(TorchDispatchMode):
@@ -208,7 +215,10 @@ class Recorder(TorchDispatchMode):
         known = self._known.get(id(tensor))
         if known is None or known.shape != tensor.shape:  # transpose_ makes another value of it
             known = Value(
-                len(self.graph.values), tuple(tensor.shape), short(tensor.dtype), stride=tensor.stride()
+                len(self.graph.values),
+                tuple(tensor.shape),
+                short(tensor.dtype),
+                stride=tensor.stride(),
             )
             if not (tensor.is_meta or tensor.is_floating_point()) and tensor.numel() < _SMALL:
                 known.constant = tensor
@@ -237,7 +247,13 @@ class Recorder(TorchDispatchMode):
         tensors = [t for t in _flat(args) if isinstance(t, Tensor)]
         if not tensors:
             return func(*args, **_real_integers(func, args, kwargs))
+        if func is torch.ops.aten.lift_fresh.default and tensors[0].is_meta:
+            raise ValuesLost  # x[:, [2, 0]]: torch made the list a tensor on x's own device
         meta = sum(t.is_meta for t in tensors)
+        if meta == len(tensors):
+            quick = known(func, args, kwargs)
+            if quick is not None:
+                return quick
         if meta in (0, len(tensors)):
             return func(
                 *args, **({**kwargs, "device": "cpu"} if _goes_to_meta(meta, kwargs) else kwargs)

@@ -14,6 +14,7 @@ A movement op moves the same random numbers, so that equality says that each is 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_u
 
 from surgeon.couple import Coupling, couple
 from surgeon.cut.sizes import Call, Positions, Sizes, resize
-from surgeon.graph import Graph, Node, Value
+from surgeon.graph import Node, Value
 from surgeon.rules import lookup
-from surgeon.trace.record import Recorder, short
+from surgeon.trace.record import Recorder
 
 SETS = 3  # random sets of channels cut together, on top of each by itself
 
@@ -46,8 +47,9 @@ class Sample:
 
     `cut` says what must come out, a word a tensor argument and a mark a dimension: `1` all may go,
     `!` all may go but not exactly, `s` some may go, `.` none may. `outputs` is how many outputs the
-    rule speaks for. `values` is False where the numbers are random or left over; `runs` where the op does
-    not run on this machine; `reaches` is False where the output does not hold what goes in.
+    rule speaks for. `values` is False where the numbers are random or left over, `reaches` where the
+    output does not hold what goes in, `resizes` where the op cannot be called on smaller tensors with
+    these arguments. `needs` is the device that has the op.
     """
 
     op: str
@@ -58,6 +60,7 @@ class Sample:
     values: bool = True
     reaches: bool = True
     resizes: bool = True
+    needs: str = "cpu"
 
     def __str__(self) -> str:
         shapes = [list(t.shape) for t in self.tensors()]
@@ -82,9 +85,10 @@ def target(op: str) -> Callable[..., Any]:
 
 def call(op: str, args: Any, kwargs: Any) -> list[Tensor]:
     """Run an op on copies of its arguments; its outputs as a list."""
-    args, kwargs = tree_map_only(Tensor, fresh, (args, kwargs))
+    device = "cuda" if "cudnn" in op else "cpu"
+    args, kwargs = tree_map_only(Tensor, lambda t: fresh(t).to(device), (args, kwargs))
     with torch.no_grad():
-        return outputs_of(target(op)(*args, **kwargs))
+        return [t.cpu() for t in outputs_of(target(op)(*args, **kwargs))]
 
 
 def fresh(tensor: Tensor) -> Tensor:
@@ -115,34 +119,29 @@ def coupled(sample: Sample) -> Coupled:
     args, kwargs = tree_map_only(Tensor, fresh, (sample.args, sample.kwargs))
     recorder = Recorder(on_meta=False)
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    values = [recorder.value(t) for t in given]
-    for value, tensor in zip(values, sample.tensors(), strict=True):
-        value.constant = tensor.as_subclass(Tensor) if isinstance(tensor, Known) else None
-        recorder.name_state(f"x{len(recorder.graph.state)}", given[values.index(value)])
-    graph = recorder.graph
-    args_of_values, kwargs_of_values = tree_map_only(Tensor, recorder.value, (args, kwargs))
-    if lookup(sample.op) is None:
-        with torch.no_grad(), recorder:
-            out = outputs_of(target(sample.op)(*args, **kwargs))
-    else:
-        with torch.no_grad():
-            out = outputs_of(target(sample.op)(*args, **kwargs))
-        outputs = tuple(recorder.value(t) for t in out)
+    for i, (tensor, own) in enumerate(zip(given, sample.tensors(), strict=True)):
+        recorder.name_state(f"x{i}", tensor)
+        recorder.value(tensor).constant = fresh(own) if isinstance(own, Known) else None
+    inputs = [recorder.value(t) for t in given]
+    noted = tree_map_only(Tensor, recorder.value, (args, kwargs))
+    plain = lookup(sample.op) is None
+    with torch.no_grad(), recorder if plain else nullcontext():
+        outputs = [recorder.value(t) for t in outputs_of(target(sample.op)(*args, **kwargs))]
+    if not plain:
+        recorder.graph.nodes.append(
+            Node(0, sample.op, target(sample.op), *noted, tuple(outputs), "", "?")
+        )
         for value in outputs:
             value.constant = None
-        graph.nodes.append(
-            Node(0, sample.op, target(sample.op), args_of_values, kwargs_of_values, outputs, "", "?")
-        )
-    outs = [recorder.value(t) for t in out]
-    whole = Call(
-        sample.op, args_of_values, kwargs_of_values, values[0] if values else None, tuple(outs), tuple(graph.nodes)
-    )  # fmt: skip
-    return Coupled(sample, couple(graph), values, outs, whole)
+    nodes = tuple(recorder.graph.nodes)
+    first = inputs[0] if inputs else None
+    call = Call(sample.op, *noted, first, tuple(outputs), nodes)
+    return Coupled(sample, couple(recorder.graph), inputs, outputs, call)
 
 
 def may_go(c: Coupled) -> str:
     """What the rule lets go, in the words of `Sample.cut`."""
-    gone = [one for one, _ in removals(c)]
+    gone = list(removals(c))
     words = []
     for value in c.inputs:
         word = ""
@@ -150,25 +149,35 @@ def may_go(c: Coupled) -> str:
             hits = [(goes(c, one, value, d), inexact(c, one)) for one in gone]
             goes_at = np.any([h for h, _ in hits], axis=0) if hits else np.zeros(1, bool)
             exact = not any(h.any() and mixed for h, mixed in hits)
-            word += ("1" if exact else "!") if goes_at.all() else "s" if goes_at.any() else "."
+            word += (
+                "." if not goes_at.any() else "s" if not goes_at.all() else "1" if exact else "!"
+            )
         words.append(word)
     return " ".join(words)
 
 
-def removals(c: Coupled) -> Iterator[tuple[np.ndarray, bool]]:
-    """Classes that go when one free atom goes, for each of them; and whether an input shows it."""
+def removals(c: Coupled) -> Iterator[np.ndarray]:
+    """The classes that go with one free atom, for each of them that empties no dimension."""
     classes = c.coupling.classes
     free = np.flatnonzero((classes.frozen < 0) & ~classes.derived)
     for atom in free:
         gone = c.coupling.removed(np.array([atom]))
         if not emptied(c, gone):
-            yield gone, any(goes(c, gone, v, d).any() for v in c.inputs for d in range(len(v.shape)))
+            yield gone
+
+
+def touches(c: Coupled, gone: np.ndarray, values: list[Value]) -> bool:
+    """Whether something of these values goes."""
+    return any(goes(c, gone, v, d).any() for v in values for d in range(len(v.shape)))
 
 
 def emptied(c: Coupled, gone: np.ndarray) -> bool:
     """Whether a dimension loses all that it has."""
     sizes = Sizes(c.coupling, gone)
-    return any(0 in sizes.shape(v) for v in (*c.inputs, *c.outputs))
+    values = (*c.inputs, *c.outputs)
+    return any(
+        n == 0 != old for v in values for n, old in zip(sizes.shape(v), v.shape, strict=True)
+    )
 
 
 def goes(c: Coupled, gone: np.ndarray, value: Value, d: int) -> np.ndarray:
@@ -186,10 +195,16 @@ def inexact(c: Coupled, gone: np.ndarray) -> bool:
 
 
 def check(sample: Sample) -> None:
-    """AssertionError where the op does not do what its rule says."""
+    """AssertionError where the rule lets go what it should not, or the op does not what its rule says."""
     c = coupled(sample)
-    assert may_go(c) == sample.cut
-    singles = [gone for gone, _ in removals(c)]
+    lets = may_go(c)
+    assert lets == sample.cut, f"{sample}: the rule lets go '{lets}', not '{sample.cut}'"
+    check_op(c)
+
+
+def check_op(c: Coupled) -> None:
+    """AssertionError where the op does not do what its rule says."""
+    singles = list(removals(c))
     for gone in singles:
         check_removal(c, gone, single=True)
     rng = np.random.default_rng(0)
@@ -205,7 +220,7 @@ def check_removal(c: Coupled, gone: np.ndarray, *, single: bool) -> None:
     sample = c.sample
     base = call(sample.op, sample.args, sample.kwargs)
     if not inexact(c, gone) and sample.values:
-        if single and any(goes(c, gone, v, d).any() for v in c.outputs[: sample.outputs] for d in range(len(v.shape))):
+        if single and touches(c, gone, c.outputs[: sample.outputs]):
             check_kept(c, gone, base)
         base = call(sample.op, *filled(c, gone, 0))
     if sample.resizes:
@@ -216,21 +231,35 @@ def check_kept(c: Coupled, gone: np.ndarray, base: list[Tensor]) -> None:
     """Nothing of what goes in where it goes comes out where it stays, and it does come out where it goes."""
     sample = c.sample
     reached = [torch.zeros(t.shape, dtype=torch.bool) for t in base]
-    for fill in (float("nan"), 0.9, -0.7, 1):
-        noisy = call(sample.op, *filled(c, gone, fill))
+    for fill, only in fills(len(c.inputs)):
+        noisy = call(sample.op, *filled(c, gone, fill, only))
         for k, (value, before, after) in enumerate(zip(c.outputs, base, noisy, strict=True)):
             reached[k] |= ~same(before, after)
             if k < sample.outputs:
                 at = f"{sample}: {fill} at {where(c, gone)}"
-                assert equal(kept(c, gone, value, before), kept(c, gone, value, after)), f"{at} reaches what stays"
-    brought = any(goes(c, gone, v, d).any() for v in c.inputs for d in range(len(v.shape)))
-    if not (brought and sample.reaches):
-        return
-    for d in range(len(c.outputs[0].shape)):
-        rest = [k for k in range(len(c.outputs[0].shape)) if k != d]
-        hit = reached[0].any(dim=rest) if rest else reached[0]
-        lost = goes(c, gone, c.outputs[0], d) & ~hit.numpy()
-        assert not lost.any(), f"{sample}: {where(c, gone)} does not reach output dim {d} at {np.flatnonzero(lost)}"
+                assert equal(kept(c, gone, value, before), kept(c, gone, value, after)), (
+                    f"{at} reaches what stays"
+                )
+    if sample.reaches and touches(c, gone, c.inputs):
+        check_reach(c, gone, reached[0])
+
+
+def check_reach(c: Coupled, gone: np.ndarray, reached: Tensor) -> None:
+    """Every index of the first output that goes holds something of what comes in."""
+    for d in range(reached.dim()):
+        rest = [k for k in range(reached.dim()) if k != d]
+        hit = reached.any(dim=rest) if rest else reached
+        lost = np.flatnonzero(goes(c, gone, c.outputs[0], d) & ~hit.numpy())
+        assert not len(lost), (
+            f"{c.sample}: {where(c, gone)} does not reach output dim {d} at {lost}"
+        )
+
+
+def fills(operands: int) -> list[tuple[float, int | None]]:
+    """Numbers to disturb with, and in which operand (None: in all)."""
+    nan = float("nan")
+    everywhere = [(fill, None) for fill in (nan, float("inf"), 0.9, -0.7, 0)]
+    return [*everywhere, *((fill, k) for k in range(operands) for fill in (nan, 0.9))]
 
 
 def check_cut(c: Coupled, gone: np.ndarray, base: list[Tensor]) -> None:
@@ -254,7 +283,9 @@ def cut_call(c: Coupled, gone: np.ndarray) -> tuple[tuple[str, Any], Any]:
     new = resize(c.call, Sizes(c.coupling, gone))
 
     def place(arg: Any) -> Any:
-        return torch.tensor(arg.index) if isinstance(arg, Positions) else small.get(arg, arg) if isinstance(arg, Value) else arg
+        if isinstance(arg, Positions):
+            return torch.tensor(arg.index)
+        return small[arg] if isinstance(arg, Value) else arg
 
     leaves, spec = tree_flatten((new.args, new.kwargs))
     args, kwargs = tree_unflatten([place(leaf) for leaf in leaves], spec)
@@ -263,21 +294,29 @@ def cut_call(c: Coupled, gone: np.ndarray) -> tuple[tuple[str, Any], Any]:
 
 def resized(c: Coupled) -> bool:
     """Whether some removal changes an argument of the call."""
-    return any(resize(c.call, Sizes(c.coupling, gone)) != c.call for gone, _ in removals(c))
+    return any(resize(c.call, Sizes(c.coupling, gone)) != c.call for gone in removals(c))
 
 
-def filled(c: Coupled, gone: np.ndarray, fill: float) -> tuple[Any, Any]:
-    """The arguments with `fill` in everything that goes."""
+def filled(c: Coupled, gone: np.ndarray, fill: float, only: int | None = None) -> tuple[Any, Any]:
+    """The arguments with `fill` in everything that goes, or in that of one operand."""
     leaves, spec = tree_flatten((c.sample.args, c.sample.kwargs))
-    values = iter(c.inputs)
-    out = [fill_one(c, gone, next(values), x, fill) if isinstance(x, Tensor) else x for x in leaves]
-    return tree_unflatten(out, spec)
+    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    for k, (i, value) in enumerate(zip(at, c.inputs, strict=True)):
+        if only in (None, k):
+            leaves[i] = fill_one(c, gone, value, leaves[i], fill)
+    return tree_unflatten(leaves, spec)
 
 
 def fill_one(c: Coupled, gone: np.ndarray, value: Value, tensor: Tensor, fill: float) -> Tensor:
     tensor = fresh(tensor)
     if not tensor.is_floating_point():
-        fill = bool(fill > 0) if tensor.dtype == torch.bool else 0 if fill != fill else round(fill)
+        fill = (
+            int(fill > 0)
+            if tensor.dtype == torch.bool or abs(fill) > 1
+            else round(fill)
+            if fill == fill
+            else 0
+        )
     for d in range(tensor.dim()):
         tensor.index_fill_(d, torch.from_numpy(np.flatnonzero(goes(c, gone, value, d))), fill)
     return tensor
@@ -315,7 +354,5 @@ def equal(a: Tensor, b: Tensor) -> bool:
 def close(a: Tensor, b: Tensor) -> bool:
     if not a.is_floating_point():
         return equal(a, b)
-    return torch.allclose(a, b, rtol=1e-9, atol=1e-11, equal_nan=True)
-
-
-__all__ = ["Known", "Sample", "check", "coupled", "known", "may_go", "resized", "short"]
+    tolerance = 1e-10 if a.dtype == torch.float64 else 1e-5
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -1,0 +1,1 @@
+"""The command line: parsers and printing, one file per command. No torch until a command runs."""

@@ -1,0 +1,53 @@
+"""`surgeon apply`: replay a plan, as it was made or edited by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surgeon.cli import options as o
+from surgeon.cli.deliver import Delivery, deliver
+from surgeon.cli.screen import Screen
+
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json", show_default=False)]
+
+
+def apply(
+    plan: PlanFile,
+    model: o.Model,
+    output: o.Output = None,
+    arch: o.Arch = None,
+    input: o.Input = None,
+    metric: o.Metric = None,
+    no_check: o.NoCheck = False,
+    no_measure: o.NoMeasure = False,
+    no_onnx: o.NoOnnx = False,
+    allow: o.Allow = None,
+    unsafe_pickle: o.UnsafePickle = False,
+    threads: o.Threads = 1,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Cut a model as a plan says; a plan that does not fit is refused with the first mismatch."""
+    from surgeon.plan import Plan
+    from surgeon.shrink import apply_checked
+
+    screen = Screen(json, quiet)
+    replayed = Plan.load(plan)
+    source = o.opening(arch, input, allow, unsafe_pickle, threads).open(model, screen)
+    wanted = Delivery(output, not no_measure, not no_onnx, metric, threads)
+    deliver(
+        source,
+        lambda: apply_checked(
+            replayed,
+            source.model,
+            source.inputs,
+            check=not no_check,
+            measure=False,
+            progress=screen.step,
+        ),
+        wanted,
+        screen,
+    )

@@ -1,0 +1,98 @@
+"""What shrink and apply share once they know how to cut: prove, write, measure, show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgeon.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from surgeon.files.source import Source
+    from surgeon.shrink import Result
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Where the result goes, and what is wanted of it."""
+
+    output: Path | None = None
+    measure: bool = True
+    onnx: bool = True
+    metric: str | None = None
+    threads: int = 1
+
+
+def deliver(source: Source, cut: Callable[[], Result], wanted: Delivery, screen: Screen) -> None:
+    """Cut, write the folder, then measure; a failed check or an error before that writes nothing."""
+    from surgeon.report.files import write_models, write_reports
+    from surgeon.report.folder import publish, staging
+    from surgeon.report.metric import load_metric
+
+    out = wanted.output or Path(f"{source.name}-slim")
+    metric = load_metric(wanted.metric) if wanted.metric else None
+    with staging(out) as stage:
+        scores = _score(
+            metric, source.model, wanted, screen
+        )  # first: a metric that fails costs nothing
+        result = cut()
+        result = replace(result, notes=(*source.notes, *result.notes))
+        said = write_models(result, stage, source.arch, wanted.onnx, screen.step)
+        result = replace(result, notes=(*result.notes, *said))
+        write_reports(_report(result, (out, stage)), stage)
+        publish(stage, out)
+    try:
+        result = _measured(source, result, out, wanted, screen)
+        scores |= {} if metric is None else {"after": metric(result.model)}
+    except KeyboardInterrupt:
+        screen.notes([f"{out} is complete, only its measurements are missing"])
+        raise
+    report = _report(result, (out, out), scores or None)
+    write_reports(report, out)
+    _show(report, screen)
+
+
+def _score(metric: Any, model: Any, wanted: Delivery, screen: Screen) -> dict[str, Any]:
+    if metric is None:
+        return {}
+    screen.step(f"{wanted.metric} of the original")
+    return {"name": str(wanted.metric).rpartition(":")[2], "before": metric(model)}
+
+
+def _measured(
+    source: Source, result: Result, out: Path, wanted: Delivery, screen: Screen
+) -> Result:
+    from surgeon.measure.pair import before_after, counted
+
+    onnx = out / "slim.onnx"
+    if wanted.measure and wanted.onnx and onnx.exists():
+        screen.step("measure both, interleaved")
+        models = source.model, result.model
+        measured = before_after(*models, result.inputs, onnx, threads=wanted.threads)
+    else:
+        measured = counted(source.model, result.model, result.inputs)
+    return replace(result, measured=measured, notes=(*result.notes, *measured.notes))
+
+
+def _report(
+    result: Result, places: tuple[Path, Path], metric: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """report.json: `places` are where the folder will be, and where its files are now."""
+    from surgeon import __version__
+    from surgeon.report.folder import FILES
+
+    out, now = places
+    files = {name: (now / name).stat().st_size for name in FILES[:6] if (now / name).exists()}
+    about = {"surgeon": __version__, "output": str(out), "files": files, "metric": metric}
+    return {**about, **result.as_dict()}
+
+
+def _show(report: dict[str, Any], screen: Screen) -> None:
+    from surgeon.report import tables, text
+
+    screen.notes(report["notes"])
+    screen.show(tables.before_after(report), "")
+    screen.show(*text.outcome(report), f"written: {report['output']}/")
+    screen.data(report)

@@ -1,0 +1,92 @@
+"""Options that several commands take, spelled once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from surgeon.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from surgeon.files.source import Source
+
+_MODEL = (
+    "Checkpoint, pickled module, .pt2 program, slim.pth, or an architecture: torchvision:resnet18"
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, show_default=False)]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REF",
+        help="What a state dict belongs to: torchvision:NAME, timm:NAME, hf:FOLDER, file.py:factory",
+    ),
+]
+Input = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZES", help="Example input: 1,3,224,224; several with ';', a type as 1,128:int64"
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CLASS", help="Class that a pickled module may use; repeatable"),
+]
+UnsafePickle = Annotated[
+    bool, typer.Option("--unsafe-pickle", help="Load any pickle: runs the code that is in it")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of PyTorch and of the runtime")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Where to write; NAME-slim/ by default"),
+]
+NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the proof")]
+NoMeasure = Annotated[bool, typer.Option("--no-measure", help="Count, but do not time")]
+NoOnnx = Annotated[
+    bool, typer.Option("--no-onnx", help="Write no slim.onnx; then nothing is timed")
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.PY:FUNCTION", help="Your function, model to number: shown before and after"
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How MODEL is to be opened."""
+
+    arch: str | None = None
+    input: str | None = None
+    allow: tuple[str, ...] = ()
+    unsafe_pickle: bool = False
+    threads: int = 1
+
+    def open(self, ref: str, screen: Screen) -> Source:
+        """The model, with what the user should know about it said."""
+        import torch
+
+        from surgeon.files.source import open_model
+
+        torch.set_num_threads(self.threads)
+        screen.step(f"open {ref}")
+        source = open_model(ref, self.arch, self.input, self.allow, self.unsafe_pickle)
+        screen.notes(source.notes)
+        return source
+
+
+def opening(
+    arch: str | None,
+    input: str | None,
+    allow: list[str] | None,
+    unsafe_pickle: bool,
+    threads: int = 1,
+) -> Opening:
+    """The options of opening, as typer gives them."""
+    return Opening(arch, input, tuple(allow or ()), unsafe_pickle, threads)

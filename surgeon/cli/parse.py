@@ -1,0 +1,67 @@
+"""What people write after an option, as values. Says which option cannot be read, and how to write it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from surgeon.errors import BadInput
+
+_LONGEST = 1_000_000  # channels in one written range: more is a slip of the finger, not a layer
+
+
+def share(text: str, option: str = "--ratio") -> float:
+    """'0.5' or '50%' -> 0.5."""
+    number = text.strip()
+    try:
+        return float(number[:-1]) / 100 if number.endswith("%") else float(number)
+    except ValueError:
+        raise BadInput(
+            f"{option} {text!r} is not a number", "the share of channels to remove: 0.5 or 50%"
+        ) from None
+
+
+def shares(texts: Iterable[str] | None) -> dict[str, float]:
+    """['layer4.*=0.7'] -> {'layer4.*': 0.7}."""
+    pairs = [_pair(text, "--ratio-for", "layer4.*=0.7") for text in texts or ()]
+    return {glob: share(value, f"--ratio-for {glob}") for glob, value in pairs}
+
+
+def positions(texts: Iterable[str] | None) -> dict[str, list[int]]:
+    """['conv1=0,3,5-9'] -> {'conv1': [0, 3, 5, 6, 7, 8, 9]}; a layer named twice has both."""
+    found: dict[str, list[int]] = {}
+    for text in texts or ():
+        layer, wanted = _pair(text, "--remove", "layer1.0.conv1=0,3,5-9")
+        found.setdefault(layer, []).extend(_indices(wanted, text))
+    return found
+
+
+def multiple(text: str | None) -> int | str | None:
+    """'auto', '8' or nothing."""
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise BadInput(f"--round-to {text!r} is not a positive number", "write 8, 16 or auto")
+    return int(text)
+
+
+def _pair(text: str, option: str, example: str) -> tuple[str, str]:
+    left, equals, right = (part.strip() for part in text.rpartition("="))
+    if not (left and equals and right):
+        raise BadInput(f"{option} {text!r} cannot be read", f"write {option} '{example}'")
+    return left, right
+
+
+def _indices(wanted: str, text: str) -> list[int]:
+    found: list[int] = []
+    for part in wanted.split(","):
+        first, dash, last = (end.strip() for end in part.partition("-"))
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()) or int(first) > int(last):
+            raise BadInput(
+                f"--remove {text!r}: {part.strip()!r} is no position and no range",
+                "write --remove 'layer1.0.conv1=0,3,5-9'",
+            )
+        if int(last) - int(first) > _LONGEST:
+            raise BadInput(f"--remove {text!r}: no layer has that many channels")
+        found += range(int(first), int(last) + 1)
+    return found

@@ -1,0 +1,176 @@
+"""`surgeon shrink`: the main job, from a checkpoint to a smaller one that is proven and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from surgeon.cli import options as o
+from surgeon.cli import parse
+from surgeon.cli.deliver import Delivery, deliver
+from surgeon.cli.screen import Screen
+from surgeon.errors import BadInput
+
+if TYPE_CHECKING:
+    from surgeon.files.source import Source
+    from surgeon.plan import Plan
+
+Ratio = Annotated[
+    str | None, typer.Option(metavar="R", help="Share of channels to remove: 0.5 or 50%")
+]
+RatioFor = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB=R", help="Another ratio for some layers: 'layer4.*=0.7'; repeatable"
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Layers whose channels all stay; repeatable"),
+]
+Remove = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LAYER=I,J",
+        help="Remove by hand: 'layer1.0.conv1=0,3,5-9', or input kernels 'layer2.0.conv1:in=1'; repeatable",
+    ),
+]
+Criterion = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Importance: l1, l2 (default) or random")
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHOSE", help="Whose weights decide: group (default), filter, shared-kernel"
+    ),
+]
+Scope = Annotated[
+    str | None,
+    typer.Option(metavar="SCOPE", help="Groups compete: local (default, no), global, isomorphic"),
+]
+RoundTo = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto", help="Channels kept are a multiple of N; auto is this CPU's block"
+    ),
+]
+Limit = Annotated[
+    str | None, typer.Option(metavar="LIMIT", help="Instead of a ratio, at most: 0.5x, 900M, 1.2G")
+]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", metavar="FILE", help="Replay this plan, as apply does")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be cut, and write nothing")]
+Seed = Annotated[int | None, typer.Option(help="Of the random criterion")]
+
+
+def shrink(
+    model: o.Model,
+    ratio: Ratio = None,
+    ratio_for: RatioFor = None,
+    ignore: Ignore = None,
+    remove: Remove = None,
+    max_flops: Limit = None,
+    max_params: Limit = None,
+    criterion: Criterion = None,
+    by: By = None,
+    scope: Scope = None,
+    round_to: RoundTo = None,
+    seed: Seed = None,
+    plan: PlanFile = None,
+    dry_run: DryRun = False,
+    output: o.Output = None,
+    arch: o.Arch = None,
+    input: o.Input = None,
+    metric: o.Metric = None,
+    no_check: o.NoCheck = False,
+    no_measure: o.NoMeasure = False,
+    no_onnx: o.NoOnnx = False,
+    allow: o.Allow = None,
+    unsafe_pickle: o.UnsafePickle = False,
+    threads: o.Threads = 1,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Remove whole filters and channels from a trained network, prove the result, measure it."""
+    screen = Screen(json, quiet)
+    asked: dict[str, Any] = {
+        "ratio": None if ratio is None else parse.share(ratio),
+        "ratio_for": parse.shares(ratio_for),
+        "ignore": ignore,
+        "remove": parse.positions(remove),
+        "max_flops": max_flops,
+        "max_params": max_params,
+        "criterion": criterion,
+        "by": by,
+        "scope": scope,
+        "round_to": parse.multiple(round_to),
+        "seed": seed,
+    }
+    asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}
+    replayed = _replayed(plan, asked)
+    source = o.opening(arch, input, allow, unsafe_pickle, threads).open(model, screen)
+    if dry_run:
+        _preview(source, model, asked, replayed, screen)
+        return
+    wanted = Delivery(output, not no_measure, not no_onnx, metric, threads)
+    _cut(source, model, asked, replayed, (not no_check, wanted), screen)
+
+
+def _replayed(path: Path | None, asked: dict[str, Any]) -> Plan | None:
+    from surgeon.plan import Plan
+
+    if path is None:
+        # refused before the model is opened, which may take long
+        from surgeon.shrink import check_options
+
+        check_options(**asked)
+        return None
+    if asked:
+        given = ", ".join("--" + key.replace("_", "-") for key in asked)
+        raise BadInput(
+            f"--plan says what is cut, and {given} says it again", "leave one of them out"
+        )
+    return Plan.load(path)
+
+
+def _cut(
+    source: Source,
+    ref: str,
+    asked: dict[str, Any],
+    plan: Plan | None,
+    how: tuple[bool, Delivery],
+    screen: Screen,
+) -> None:
+    import surgeon
+    from surgeon.shrink import apply_checked
+
+    common: Any = {"check": how[0], "measure": False, "progress": screen.step}
+
+    def cut() -> surgeon.Result:
+        if plan is not None:
+            return apply_checked(plan, source.model, source.inputs, **common)
+        return surgeon.shrink(source.model, source.inputs, source=ref, **common, **asked)
+
+    deliver(source, cut, how[1], screen)
+
+
+def _preview(
+    source: Source, ref: str, asked: dict[str, Any], plan: Plan | None, screen: Screen
+) -> None:
+    from surgeon.report import tables
+    from surgeon.report.preview import preview
+    from surgeon.shrink import Proposal, propose, trace
+
+    if plan is not None:
+        proposal = Proposal(trace(source.model, source.inputs), plan, ())
+    else:
+        common: Any = {"source": ref, "progress": screen.step}
+        proposal = propose(source.model, source.inputs, **common, **asked)
+    report = preview(proposal, source.notes)
+    screen.notes(report["notes"])
+    screen.show(tables.groups_cut(report), "", tables.groups_left(report), "")
+    screen.show(tables.expected(report), "", "dry run: nothing was cut or written")
+    screen.data(report)

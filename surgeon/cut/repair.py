@@ -1,0 +1,70 @@
+"""Attributes of the user's own modules that hold sizes: found by the ops that read them, set to follow.
+
+No guess by value alone: an attribute is a candidate where an op that its module (or a child) ran was
+given its old value as a size that the cut changes. The repair is kept only if the whole forward then
+fits, op by op.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from surgeon.cut.sizes import Call, Sizes, resize
+from surgeon.graph import Node
+
+
+def repair(slim: nn.Module, sizes: Sizes) -> list[str]:
+    """Set size attributes of `slim` to what the cut makes of them; the names of those changed."""
+    wanted: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for node in sizes.coupling.graph.nodes:
+        for old, new in _changes(node, sizes):
+            for path in _owners(node.module):
+                wanted[path][old].add(new)
+    changed: list[str] = []
+    for path, module in slim.named_modules():
+        if path in wanted and not type(module).__module__.startswith("torch.nn"):
+            changes = {old: new for old, (new, *more) in wanted[path].items() if not more}
+            changed += [f"{path}.{name}".lstrip(".") for name in _set(module, changes)]
+    return changed
+
+
+def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
+    """(old, new) of every size that the node was given and the cut changes."""
+    outputs = tuple(v for v in node.outputs if v is not None)
+    call = Call(node.op, node.args, node.kwargs, next(iter(node.inputs), None), outputs, (node,))
+    new = resize(call, sizes)
+    if new.op != call.op:
+        return
+    for a, b in zip(call.args, new.args, strict=True):
+        many = isinstance(a, (list, tuple)) and isinstance(b, (list, tuple))
+        for old, now in zip(a, b, strict=True) if many else ((a, b),):  # type: ignore[arg-type]
+            if type(old) is int and type(now) is int and old != now:
+                yield old, now
+
+
+def _owners(path: str) -> Iterator[str]:
+    """The module and all that hold it, innermost first: 'a.b', 'a', ''."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
+
+
+def _set(module: nn.Module, changes: dict[int, int]) -> list[str]:
+    names = []
+    for name, value in module.__dict__.items():
+        new: Any = None
+        if type(value) is int:
+            new = changes.get(value)
+        elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
+            replaced = type(value)(changes.get(v, v) for v in value)
+            new = replaced if replaced != value else None
+        if new is not None and not name.startswith("_") and name != "training":
+            names.append((name, new))
+    for name, new in names:
+        module.__dict__[name] = new
+    return [name for name, _ in names]

@@ -1,0 +1,101 @@
+"""Every file of a shrink: the model in each form that it has, the plan, and the report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from surgeon.errors import BadInput, CheckFailed
+from surgeon.export import export_onnx
+from surgeon.files.atomic import write_bytes, write_text
+from surgeon.files.slim import save, save_safetensors
+from surgeon.report.document import dumps
+from surgeon.report.page import page
+from surgeon.trace.program import Program
+
+if TYPE_CHECKING:
+    from surgeon.shrink import Result
+
+# What the exporter remembers of the source code, local paths among it.
+_TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
+
+
+def write_models(
+    result: Result, folder: Path, arch: str | None, onnx: bool, progress: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Write slim.pth, slim.safetensors, plan.json, slim.onnx and, for a program, slim.pt2.
+
+    Gives what should be said about them. Raises CheckFailed where the ONNX file computes something
+    else, BadInput where a file cannot be written.
+    """
+    notes: list[str] = []
+    progress("write slim.pth, slim.safetensors, plan.json")
+    save(result, folder / "slim.pth", arch)
+    save_safetensors(result.model, folder / "slim.safetensors")
+    result.plan.save(folder / "plan.json")
+    if isinstance(result.model, Program):
+        progress("write slim.pt2")
+        notes += write_program(result.model, folder / "slim.pt2", result.inputs)
+    if onnx:
+        progress("export slim.onnx, compare it with PyTorch")
+        notes += _write_onnx(result, folder / "slim.onnx")
+    return tuple(notes)
+
+
+def write_reports(report: dict[str, Any], folder: Path) -> None:
+    """Write report.json and report.html, each whole or not at all."""
+    write_text(folder / "report.json", dumps(report))
+    write_text(folder / "report.html", page(report))
+
+
+def write_program(program: Program, path: Path, inputs: tuple[Any, ...]) -> tuple[str, ...]:
+    """Write the program as a .pt2, which runs with torch alone; a note where torch cannot export it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = _exported(program, inputs)
+            packed = BytesIO()
+            torch.export.save(exported, packed)
+    except Exception as error:  # noqa: BLE001 - torch raises whatever comes; slim.pth holds the same
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return (
+            f"no slim.pt2: torch.export.save fails ({reason}); slim.pth holds the same program",
+        )
+    write_bytes(path, packed.getbuffer())
+    return ()
+
+
+def _exported(program: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    shapes = None
+    if getattr(program, "dynamic_batch", False):
+        batch = torch.export.Dim("batch", min=1)
+        sizes = {x.shape[0] for x in inputs if getattr(x, "shape", ())}
+        shapes = tuple({0: batch} if len(sizes) == 1 else None for _ in inputs)
+    # forward takes *args: its shapes are one tuple
+    given = (shapes,) if shapes is not None else None
+    exported = torch.export.export(program, inputs, dynamic_shapes=given, strict=False)
+    for node in exported.graph.nodes:
+        for key in _TRACES:
+            node.meta.pop(key, None)
+    return exported
+
+
+def _write_onnx(result: Result, path: Path) -> tuple[str, ...]:
+    try:
+        file = export_onnx(result.model, path, result.inputs)
+    except CheckFailed as error:
+        raise CheckFailed(error.message, "--no-onnx writes everything else") from error
+    except BadInput as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        return (f"no slim.onnx: {error.message}",)
+    return (
+        f"slim.onnx: opset {file.opset}, equal to PyTorch within {file.worst_error:.0e}",
+        *file.notes,
+    )

@@ -1,0 +1,435 @@
+"""Sample calls of every op that has a rule, and of every op whose sizes a cut rewrites.
+
+    call("convolution", x(2, 6, 5, 5), x(8, 3, 3, 3), x(8), ..., cut="11.. 11.. 1")
+
+`cut` says what the rule must let go; see `probe.Sample`. Extents of one sample differ wherever the op
+allows it, so that no rule is right by accident. The numbers are in (0.1, 0.9), where every function is
+defined, in float64.
+"""
+
+import torch
+from probe import Sample, known
+from torch import Tensor
+
+SAMPLES: list[Sample] = []
+
+
+def call(op: str, *args: object, cut: str = "", outputs: int = 9, values: bool = True,
+         reaches: bool = True, resizes: bool = True, needs: str = "cpu", **kwargs: object) -> None:  # fmt: skip
+    """Add `torch.ops.aten.<op>(*args, **kwargs)`."""
+    name = f"aten.{op}" if "." in op else f"aten.{op}.default"
+    SAMPLES.append(Sample(name, args, kwargs, cut, outputs, values, reaches, resizes, needs))
+
+
+_noise = torch.Generator().manual_seed(0)
+
+
+def x(*shape: int) -> Tensor:
+    """Numbers in (0.1, 0.9)."""
+    return torch.rand(shape, generator=_noise, dtype=torch.float64) * 0.8 + 0.1
+
+
+def integers(*shape: int, below: int = 8) -> Tensor:
+    return torch.randint(0, below, shape, generator=_noise)
+
+
+def bits(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=_noise) > 0.5
+
+
+# ---- pointwise --------------------------------------------------------------------------------
+
+for op in """
+    alias clone contiguous detach lift_fresh lift_fresh_copy _to_copy positive
+    abs acos asin asinh atan atanh ceil celu cos cosh elu erf erfc erfinv exp exp2 expm1 floor frac gelu
+    hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan leaky_relu log log10 log1p log2
+    log_sigmoid_forward logical_not logit mish nan_to_num neg reciprocal relu relu6 round rsqrt selu sgn
+    sigmoid sign silu sin sinh softplus softshrink sqrt square tan tanh trunc
+    relu_ sigmoid_ silu_ hardswish_ leaky_relu_ tanh_ hardtanh_ neg_ exp_
+""".split():
+    call(op, x(3, 4, 5), cut="111")
+
+call("relu", x(6), cut="1")
+call("relu", x(), cut="")
+call("acosh", x(3, 4) + 1, cut="11")
+call("bitwise_not", integers(3, 4), cut="11")
+call("clamp", x(3, 4), 0.2, 0.6, cut="11")
+call("clamp.Tensor", x(3, 4), x(4), x(3, 1), cut="11 1 1.")
+call("clamp_min", x(3, 4), 0.3, cut="11")
+call("clamp_max", x(3, 4), 0.3, cut="11")
+call("threshold", x(3, 4), 0.3, 2.0, cut="11")
+call("to.dtype", x(3, 4), torch.float32, cut="11")
+call("_to_copy", x(3, 4), dtype=torch.float32, cut="11")
+call("dropout", x(3, 4), 0.5, False, cut="11")
+call("native_dropout", x(3, 4), 0.5, False, cut="11")
+call("alpha_dropout", x(3, 4), 0.5, False, cut="11")
+call("feature_dropout", x(3, 4, 5), 0.5, False, cut="111")
+call("bernoulli", x(3, 4), values=False, cut="11")
+call("bernoulli.p", x(3, 4), 0.4, values=False, cut="11")
+call("zero", x(3, 4), reaches=False, cut="11")
+call("zero_", x(3, 4), reaches=False, cut="11")
+call("fill.Scalar", x(3, 4), 2, reaches=False, cut="11")
+call("fill_.Scalar", x(3, 4), 2, reaches=False, cut="11")
+call("fill.Tensor", x(3, 4), x(), reaches=False, cut="11 ")
+call("copy", x(3, 4), x(4), reaches=False, cut="11 1")
+call("copy_", x(3, 4), x(3, 1), reaches=False, cut="11 1.")
+for op in "zeros_like ones_like".split():
+    call(op, x(3, 4), reaches=False, cut="11")
+call("full_like", x(3, 4), 7, reaches=False, cut="11")
+for op in "empty_like rand_like randn_like".split():
+    call(op, x(3, 4), values=False, cut="11")
+
+for op in "add sub mul div true_divide fmod remainder xlogy copysign".split():
+    name = f"{op}.{'Scalar_Other' if op == 'xlogy' else 'Scalar'}"
+    call(f"{op}.Tensor", x(3, 4, 5), x(4, 5), cut="111 11")
+    call(f"{op}.Tensor", x(4, 1), x(3, 4, 5), cut="1. 111")
+    call(f"{op}.Tensor", x(3, 1, 5), x(3, 4, 1), cut="1.1 11.")
+    call(name, x(3, 4), 2, cut="11")
+for op in "eq ne gt ge lt le".split():
+    call(f"{op}.Tensor", integers(9, 4, below=2), integers(4, below=2), cut="11 1")
+    call(f"{op}.Scalar", x(3, 5), 0.9, cut="11")
+for op in "atan2 fmax fmin hypot maximum minimum".split():
+    call(op, x(3, 4), x(3, 1), cut="11 1.")
+for op in "logical_and logical_or logical_xor".split():
+    call(op, bits(6, 5), bits(6, 5), cut="11 11")
+for op in "bitwise_and bitwise_or bitwise_xor".split():
+    call(f"{op}.Tensor", integers(6, 5), integers(6, 5), cut="11 11")
+    call(f"{op}.Scalar", integers(6, 5), 3, cut="11")
+for op in "add_ mul_ sub_ div_".split():
+    call(f"{op}.Tensor", x(3, 4, 5), x(4, 1), cut="111 1.")
+call("addcdiv", x(3, 4), x(4), x(3, 1), cut="11 1 1.")
+call("addcmul", x(3, 4), x(4), x(3, 1), value=0.5, cut="11 1 1.")
+call("floor_divide", x(3, 4), x(4), cut="11 1")
+call("div.Tensor_mode", x(3, 4), x(4), rounding_mode="floor", cut="11 1")
+call("lerp.Scalar", x(3, 4), x(4), 0.3, cut="11 1")
+call("lerp.Tensor", x(3, 4), x(4), x(3, 1), cut="11 1 1.")
+call("masked_fill.Scalar", x(3, 4), bits(4), 7.0, cut="11 1")
+call("masked_fill.Tensor", x(3, 4), bits(3, 1), x(), cut="11 1. ")
+call("masked_fill_.Scalar", x(3, 4), bits(4), 7.0, cut="11 1")
+call("pow.Tensor_Tensor", x(3, 4), x(4), cut="11 1")
+call("pow.Tensor_Scalar", x(3, 4), 2, cut="11")
+call("pow.Scalar", 2, x(3, 4), cut="11")
+call("_prelu_kernel", x(3, 4, 5), x(1, 4, 1), cut="111 .1.")
+call("rsub.Tensor", x(3, 4), x(4), cut="11 1")
+call("rsub.Scalar", x(3, 4), 1, cut="11")
+call("where.self", bits(4, 1), x(3, 4, 5), x(5), cut="1. 111 1")
+call("where.ScalarOther", bits(3, 4), x(3, 4), 0.0, cut="11 11")
+call("where.ScalarSelf", bits(3, 4), 0.0, x(3, 4), cut="11 11")
+
+# ---- contractions -----------------------------------------------------------------------------
+
+
+def convolve(shape: tuple[int, ...], weight: tuple[int, ...], cut: str, groups: int = 1,
+             transposed: bool = False, bias: int = 0, stride: int = 1) -> None:  # fmt: skip
+    """One call of aten.convolution of any rank, and of the op of its rank that programs have."""
+    rank = len(shape) - 2
+    data = x(*shape), x(*weight), x(bias) if bias else None
+    ones, zeros, strides = [1] * rank, [0] * rank, [stride] * rank
+    call("convolution", *data, strides, ones, ones, transposed, zeros, groups, cut=cut)
+    if transposed:
+        overload = "default" if rank == 1 else "input"
+        name = f"conv_transpose{rank}d.{overload}"
+        call(name, *data, strides, ones, zeros, groups, ones, cut=cut)
+    else:
+        call(f"conv{rank}d", *data, strides, ones, ones, groups, cut=cut)
+
+
+convolve((2, 4, 6, 5), (3, 4, 3, 3), "11.. 11.. 1", bias=3)
+convolve((2, 4, 6, 5), (3, 4, 3, 3), "11.. 11..")
+convolve((2, 4, 7), (3, 4, 3), "11. 11. 1", bias=3, stride=2)
+convolve((2, 2, 4, 5, 3), (3, 2, 3, 3, 3), "11... 11...")
+convolve((2, 6, 5, 4), (9, 2, 3, 3), "11.. 11.. 1", groups=3, bias=9)
+convolve((2, 6, 5), (9, 2, 3), "11. 11.", groups=3)
+convolve((2, 4, 3, 3, 3), (6, 2, 1, 3, 3), "11... 11...", groups=2)
+convolve((2, 4, 5, 4), (4, 1, 3, 3), "11.. 1... 1", groups=4, bias=4)
+convolve((2, 4, 5, 4), (8, 1, 3, 3), "11.. 1...", groups=4)
+convolve((2, 4, 5, 4), (1, 4, 3, 3), "11.. .1.. .", bias=1)
+convolve((2, 1, 5, 4), (3, 1, 3, 3), "1... 1... 1", bias=3)
+convolve((2, 4, 5, 3), (4, 3, 2, 2), "11.. 11.. 1", transposed=True, bias=3, stride=2)
+convolve((2, 4, 5), (4, 3, 2), "11. 11.", transposed=True, stride=2)
+convolve((2, 2, 3, 3, 3), (2, 3, 3, 3, 3), "11... 11... 1", transposed=True, bias=3)
+convolve((2, 6, 4, 4), (6, 2, 3, 3), "11.. 11.. 1", transposed=True, groups=3, bias=6)
+convolve((2, 4, 4, 4), (4, 1, 3, 3), "11.. 1...", transposed=True, groups=4)
+convolve((2, 4, 5), (4, 2, 2), "11. 11.", transposed=True, groups=2)
+convolve((2, 4, 2, 3, 2), (4, 2, 2, 2, 2), "11... 11...", transposed=True, groups=2)
+call("mkldnn_convolution", x(2, 4, 6, 5).float(), x(6, 2, 3, 3).float(), x(6).float(),
+     [1, 1], [1, 1], [1, 1], 2, cut="11.. 11.. 1")  # fmt: skip
+call(
+    "conv2d.padding",
+    x(2, 4, 6, 5),
+    x(3, 4, 3, 3),
+    x(3),
+    [1, 1],
+    "same",
+    [1, 1],
+    1,
+    cut="11.. 11.. 1",
+)
+call("addmm", x(5), x(3, 4), x(4, 5), cut="1 11 11")
+call("addmm", x(3, 5), x(3, 4), x(4, 5), beta=2, cut="11 11 11")
+call("addmm", x(1, 5), x(3, 4), x(4, 5), cut=".1 11 11")
+call("mm", x(3, 4), x(4, 5), cut="11 11")
+call("bmm", x(2, 3, 4), x(2, 4, 5), cut="111 111")
+call("baddbmm", x(2, 3, 5), x(2, 3, 4), x(2, 4, 5), cut="111 111 111")
+call("baddbmm", x(3, 5), x(2, 3, 4), x(2, 4, 5), cut="11 111 111")
+call("mv", x(3, 4), x(4), cut="11 1")
+call("dot", x(4), x(4), cut="1 1")
+call("outer", x(3), x(4), cut="1 1")
+call("linear", x(2, 3, 4), x(5, 4), x(5), cut="111 11 1")
+call("linear", x(3, 4), x(5, 4), cut="11 11")
+call("linear", x(4), x(5, 4), cut="1 11")
+call("embedding", x(7, 4), known(1, 5, 2), cut=".1 .")
+call("embedding", x(7, 4), integers(2, 3, below=7), cut=".1 ..")
+ATTENTION = "scaled_dot_product_attention"
+call(ATTENTION, x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 7), cut="1111 11!1 11!1")
+call(ATTENTION, x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 7), x(5, 6), cut="1111 11!1 11!1 1!")
+
+# ---- norms and softmax ------------------------------------------------------------------------
+
+C = [x(4) for _ in range(4)]
+call("native_batch_norm", x(3, 4, 5, 2), *C, False, 0.1, 1e-5, outputs=1, cut="11.. 1 1 1 1")
+call("native_batch_norm", x(3, 4), *C, False, 0.1, 1e-5, outputs=1, cut="11 1 1 1 1")
+call(
+    "native_batch_norm", x(3, 4, 5), None, None, *C[:2], False, 0.1, 1e-5, outputs=1, cut="11. 1 1"
+)
+call("native_batch_norm", x(3, 4, 5), *C[:2], None, None, True, 0.1, 1e-5, outputs=1, cut="!1. 1 1")
+call(
+    "_native_batch_norm_legit_no_training",
+    x(3, 4, 5, 2),
+    *C,
+    0.1,
+    1e-5,
+    outputs=1,
+    cut="11.. 1 1 1 1",
+)
+call(
+    "cudnn_batch_norm",
+    x(3, 4, 5, 2),
+    *C,
+    False,
+    0.1,
+    1e-5,
+    outputs=1,
+    needs="cuda",
+    cut="11.. 1 1 1 1",
+)
+for shape in ((3, 6, 5, 4), (3, 6, 7)):
+    space = shape[2] * (shape[3] if len(shape) == 4 else 1)
+    dots = "." * (len(shape) - 2)
+    call(
+        "native_group_norm",
+        x(*shape),
+        x(6),
+        x(6),
+        3,
+        6,
+        space,
+        2,
+        1e-5,
+        outputs=1,
+        cut=f"1!{dots} ! !",
+    )
+    call("group_norm", x(*shape), 2, x(6), x(6), outputs=1, cut=f"1!{dots} ! !")
+call("native_group_norm", x(3, 6, 5), None, None, 3, 6, 5, 1, 1e-5, outputs=1, cut="1!.")
+call("native_group_norm", x(3, 6, 5), x(6), x(6), 3, 6, 5, 6, 1e-5, outputs=1, cut="11. 1 1")
+for norm, fused in (("native_layer_norm", "layer_norm"), ("_fused_rms_norm", "rms_norm")):
+    biases = [x(4)] if norm == "native_layer_norm" else []
+    more = [None] if norm == "native_layer_norm" else []
+    said = " !" * len(biases)
+    call(norm, x(2, 3, 4), [4], x(4), *biases, 1e-5, outputs=1, cut=f"11! !{said}")
+    call(norm, x(2, 3, 4), [4], None, *more, 1e-5, outputs=1, cut="11!")
+    call(norm, x(2, 3, 4), [3, 4], x(3, 4), *more, 1e-5, outputs=1, cut="1!! !!")
+    call(fused, x(2, 3, 4), [4], x(4), *biases, 1e-5, outputs=1, cut=f"11! !{said}")
+for op in "_softmax _log_softmax".split():
+    call(op, x(3, 4, 5), -1, False, cut="11!")
+    call(op, x(3, 4, 5), 1, False, cut="1!1")
+call("_safe_softmax", x(3, 4, 5), -1, cut="11!")
+for op in "cumsum cumprod logcumsumexp".split():
+    call(op, x(3, 4, 5), 1, cut="1!1")
+    call(op, x(3, 4, 5), -1, cut="11!")
+
+# ---- reductions, pooling, resampling -----------------------------------------------------------
+
+call("max_pool1d", x(2, 3, 6), [2], [2], cut="11.")
+call("max_pool2d_with_indices", x(2, 3, 6, 4), [2, 2], [2, 2], cut="11..")
+call("max_pool2d_with_indices", x(3, 6, 4), [3, 3], [1, 1], [1, 1], cut="1..")
+call("max_pool3d_with_indices", x(2, 3, 4, 4, 4), [2, 2, 2], [2, 2, 2], cut="11...")
+call("avg_pool1d", x(2, 3, 6), [2], cut="11.")
+call("avg_pool2d", x(2, 3, 6, 4), [2, 2], cut="11..")
+call("avg_pool2d", x(3, 6, 4), [3, 3], [2, 2], [1, 1], cut="1..")
+call("avg_pool3d", x(2, 3, 4, 4, 4), [2, 2, 2], cut="11...")
+call("_adaptive_avg_pool2d", x(2, 3, 6, 4), [3, 2], cut="11..")
+call("_adaptive_avg_pool2d", x(2, 3, 6, 4), [1, 1], cut="11..")
+call("_adaptive_avg_pool3d", x(2, 3, 4, 4, 4), [2, 2, 2], cut="11...")
+call("adaptive_max_pool2d", x(2, 3, 6, 4), [3, 2], cut="11..")
+call("adaptive_max_pool3d", x(2, 3, 4, 4, 4), [2, 2, 2], cut="11...")
+call("upsample_nearest1d", x(2, 3, 4), [8], cut="11.")
+call("upsample_nearest2d", x(2, 3, 4, 5), [8, 10], cut="11..")
+call("upsample_nearest3d", x(2, 3, 2, 4, 3), [4, 8, 6], cut="11...")
+call("_upsample_nearest_exact2d", x(2, 3, 4, 5), [6, 7], cut="11..")
+call("upsample_linear1d", x(2, 3, 4), [7], False, cut="11.")
+for op in (
+    "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
+):
+    call(op, x(2, 3, 4, 5), [8, 7], False, cut="11..")
+call("upsample_trilinear3d", x(2, 3, 2, 4, 3), [4, 5, 6], True, cut="11...")
+call("grid_sampler_2d", x(2, 3, 4, 5), x(2, 6, 7, 2), 0, 0, False, cut="11.. 1...")
+call("grid_sampler_3d", x(2, 3, 4, 5, 6), x(2, 3, 4, 2, 3), 0, 0, False, cut="11... 1....")
+for kind in "reflection replication".split():
+    call(f"{kind}_pad1d", x(2, 3, 4), [1, 2], cut="11.")
+    call(f"{kind}_pad2d", x(2, 3, 4, 5), [1, 2, 0, 1], cut="11..")
+    call(f"{kind}_pad2d", x(3, 4, 5), [1, 2, 0, 1], cut="1..")
+    call(f"{kind}_pad3d", x(2, 3, 4, 5, 4), [1, 1, 0, 1, 1, 0], cut="11...")
+
+call("sum", x(3, 4, 5), cut="111")
+for op, mark in {
+    "sum.dim_IntList": "1",
+    "mean.dim": "!",
+    "amax": "!",
+    "amin": "!",
+    "logsumexp": "!",
+}.items():
+    call(op, x(3, 4, 5), [1], cut=f"1{mark}1")
+    call(op, x(3, 4, 5), [-1], True, cut=f"11{mark}")
+    call(op, x(3, 4, 5), [0, 2], cut=f"{mark}1{mark}")
+call("mean", x(3, 4), cut="!!")
+call("amax", x(3, 4), cut="!!")
+for op in "any all".split():
+    call(op, bits(3, 4), cut="!!")
+    call(f"{op}.dim", bits(3, 4, 5), 1, cut="1!1")
+    call(f"{op}.dims", bits(3, 4, 5), [0, -1], True, cut="!1!")
+call("prod", x(3, 4), cut="!!")
+call("prod.dim_int", x(3, 4, 5), -2, True, cut="1!1")
+call("linalg_vector_norm", x(3, 4, 5), 2, [1], cut="1!1")
+call("linalg_vector_norm", x(3, 4, 5), 1, [-1], True, cut="11!")
+call("linalg_vector_norm", x(3, 4, 5), cut="!!!")
+for op in "var std var_mean".split():
+    call(f"{op}.correction", x(3, 4, 5), [1], correction=0, cut="1!1")
+    call(f"{op}.correction", x(3, 4, 5), [-1], correction=0, keepdim=True, cut="11!")
+    call(f"{op}.correction", x(3, 4, 5), correction=0, cut="!!!")
+for op in "max min".split():
+    call(op, x(3, 4), cut="!!")
+    call(f"{op}.dim", x(3, 4, 5), 1, cut="1!1")
+    call(f"{op}.dim", x(3, 4, 5), -1, True, cut="11!")
+for op in "argmax argmin".split():
+    call(op, x(3, 4, 5), 1, cut="1.1")
+    call(op, x(3, 4, 5), -1, True, cut="11.")
+    call(op, x(3, 4), cut="..")
+
+# ---- movement ---------------------------------------------------------------------------------
+
+for op in "view _unsafe_view reshape".split():
+    call(op, x(2, 3, 4, 5), [2, 3, 20], cut="1111")
+    call(op, x(2, 3, 4, 5), [6, 20], cut="1111")
+    call(op, x(12, 4), [3, 4, 4], cut="11")
+    call(op, x(24), [2, 3, 4], cut="1")
+    call(op, x(2, 3, 4), [-1], cut="111")
+    call(op, x(4, 1, 6), [4, 6], cut="1.1")
+    call(op, x(4, 6), [2, 12], cut="11")
+call("view", x(4, 6), [3, 8], cut="..")
+call("_reshape_alias", x(12, 4), [3, 4, 4], [16, 4, 1], cut="11", resizes=False)
+call("flatten.using_ints", x(2, 3, 4, 5), 1, 2, cut="1111")
+call("unflatten.int", x(3, 12, 2), 1, [3, 4], cut="111")
+call("unflatten.int", x(3, 12, 2), -2, [3, -1], cut="111")
+call("t", x(3, 4), cut="11")
+call("t", x(3), cut="1")
+call("t_", x(3, 4), cut="11", resizes=False)
+call("numpy_T", x(3, 4), cut="11")
+for op in ("transpose.int", "swapaxes"):
+    call(op, x(3, 4, 5), 0, 2, cut="111")
+    call(op, x(3, 4, 5), -1, 1, cut="111")
+call("permute", x(3, 4, 5), [2, 0, 1], cut="111")
+call("permute", x(3, 4, 5), [-1, 0, -2], cut="111")
+call("unsqueeze", x(3, 4), 1, cut="11")
+call("unsqueeze", x(3, 4), -1, cut="11")
+call("squeeze", x(1, 3, 1, 4), cut=".1.1")
+call("squeeze", x(1, 2, 3), cut=".11")
+call("squeeze.dim", x(3, 2), 1, cut="11")
+call("squeeze.dim", x(3, 1, 4), 1, cut="1.1")
+call("squeeze.dim", x(3, 4), -1, cut="11")
+call("squeeze.dims", x(1, 3, 1), [0, -1], cut=".1.")
+call("expand", x(3, 1), [3, 5], cut="1.")
+call("expand", x(3, 1), [2, -1, 5], cut="1.")
+call("repeat", x(3, 4), [2, 1], cut="11")
+call("repeat", x(3, 4), [2, 1, 3], cut="11")
+call("tile", x(3, 4), [2], cut="11")
+call("slice.Tensor", x(6, 4), 0, 1, 4, cut="11")
+call("slice.Tensor", x(3, 8), 1, 0, 9223372036854775807, 2, cut="11")
+call("slice.Tensor", x(3, 8), -1, -5, -1, cut="11")
+call("slice.Tensor", x(3, 8), 1, 4, 5, cut="1s")
+call("narrow", x(6, 4), 0, 1, 3, cut="11")
+call("flip", x(3, 4), [1], cut="11")
+call("flip", x(3, 4), [0, -1], cut="11")
+call("roll", x(3, 6), [2], [1], cut="11")
+call("roll", x(3, 6), [-1, 4], [0, -1], cut="11")
+call("roll", x(6), [2], cut="1", resizes=False)
+call("select.int", x(3, 6), 1, 2, cut="1s")
+call("select.int", x(3, 6), -1, -1, cut="1s")
+call("unbind.int", x(3, 4), 1, cut="1.")
+call("split.Tensor", x(3, 6), 2, 1, cut="11")
+call("split.Tensor", x(7, 3), 3, cut="s1")
+call("unsafe_split.Tensor", x(3, 6), 2, -1, cut="11")
+call("split_with_sizes", x(3, 6), [2, 4], -1, cut="11")
+call("unsafe_split_with_sizes", x(6, 3), [3, 3], cut="11")
+call("chunk", x(3, 6), 2, 1, cut="11")
+call("tensor_split.sections", x(3, 6), 3, 1, cut="11")
+call("tensor_split.indices", x(3, 6), [2, 4], 1, cut="11")
+for op in "cat concat".split():
+    call(op, [x(3, 4), x(3, 2)], 1, cut="11 11")
+    call(op, [x(2, 4), x(3, 4), x(1, 4)], -2, cut="11 11 .1")
+call("cat", [x(0), x(3, 4)], 1, cut=". 11")
+call("stack", [x(3, 4), x(3, 4)], 1, cut="11 11")
+call("stack", [x(3, 4), x(3, 4)], -1, cut="11 11")
+call("constant_pad_nd", x(3, 4, 5), [1, 2], 0.0, cut="111")
+call("constant_pad_nd", x(3, 4, 5), [0, 0, 2, 1], 1.0, cut="111")
+call("constant_pad_nd", x(3, 6), [-1, -2], cut="11")
+call("constant_pad_nd", x(3, 6), [-1, 2], cut="11")
+call("pad", x(3, 4, 5), [0, 0, 2, 1], cut="111")
+call("index_select", x(3, 6), 1, known(4, 0, 3), cut="11 .")
+call("index_select", x(3, 6), -1, known(4, 0, 4, 5), cut="11 .")
+call("index_select", x(3, 6), 1, integers(4, below=6), cut="1. .")
+call("index.Tensor", x(3, 6, 4), [None, known(4, 0, -1)], cut="111 .")
+call("index.Tensor", x(6, 4), [known(4, 0, 3)], cut="11 .")
+call("index.Tensor", x(3, 6, 4), [None, integers(2, 2, below=6)], cut="1.1 ..")
+call("index.Tensor", x(3, 6, 4), [known(1, 0), known(3, 3)], cut="..1 . .")
+call("index.Tensor", x(3, 6, 4), [known(1, 0), None, known(3, 3)], cut=".1. . .")
+call(
+    "index.Tensor",
+    x(3, 4),
+    [None, torch.tensor([True, False, True, True])],
+    cut=".. .",
+    resizes=False,
+)
+call("as_strided", x(3, 4), [3, 4], [4, 1], cut="11", resizes=False)
+call("as_strided", x(3, 4), [4, 3], [1, 4], cut="..")
+call("unfold", x(3, 6), 1, 2, 1, cut="1.")
+call("im2col", x(2, 3, 4, 5), [3, 2], [1, 1], [1, 0], [1, 1], cut="11..")
+call("pixel_shuffle", x(2, 12, 3, 4), 2, cut="1111")
+call("pixel_unshuffle", x(2, 3, 4, 6), 2, cut="1111")
+call("channel_shuffle", x(2, 6, 3), 2, cut="111")
+call("native_channel_shuffle", x(2, 6, 3), 2, cut="111")
+call("glu", x(3, 8), cut="11")
+call("glu", x(3, 8, 2), 1, cut="111")
+call("tril", x(2, 4, 4), cut="1..")
+call("triu", x(2, 4, 4), 1, cut="1..")
+
+# ---- factories --------------------------------------------------------------------------------
+
+for op in "zeros ones".split():
+    call(op, [3, 4])
+call("full", [3, 4], 2.5)
+call("empty.memory_format", [3, 4], values=False)
+for op in "rand randn".split():
+    call(op, [3, 4], values=False)
+for op in "new_zeros new_ones".split():
+    call(op, x(2), [3, 4], reaches=False, cut=".")
+call("new_full", x(2), [3, 4], 2.5, reaches=False, cut=".")
+call("new_empty", x(2), [3, 4], values=False, cut=".")
+call("scalar_tensor", 2.5)
+call("arange", 5)
+call("arange.start", 1, 5)
+call("linspace", 0, 1, 5)
+call("eye", 4)
+call("tril_indices", 3, 4)
+call("randint.low", 0, 5, [3], values=False)
+call("randperm", 5, values=False)
