@@ -1,6 +1,7 @@
 """Train models/digits.py on one core, in seconds, and write models/digits_resnet.pth.
 
-Run it as `python models/train_digits.py`.
+Run it as `python models/train_digits.py`. A group lasso on kernels and batch-norm scales (sparse
+training, as in network slimming, arXiv 1708.06519) leaves channels that pruning can take for free.
 """
 
 import time
@@ -9,9 +10,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from digits import DigitsResNet, accuracy, data, digits_resnet
-from torch import Tensor
+from torch import Tensor, nn
 
-EPOCHS = 30
+EPOCHS = 40
+SPARSITY = 6e-3
 BATCH = 64
 PATH = Path(__file__).with_name("digits_resnet.pth")
 
@@ -21,6 +23,15 @@ def shift(x: Tensor) -> Tensor:
     padded = F.pad(x, (1, 1, 1, 1))
     dy, dx = torch.randint(0, 3, (2,)).tolist()
     return padded[:, :, dy : dy + 8, dx : dx + 8]
+
+
+def sparsity(model: nn.Module) -> Tensor:
+    """Sum of the norms of all kernels by input channel, and of all batch-norm scales."""
+    norms = [
+        p.transpose(0, 1).flatten(1).norm(dim=1).sum() for p in model.parameters() if p.dim() > 1
+    ]
+    scales = [m.weight.abs().sum() for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    return torch.stack(norms + scales).sum()
 
 
 def train() -> DigitsResNet:
@@ -37,7 +48,8 @@ def train() -> DigitsResNet:
         order = torch.randperm(len(y))[: len(y) // BATCH * BATCH]
         for index in order.split(BATCH):
             optimizer.zero_grad()
-            F.cross_entropy(model(shift(x[index])), y[index], label_smoothing=0.05).backward()
+            loss = F.cross_entropy(model(shift(x[index])), y[index], label_smoothing=0.05)
+            (loss + SPARSITY * sparsity(model)).backward()
             optimizer.step()
             schedule.step()
     return model.eval()

@@ -191,12 +191,14 @@ class _Reader:
             for term in terms
             for letter in term.letters
         }
+        filters = {x for terms, _ in operands if len(terms) > 1 for t in terms for x in t.letters}
         for terms, value in operands:
             if value is None or value not in self.weights:
                 continue
             dims = self.dims[value]
+            brought = data | filters if len(terms) == 1 else data  # a bias makes no channels
             for term, dim in zip(spread(terms, len(dims)), dims, strict=True):
-                role = _role(term, data, kept)
+                role = _role(term, brought, kept)
                 self.uses += [Use(*label, role, node.index, node.op) for label in self._labels(dim)]
 
     def _labels(self, dim: Dim) -> Iterator[tuple[str, int]]:

@@ -363,6 +363,7 @@ class Machine:
         singles = removals(classes)
         several = [np.any(singles[k::2], axis=0) for k in (0, 1) if singles[k::2]]
         for removed in [*singles, *several]:
+            assert not (removed & (classes.frozen >= 0)).any()
             masks = [mask_of(dims, classes, removed) for dims in self.tensors]
             for move, sources, result in self.steps:
                 assert np.array_equal(move(*(masks[i] for i in sources)), masks[result])

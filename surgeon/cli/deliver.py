@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgeon.cli.interrupt import stop_if_pressed
 from surgeon.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def deliver(source: Source, cut: Callable[[], Result], wanted: Delivery, screen:
         said = write_models(result, stage, source.arch, wanted.onnx, screen.step)
         result = replace(result, notes=(*result.notes, *said))
         write_reports(_report(result, (out, stage)), stage)
+        stop_if_pressed()
         publish(stage, out)
     try:
         result = _measured(source, result, out, wanted, screen)

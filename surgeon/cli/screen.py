@@ -9,6 +9,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from surgeon.cli.interrupt import stop_if_pressed
+
 _PIPED_WIDTH = 200  # a pipe has no width; tables cut at 80 would lose layer names
 
 
@@ -21,7 +23,8 @@ class Screen:
         self._said: set[str] = set()
 
     def step(self, what: str) -> None:
-        """Progress: what is being done now."""
+        """Progress: what is being done now. Stops here after a Ctrl-C that was swallowed."""
+        stop_if_pressed()
         if not self._quiet:
             _console(sys.stderr).print(f"  {what} ...", style="dim")
 
