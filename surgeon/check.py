@@ -25,10 +25,10 @@ from surgeon.slices import sliced
 from surgeon.trace.record import (
     Recorder,
     forward_failed,
+    forward_mode,
     module_paths,
     named_state,
     output_tensors,
-    plain_attention,
     shell,
 )
 
@@ -131,9 +131,10 @@ def _is_slice(twin: nn.Module, small: nn.Module, keep: Keep) -> bool:
 def _run(
     model: nn.Module, inputs: tuple[Any, ...], mode: TorchDispatchMode | None = None
 ) -> list[Tensor]:
-    inputs = tree_map_only(Tensor, torch.clone, inputs)
+    with torch.inference_mode(False):
+        inputs = tree_map_only(Tensor, torch.clone, inputs)
     try:
-        with torch.no_grad(), plain_attention():
+        with forward_mode():
             if mode is None:
                 return output_tensors(model(*inputs))
             with mode:

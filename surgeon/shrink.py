@@ -104,6 +104,7 @@ class Traced:
 
     graph: Graph
     coupling: Coupling
+    inputs: tuple[Any, ...]  # what it was traced with: a batch of one is doubled
 
     @property
     def groups(self) -> Any:
@@ -136,9 +137,33 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
             f"a model is an nn.Module, not {type(model).__name__}",
             "surgeon.files.open_model opens files",
         )
-    inputs = two_at_least(as_tuple(example_inputs))
-    graph = observe(model, inputs).graph if isinstance(model, Program) else record(model, inputs)
-    return Traced(graph, couple(graph))
+    if isinstance(model, torch.jit.ScriptModule):
+        raise BadInput("a TorchScript module cannot be cut", "give the Python module it was made from")
+    given = as_tuple(example_inputs)
+    inputs = two_at_least(given)
+    try:
+        graph = _graph(model, inputs)
+    except BadInput:
+        if inputs is given:
+            raise
+        inputs, graph = given, _graph(model, given)  # a network made for one example at a time
+    return Traced(graph, couple(graph), inputs)
+
+
+def _graph(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
+    return observe(model, inputs).graph if isinstance(model, Program) else record(model, inputs)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside DataParallel, DDP and torch.compile wrappers."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(model, wrappers):
+            model = model.module
+        elif hasattr(model, "_orig_mod") and isinstance(model._orig_mod, nn.Module):
+            model = model._orig_mod
+        else:
+            return model
 
 
 def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
@@ -162,11 +187,11 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     >>> r = shrink(net, torch.zeros(1, 3, 224, 224), ratio=0.5)  # doctest: +SKIP
     """
     run = _Run(progress)
-    inputs = as_tuple(example_inputs)
+    model, inputs = unwrapped(model), as_tuple(example_inputs)
     proposal = _propose(model, inputs, _request(ratio, options), source, run)
-    coupling, plan = proposal.traced.coupling, proposal.plan
-    done = run("cut", lambda: cut(model, two_at_least(inputs), coupling, plan))
-    return _finish((model, inputs), done, plan, proposal.notes, run, (check, measure))
+    traced, plan = proposal.traced, proposal.plan
+    done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
+    return _finish((model, inputs, traced.inputs), done, plan, proposal.notes, run, (check, measure))
 
 
 def propose(
@@ -220,10 +245,12 @@ def apply_checked(
 ) -> Result:
     """Replay a plan as `shrink` would have cut it, proven and measured."""
     run = _Run(progress)
+    model = unwrapped(model)
     inputs = as_tuple(example_inputs) if example_inputs is not None else inputs_of(plan)
     traced = run("trace and couple", lambda: trace(model, inputs))
-    done = run("cut", lambda: cut(model, two_at_least(inputs), traced.coupling, plan))
-    return _finish((model, inputs), done, plan, traced.graph.notes, run, (check, measure))
+    done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
+    given = (model, inputs, traced.inputs)
+    return _finish(given, done, plan, traced.graph.notes, run, (check, measure))
 
 
 def remove(
@@ -327,17 +354,17 @@ def _notes(
 
 
 def _finish(
-    given: tuple[nn.Module, tuple[Any, ...]],
+    given: tuple[nn.Module, tuple[Any, ...], tuple[Any, ...]],
     done: Cut,
     plan: Plan,
     notes: tuple[str, ...],
     run: _Run,
     wanted: tuple[bool, bool],
 ) -> Result:
-    model, inputs = given
+    model, inputs, traced_with = given
     proof = measured = None
     if wanted[0]:
-        proof = run("check", lambda: run_check(model, done.model, plan, two_at_least(inputs)))
+        proof = run("check", lambda: run_check(model, done.model, plan, traced_with))
         notes += proof.notes
     if wanted[1]:
         measured = run("measure", lambda: before_after(model, done.model, inputs))

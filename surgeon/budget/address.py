@@ -31,6 +31,15 @@ def matching(groups: Sequence[Group], glob: str) -> list[Group]:
     raise BadInput(f"no layer matches '{glob}'", nearest(glob, names))
 
 
+def cuttable(groups: Sequence[Group], glob: str) -> list[Group]:
+    """Groups that a path or glob names and that may be cut; OutOfReach with the reason where none may."""
+    found = matching(groups, glob)
+    free = [g for g in found if g.why_not is None]
+    if not free:
+        raise OutOfReach(f"'{glob}' cannot be cut: {found[0].why_not}")
+    return free
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint that names what comes close."""
     names = list(names)

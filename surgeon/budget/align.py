@@ -37,5 +37,5 @@ def keep_count(size: int, ratio: float, step: int) -> int:
     target = size * (1 - ratio)
     if step <= 1 or size < step:
         return min(max(size - int(size * ratio + 0.5), 1), size)
-    steps = max(int(target / step + 0.5), 1)
-    return min(steps * step, size)
+    steps = min(max(int(target / step + 0.5), 1), size // step)
+    return steps * step

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.budget.address import matching, positions
+from surgeon.budget.address import cuttable, matching, positions
 from surgeon.budget.align import block_of_this_cpu, keep_count, step_of
 from surgeon.budget.cost import Cost
 from surgeon.budget.request import Request
@@ -50,7 +50,7 @@ class _Field:
 def choose(coupling: Coupling, scores: Mapping[str, Array], request: Request) -> Choice:
     """Which channels go. OutOfReach where a limit cannot be met or nothing can be cut."""
     by_hand = positions(coupling, coupling.groups, request.remove)
-    field, left, notes = _field(coupling, scores, request)
+    field, left, notes = _field(coupling, scores, request, by_hand)
     counts: dict[str, int] = {}
     if request.limits:
         counts = _reach(coupling, field, request, by_hand)
@@ -73,7 +73,10 @@ def _nothing(coupling: Coupling, request: Request, left: Sequence[Left]) -> None
 
 
 def _field(
-    coupling: Coupling, scores: Mapping[str, Array], request: Request
+    coupling: Coupling,
+    scores: Mapping[str, Array],
+    request: Request,
+    by_hand: Mapping[str, Ids],
 ) -> tuple[_Field, list[Left], list[str]]:
     left = [Left(g.name, g.size, g.why_not) for g in coupling.groups if g.why_not is not None]
     free = [g for g in coupling.groups if g.why_not is None]
@@ -81,8 +84,10 @@ def _field(
     left += [
         Left(g.name, g.size, f"ignored ({ignored[g.name]})") for g in free if g.name in ignored
     ]
-    free = [g for g in free if g.name not in ignored]
-    ratio_for = {g.name: r for p, r in request.ratio_for.items() for g in matching(free, p)}
+    free = [g for g in free if g.name not in ignored and g.name not in by_hand]
+    ratio_for = {
+        g.name: r for p, r in request.ratio_for.items() for g in cuttable(coupling.groups, p)
+    }
     free, other = _one_factor_each(free, ratio_for)
     left += other
     round_to = block_of_this_cpu() if request.round_to == "auto" else int(request.round_to or 1)

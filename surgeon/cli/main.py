@@ -36,6 +36,9 @@ def run(args: list[str]) -> int:
         code = INTERRUPTED
     except BrokenPipeError:
         code = _hung_up()
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        code = _fail(2, f"{error.strerror or error}{where}", "is the disk full?", as_json)
     except Exception as error:  # noqa: BLE001 - the last resort, so that nobody sees a traceback
         # an import cut short by Ctrl-C fails in ways of its own
         code = INTERRUPTED if interrupt.pressed() else _bug(error, as_json)
@@ -54,7 +57,7 @@ def _command(args: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # which has shown the help
             return 2
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "surgeon"
+        command = context.command_path if context is not None else f"surgeon {args[0]}"
         message = error.format_message()  # type: ignore[attr-defined]
         raise SurgeonError(message, f"{command} --help") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgeon.couple import Coupling
@@ -34,6 +35,11 @@ def cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Pla
 
     Raises BadInput where the plan does not fit, SurgeonError where neither surgery can write it.
     """
+    with torch.inference_mode(False):  # what is made here may be trained
+        return _cut(model, inputs, coupling, plan)
+
+
+def _cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan) -> Cut:
     if isinstance(model, Program):
         return Cut(cut_program(model, inputs, plan), "program")
     slim, why = cut_fitting(model, inputs, coupling, plan)

@@ -66,6 +66,19 @@ def guess_input(model: nn.Module) -> Guess | None:
     return None
 
 
+def refusal(model: nn.Module) -> str | None:
+    """The model's own error on the first input that would be tried, and that input; None if none is."""
+    for shape, dtype, _ in _candidates(model):
+        try:
+            with torch.no_grad():
+                model(example(shape, dtype))
+        except Exception as error:  # noqa: BLE001 - forward raises whatever it likes
+            text = (str(error).strip() or "no message").splitlines()[0]
+            return f"{type(error).__name__}: {text} (input {','.join(map(str, shape))})"
+        return None
+    return None
+
+
 def example(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Reproducible noise: standard normal, or 0 and 1 for integers (indices that any table has)."""
     generator = torch.Generator().manual_seed(seed)

@@ -258,8 +258,10 @@ def _inputs(opened: _Opened, name: str) -> tuple[tuple[Tensor, ...], str]:
         return (inputs.example(opened.shape),), f"the default of {opened.arch}"
     guess = inputs.guess_input(opened.model)
     if guess is None:
+        own = inputs.refusal(opened.model)
         raise BadInput(
-            f"{name}: no input could be guessed that this model accepts",
+            f"{name}: no input could be guessed that this model accepts"
+            + (f"\n  its forward fails with {own}" if own else ""),
             "say its sizes, for example --input 1,3,224,224 (several: 1,3,64,64;1,10:int64)",
         )
     return guess.inputs, guess.why

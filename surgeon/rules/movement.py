@@ -116,9 +116,7 @@ def roll(site: Site) -> Dims:
     shifts, over = site.node.args[1], site.node.arg(2, ())
     dims = list(site.x)
     if not over:
-        flat = (tuple(leaf for d in dims for leaf in d),)
-        taken = site.algebra.take(flat[0], np.roll(np.arange(size_of(flat[0])), shifts[0]))
-        return site.algebra.reshape([taken], site.shape())
+        return _refused(site, "rolled across all dimensions")
     for shift, d in zip(shifts, over, strict=True):
         dims[d] = site.algebra.take(dims[d], np.roll(np.arange(size_of(dims[d])), shift))
     return tuple(dims)

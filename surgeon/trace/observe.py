@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.program import Program
-from surgeon.trace.record import Recorder, named_state, output_tensors, shell, to_meta
+from surgeon.trace.record import Recorder, forward_mode, named_state, output_tensors, shell, to_meta
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def observe(program: Program, inputs: tuple[Any, ...]) -> Observed:
         ran[node.name] = Ran(ops, tuple(recorder.value(t) for t in tensors))
         done = len(graph.nodes)
 
-    with torch.no_grad(), recorder:
+    with forward_mode(), recorder:
         output = twin.run(inputs, observe=see)
     graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     return Observed(graph, ran)

@@ -110,7 +110,7 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Grap
     recorder.graph.parameters = frozenset(names)
     flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     recorder.graph.inputs = tuple(recorder.value(t) for t in flat)
-    with torch.no_grad(), plain_attention(), module_paths(twin, recorder), recorder:
+    with forward_mode(), module_paths(twin, recorder), recorder:
         output = twin(*inputs)
     recorder.graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     recorder.graph.on_meta = on_meta
@@ -125,6 +125,14 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
             if tensor is not None:
                 found[f"{prefix}.{name}" if prefix else name] = tensor
     return found
+
+
+@contextmanager
+def forward_mode() -> Iterator[None]:
+    """How surgeon runs forwards: no gradients, and the plain ops below autograd, which inference mode
+    would leave undecomposed."""
+    with torch.inference_mode(False), torch.no_grad(), plain_attention():
+        yield
 
 
 @contextmanager

@@ -1,0 +1,184 @@
+"""Ctrl-C at any moment and a full disk leave what was there, and nothing that is half written."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import surgeon
+from surgeon.cli.main import run
+from surgeon.errors import BadInput
+from surgeon.report.folder import publish, staging
+
+NETS = """
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 5))
+"""
+SURGEON = [sys.executable, "-c", "from surgeon.cli.main import main; main()"]
+SHRINK = ["shrink", "nets.py:net", "--ratio", "0.5", "-o", "out"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(NETS)
+    return tmp_path
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    found = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    folders = {str(path): b"" for path in folder.rglob("*") if path.is_dir()}
+    return {name: data for name, data in (found | folders).items() if "__pycache__" not in name}
+
+
+def interrupted(moment: str, args: list[str]) -> tuple[int, str]:
+    """Run a command and press Ctrl-C when this progress line appears: exit code and stderr."""
+    process = subprocess.Popen([*SURGEON, *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if moment in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, rest = process.communicate(timeout=60)
+    return process.returncode, said + rest
+
+
+@pytest.mark.parametrize("moment", ["open", "trace and couple", "check", "write slim.pth", "export slim.onnx"])
+def test_ctrl_c_before_the_end_leaves_nothing(here: Path, moment: str) -> None:
+    before = everything(here)
+    code, said = interrupted(moment, SHRINK)
+    assert code == 130
+    assert said.endswith("interrupted\n")
+    assert "Traceback" not in said
+    assert everything(here) == before
+
+
+def test_ctrl_c_leaves_an_earlier_result_alone(here: Path) -> None:
+    assert run([*SHRINK, "--no-onnx", "--quiet"]) == 0
+    before = everything(here)
+    code, _ = interrupted("export slim.onnx", SHRINK)
+    assert code == 130
+    assert everything(here) == before
+
+
+def test_ctrl_c_while_measuring_keeps_the_slim_model(here: Path) -> None:
+    code, said = interrupted("measure both", SHRINK)
+    assert code == 130
+    assert said.endswith("note: out is complete, only its measurements are missing\ninterrupted\n")
+    names = {path.name for path in Path("out").iterdir()}
+    assert {"slim.pth", "slim.onnx", "plan.json", "report.json"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    surgeon.load("out/slim.pth")
+
+
+def test_ctrl_c_during_the_imports() -> None:
+    code = "import os, signal, sys, threading, time\nfrom surgeon.cli.main import main\n"
+    code += "threading.Timer(0.15, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+    code += "sys.argv = ['surgeon', 'inspect', 'torchvision:resnet18']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.endswith("interrupted\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_between_two_moves_waits(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("out").mkdir()
+    Path("out/plan.json").write_text("old")
+    replace = os.replace
+
+    def pressed(source: Path, target: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", pressed)
+    with pytest.raises(KeyboardInterrupt), staging(Path("out")) as stage:
+        for name in ("plan.json", "slim.pth"):
+            (stage / name).write_text("new")
+        publish(stage, Path("out"))
+    assert {path.name: path.read_text() for path in Path("out").iterdir()} == {
+        "plan.json": "new",
+        "slim.pth": "new",
+    }
+
+
+# a full disk: a limit on the size of files fails in the same place and way
+
+
+def limited(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("size", [1_000, 30_000, 95_000])
+def test_a_full_disk_is_said_and_leaves_nothing(here: Path, size: int) -> None:
+    before = everything(here)
+    done = subprocess.run(
+        [*SURGEON, *SHRINK], capture_output=True, text=True, check=False, preexec_fn=limited(size)
+    )
+    assert done.returncode == 2
+    assert "error: cannot write" in done.stderr
+    assert "hint: free some space" in done.stderr or "is the disk full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert everything(here) == before
+
+
+def test_a_full_disk_leaves_an_earlier_result(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run([*SHRINK, "--no-onnx", "--no-measure", "--quiet"]) == 0
+    before = everything(here)
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run([*SHRINK, "--no-onnx", "--no-measure"]) == 2
+    assert everything(here) == before
+
+
+@pytest.mark.parametrize("save", ["slim.pth", "slim.onnx", "plan.json"])
+def test_the_api_on_a_full_disk(here: Path, save: str) -> None:
+    code = (
+        "import surgeon, torch, resource\n"
+        "source = surgeon.open_model('nets.py:net')\n"
+        "r = surgeon.shrink(source.model, source.inputs, 0.5, check=False, measure=False)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
+        f"save = {save!r}\n"
+        "try:\n"
+        "    if save == 'slim.pth': surgeon.save(r, save)\n"
+        "    elif save == 'slim.onnx': surgeon.export_onnx(r.model, save, r.inputs)\n"
+        "    else: r.plan.save(save)\n"
+        "except surgeon.BadInput as error:\n"
+        "    print(error.message)\n"
+    )
+    before = everything(here)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cannot write" in done.stdout
+    assert everything(here) == before
+
+
+def test_staging_is_on_the_same_file_system_and_goes(here: Path) -> None:
+    with staging(Path("a/b/out")) as stage:
+        assert stage.parent == here
+        (stage / "slim.pth").touch()
+    assert everything(here).keys() == {str(here / "nets.py")}
+    with pytest.raises(BadInput, match="cannot write"), staging(Path("out")):
+        raise OSError(28, "No space left on device")
+
+
+def test_what_was_published_has_ordinary_permissions(here: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with staging(Path("out")) as stage:
+            publish(stage, Path("out"))
+    finally:
+        os.umask(old)
+    assert Path("out").stat().st_mode & 0o777 == 0o755
