@@ -13,6 +13,7 @@ from typing import Any
 from surgeon.errors import BadInput
 
 FORMAT, VERSION = "surgeon-plan", 1
+_PLAN = "surgeon shrink writes plan.json"
 Keep = Mapping[str, Mapping[int, tuple[int, ...]]]
 
 
@@ -70,7 +71,9 @@ class Plan:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise BadInput("not a surgeon plan", f'the file needs "format": "{FORMAT}"')
         if data.get("version") != VERSION:
-            raise BadInput(f"plan version {data.get('version')!r}; this surgeon reads {VERSION}")
+            raise BadInput(
+                f"plan version {data.get('version')!r}; this surgeon reads {VERSION}", _PLAN
+            )
         return Plan(
             _keep(data.get("keep")),
             dict(data.get("model") or {}),
@@ -92,9 +95,9 @@ class Plan:
             text = Path(path).read_text(encoding="utf-8")
             return Plan.from_json(json.loads(text))
         except FileNotFoundError:
-            raise BadInput(f"no such file: {path}") from None
+            raise BadInput(f"no such file: {path}", "check the path") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise BadInput(f"{path} cannot be read as a plan: {error}") from error
+            raise BadInput(f"{path} cannot be read as a plan: {error}", _PLAN) from error
 
     @property
     def removed(self) -> int:
@@ -125,18 +128,18 @@ def dumps(data: Any) -> str:
 
 def _keep(data: Any) -> Keep:
     if not isinstance(data, dict):
-        raise BadInput("the plan has no 'keep' table")
+        raise BadInput("the plan has no 'keep' table", _PLAN)
     out: dict[str, dict[int, tuple[int, ...]]] = {}
     for name, dims in data.items():
         if not isinstance(dims, dict):
-            raise BadInput(f"keep['{name}'] must map dims to lists of indices")
+            raise BadInput(f"keep['{name}'] must map dims to lists of indices", _PLAN)
         out[name] = {_dim(name, d): _indices(name, d, i) for d, i in dims.items()}
     return out
 
 
 def _dim(name: str, dim: str) -> int:
     if not str(dim).isdigit():
-        raise BadInput(f"keep['{name}'] has a dim {dim!r} that is not a number")
+        raise BadInput(f"keep['{name}'] has a dim {dim!r} that is not a number", _PLAN)
     return int(dim)
 
 
@@ -154,4 +157,4 @@ def _entry(kind: Any, data: Any) -> Any:
     try:
         return kind(**data)
     except TypeError as error:
-        raise BadInput(f"the plan's groups or left list is damaged: {error}") from None
+        raise BadInput(f"the plan's groups or left list is damaged: {error}", _PLAN) from None

@@ -15,6 +15,7 @@ from surgeon.graph import Graph
 from surgeon.plan import Cuts, Left, Plan, fingerprint
 
 Mask = NDArray[np.bool_]
+_OTHER = "it was made for another model"
 
 
 def make_plan(
@@ -65,14 +66,18 @@ def removed_by(coupling: Coupling, plan: Plan) -> Mask:
             stays = np.zeros(len(ids), bool)
             if kept[-1] >= len(ids):
                 raise BadInput(
-                    f"the plan keeps index {kept[-1]} of {name} dim {d}, which has {len(ids)}"
+                    f"the plan keeps index {kept[-1]} of {name} dim {d}, which has {len(ids)}",
+                    _OTHER,
                 )
             stays[list(kept)] = True
             gone[classes.label[ids[~stays]]] = True
     frozen = np.flatnonzero(gone & (classes.frozen >= 0))
     if len(frozen):
         why = coupling.explain(classes.reasons[int(classes.frozen[frozen[0]])])
-        raise BadInput(f"the plan cuts {_names(coupling, frozen[0])}, which must stay: {why}")
+        name = _names(coupling, frozen[0])
+        raise BadInput(
+            f"the plan cuts {name}, which must stay: {why}", f"take {name} out of the plan"
+        )
     removed = coupling.removed(
         np.flatnonzero(gone & ~classes.derived | _factors_gone(coupling, gone))
     )
@@ -100,11 +105,11 @@ def _factors_gone(coupling: Coupling, gone: Mask) -> Mask:
 def _axis_ids(coupling: Coupling, name: str, d: int) -> NDArray[np.int64]:
     value = coupling.graph.state.get(name)
     if value is None:
-        raise BadInput(
-            f"the plan cuts {name}, which this model does not have", "it was made for another model"
-        )
+        raise BadInput(f"the plan cuts {name}, which this model does not have", _OTHER)
     if d >= len(value.shape):
-        raise BadInput(f"the plan cuts dim {d} of {name}, which has {len(value.shape)} dims")
+        raise BadInput(
+            f"the plan cuts dim {d} of {name}, which has {len(value.shape)} dims", _OTHER
+        )
     dim = coupling.dims.get(value, ((),) * len(value.shape))[d]
     if len(dim) != 1 or dim[0].ids is None:
         raise BadInput(

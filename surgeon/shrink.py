@@ -138,7 +138,9 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
             "surgeon.files.open_model opens files",
         )
     if isinstance(model, torch.jit.ScriptModule):
-        raise BadInput("a TorchScript module cannot be cut", "give the Python module it was made from")
+        raise BadInput(
+            "a TorchScript module cannot be cut", "give the Python module it was made from"
+        )
     given = as_tuple(example_inputs)
     inputs = two_at_least(given)
     try:
@@ -191,7 +193,9 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     proposal = _propose(model, inputs, _request(ratio, options), source, run)
     traced, plan = proposal.traced, proposal.plan
     done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
-    return _finish((model, inputs, traced.inputs), done, plan, proposal.notes, run, (check, measure))
+    return _finish(
+        (model, inputs, traced.inputs), done, plan, proposal.notes, run, (check, measure)
+    )
 
 
 def propose(

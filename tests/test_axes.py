@@ -247,7 +247,10 @@ def test_parts_of_a_concat_are_the_axes_again():
     x, y = a.fresh(3), a.fresh(2)
     both = a.concat([x, y])
     assert a.take(both, np.arange(3))[0].ids is not None
-    assert going_with(a, x, 2, a.take(both, np.arange(3)), a.take(both, np.arange(3, 5))) == [[2], []]
+    assert going_with(a, x, 2, a.take(both, np.arange(3)), a.take(both, np.arange(3, 5))) == [
+        [2],
+        [],
+    ]
 
 
 def test_what_is_joined_with_the_opaque_goes_alone():
@@ -397,7 +400,9 @@ def part(m: Machine, i: int, data: st.DataObject) -> None:
     d = data.draw(st.integers(0, len(m.shape(i)) - 1))
     n = m.shape(i)[d]
     step = data.draw(st.sampled_from([1, 1, 2]))
-    index = np.arange(n)[data.draw(st.sampled_from([slice(0, n // 2 or 1, step), slice(n // 2, n, step)]))]
+    index = np.arange(n)[
+        data.draw(st.sampled_from([slice(0, n // 2 or 1, step), slice(n // 2, n, step)]))
+    ]
     dims = list(m.tensors[i])
     dims[d] = m.algebra.take(dims[d], index)
     m.add(dims, lambda x: x.take(index, d), i)
@@ -409,7 +414,9 @@ def concat(m: Machine, i: int, data: st.DataObject) -> None:
         j
         for j in range(len(m.tensors))
         if len(m.shape(j)) == len(m.shape(i))
-        and all(k == d or a == b for k, (a, b) in enumerate(zip(m.shape(j), m.shape(i), strict=True)))
+        and all(
+            k == d or a == b for k, (a, b) in enumerate(zip(m.shape(j), m.shape(i), strict=True))
+        )
     ]
     j = data.draw(st.sampled_from(like))
     if m.shape(i)[d] + m.shape(j)[d] > 24:

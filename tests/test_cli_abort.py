@@ -16,6 +16,7 @@ from surgeon.errors import BadInput
 from surgeon.report.folder import publish, staging
 
 NETS = """
+import torch
 from torch import nn
 
 def net():
@@ -42,7 +43,9 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 def interrupted(moment: str, args: list[str]) -> tuple[int, str]:
     """Run a command and press Ctrl-C when this progress line appears: exit code and stderr."""
-    process = subprocess.Popen([*SURGEON, *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*SURGEON, *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     said = ""
     for line in process.stderr:
@@ -54,7 +57,9 @@ def interrupted(moment: str, args: list[str]) -> tuple[int, str]:
     return process.returncode, said + rest
 
 
-@pytest.mark.parametrize("moment", ["open", "trace and couple", "check", "write slim.pth", "export slim.onnx"])
+@pytest.mark.parametrize(
+    "moment", ["open", "trace and couple", "check", "write slim.pth", "export slim.onnx"]
+)
 def test_ctrl_c_before_the_end_leaves_nothing(here: Path, moment: str) -> None:
     before = everything(here)
     code, said = interrupted(moment, SHRINK)
@@ -119,7 +124,7 @@ def limited(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("size", [1_000, 30_000, 95_000])
+@pytest.mark.parametrize("size", [1_000, 47_000])
 def test_a_full_disk_is_said_and_leaves_nothing(here: Path, size: int) -> None:
     before = everything(here)
     done = subprocess.run(

@@ -70,18 +70,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     """Run a command that must fail, leaving every file as it was; gives what it said on stderr."""
 
-    def refused(*args: object, code: int = 2, hint: bool = True) -> str:
+    def refused(*args: object, code: int = 2) -> str:
         before = {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.is_file()}
         assert run([str(arg) for arg in args]) == code
         said = capsys.readouterr()
         assert said.out == ""
         assert "Traceback" not in said.err
         errors = said.err[said.err.index("error: ") :]
-        assert ("\nhint: " in errors) == hint
+        assert "\nhint: " in errors
         after = {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.is_file()}
         after = {path: at for path, at in after.items() if "__pycache__" not in path.parts}
         assert after == before
-        assert not [path for path in here.rglob("*") if path.is_dir() and path.name != "__pycache__"]
+        assert not [
+            path for path in here.rglob("*") if path.is_dir() and path.name != "__pycache__"
+        ]
         return errors
 
     return refused
@@ -158,7 +160,11 @@ class TestArchitecture:
 
     @pytest.mark.parametrize(
         "ref, near",
-        [("torchvision:resnet81", "resnet18"), ("resnet18x", "torchvision:resnet18"), ("nets.py:nett", "net")],
+        [
+            ("torchvision:resnet81", "resnet18"),
+            ("resnet18x", "torchvision:resnet18"),
+            ("nets.py:nett", "net"),
+        ],
     )
     def test_unknown(self, refused: Refused, ref: str, near: str) -> None:
         assert near in refused("shrink", "net.pth", "--arch", ref, *RATIO)
@@ -242,10 +248,12 @@ class TestOptions:
         ],
     )
     def test_each_mistake_is_named(self, refused: Refused, args: tuple, said: str) -> None:
-        errors = refused("shrink", *NET, *args, hint="has" not in said)
+        errors = refused("shrink", *NET, *args)
         assert said in errors
 
-    @pytest.mark.parametrize("args", [("--frob",), ("--threads", "0"), ("--threads", "two"), ("--ratio",)])
+    @pytest.mark.parametrize(
+        "args", [("--frob",), ("--threads", "0"), ("--threads", "two"), ("--ratio",)]
+    )
     def test_usage(self, refused: Refused, args: tuple) -> None:
         assert "surgeon shrink --help" in refused("shrink", *NET, *args)
 
@@ -260,7 +268,9 @@ class TestOptions:
         said = refused("shrink", "nets.py:fixed", *RATIO, code=3)
         assert "nothing can be cut (fc" in said
 
-    def test_json_has_the_error_on_stdout(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_json_has_the_error_on_stdout(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         for args, code in ((["shrink", "x.pth", *RATIO], 2), (["shrink", "--frob"], 2)):
             assert run([*args, "--json"]) == code
             said = capsys.readouterr()
@@ -283,7 +293,7 @@ class TestModels:
     def test_a_model_that_fails_in_forward(self, refused: Refused) -> None:
         said = refused("shrink", "nets.py:fails", "--input", "1,3,8,8", *RATIO)
         assert "RuntimeError: the model's own trouble" in said
-        assert "f32[2,3,8,8]" in said.replace(" ", "")
+        assert "f32[1,3,8,8]" in said.replace(" ", "")
 
     def test_one_that_fails_on_every_guess(self, refused: Refused) -> None:
         said = refused("shrink", "nets.py:fails", *RATIO)
@@ -355,8 +365,7 @@ class TestPlans:
 
     def apply(self, refused: Refused, plan: object) -> str:
         Path("plan.json").write_text(json.dumps(plan))
-        said = refused("apply", "plan.json", *NET, "--input", "1,3,8,8", hint=False)
-        return said
+        return refused("apply", "plan.json", *NET, "--input", "1,3,8,8")
 
     def test_made_for_another_model(self, refused: Refused, plan: dict) -> None:
         Path("plan.json").write_text(json.dumps(plan))
@@ -378,15 +387,15 @@ class TestPlans:
         plan["keep"]["6.weight"]["0"] = [0, 1]
         assert "model output" in self.apply(refused, plan)
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "surgeon-plan", "version": 9}'])
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "{}", '{"format": "surgeon-plan", "version": 9}']
+    )
     def test_no_plan(self, refused: Refused, text: str) -> None:
         Path("plan.json").write_text(text)
-        run_with = ("apply", "plan.json", *NET)
-        said = refused(*run_with, hint=text in ("[]", "{}"))
-        assert "plan" in said
+        assert "plan" in refused("apply", "plan.json", *NET)
 
     def test_missing(self, refused: Refused) -> None:
-        assert "no such file: gone.json" in refused("apply", "gone.json", *NET, hint=False)
+        assert "no such file: gone.json" in refused("apply", "gone.json", *NET)
 
     def test_a_plan_and_a_ratio(self, refused: Refused, plan: dict) -> None:
         Path("plan.json").write_text(json.dumps(plan))
@@ -394,7 +403,14 @@ class TestPlans:
 
     def test_check_of_another_original(self, refused: Refused, plan: dict) -> None:
         Path("plan.json").write_text(json.dumps(plan))
-        args = ("torchvision:squeezenet1_1", "net.pth", "--plan", "plan.json", "--input", "1,3,64,64")
+        args = (
+            "torchvision:squeezenet1_1",
+            "net.pth",
+            "--plan",
+            "plan.json",
+            "--input",
+            "1,3,64,64",
+        )
         assert "which this model does not have" in refused("check", *args)
 
 

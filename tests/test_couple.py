@@ -14,18 +14,11 @@ from surgeon.trace.record import record
 
 torch.set_num_threads(1)
 
-NOT_YET = {"weight_norm": "the weight is computed in forward by aten._weight_norm_interface: no rule yet"}
-
 
 @cache
 def coupled(name: str) -> Coupling:
     case = NETS[name]
     return couple(record(case.build(), case.inputs()))
-
-
-def each_case() -> list:
-    marks = {n: [pytest.mark.xfail(strict=True, reason=why)] for n, why in NOT_YET.items()}
-    return [pytest.param(n, marks=marks.get(n, [])) for n in NETS]
 
 
 def removed(coupling: Coupling, name: str, *channels: int) -> dict[str, dict[int, list[int]]]:
@@ -40,7 +33,7 @@ def removed(coupling: Coupling, name: str, *channels: int) -> dict[str, dict[int
     return out
 
 
-@pytest.mark.parametrize("name", each_case())
+@pytest.mark.parametrize("name", NETS)
 def test_what_a_correct_tool_can_cut_is_in_a_group_that_may_be_cut(name: str):
     free = [g for g in coupled(name).groups if g.why_not is None]
     reached = {m.state for g in free for m in g.members if m.role in ("makes", "along")}
@@ -233,7 +226,9 @@ def test_an_lstm_cuts_its_hidden_size_in_every_gate():
 def test_grouped_query_attention_cuts_a_shared_head_with_its_queries():
     coupling = coupled("grouped_query")
     shared = next(
-        g.name for g in coupling.groups if g.size == 2 and "k.weight" in {m.state for m in g.members}
+        g.name
+        for g in coupling.groups
+        if g.size == 2 and "k.weight" in {m.state for m in g.members}
     )
     gone = removed(coupling, shared, 1)
     assert gone["k.weight"] == {0: list(range(8, 16))}

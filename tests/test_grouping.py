@@ -84,7 +84,9 @@ def test_reasons_say_where():
     groups = {g.name: g for g in coupled("norm_mlp_residual").groups}
     why = groups["embed"].inexact
     assert why is not None
-    assert re.fullmatch(r"aten.native_layer_norm.default mixes over it, at norm \(nets.py:\d+\)", why)
+    assert re.fullmatch(
+        r"aten.native_layer_norm.default mixes over it, at norm \(nets.py:\d+\)", why
+    )
     why = groups["embed:in"].why_not
     assert why is not None and re.fullmatch(rf"{INPUT}, at embed \(nets.py:\d+\)", why)
 
@@ -120,8 +122,16 @@ def test_a_depthwise_conv_has_filters_of_its_own():
 
 def test_a_residual_group_has_every_maker():
     found = roles(coupled("residual_adds").group("stem"))
-    assert {s for (s, _), r in found.items() if r == "makes"} == {"stem.weight", "second.weight", "outer.weight"}
-    assert {s for (s, _), r in found.items() if r == "takes"} == {"first.weight", "inner.weight", "head.weight"}
+    assert {s for (s, _), r in found.items() if r == "makes"} == {
+        "stem.weight",
+        "second.weight",
+        "outer.weight",
+    }
+    assert {s for (s, _), r in found.items() if r == "takes"} == {
+        "first.weight",
+        "inner.weight",
+        "head.weight",
+    }
 
 
 def test_an_embedding_makes_its_columns():
@@ -135,7 +145,9 @@ def test_positions_belong_to_channels():
 
 
 def test_a_channel_may_own_several_positions():
-    member = next(m for m in coupled("chunk_gate").group("conv").members if m.state == "conv.weight")
+    member = next(
+        m for m in coupled("chunk_gate").group("conv").members if m.state == "conv.weight"
+    )
     assert sorted(zip(member.channel.tolist(), member.at.tolist(), strict=True))[:4] == [(0, 0), (0, 16), (1, 1), (1, 17)]  # fmt: skip
 
 
@@ -189,6 +201,8 @@ def test_groups_of_the_same_make_have_the_same_key():
 
 
 def test_a_single_channel_stays():
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 1, 1), torch.nn.Conv2d(1, 4, 1))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 1, 1), torch.nn.Conv2d(1, 4, 1)
+    )
     groups = couple(record(model.eval(), (torch.randn(2, 3, 4, 4),))).groups
     assert all(g.why_not for g in groups if g.size == 1)

@@ -32,7 +32,9 @@ def test_the_callers_model_is_not_touched(case: Case):
     inputs = case.inputs()
     copies = [x.clone() for x in inputs]
     record(model, inputs)
-    assert {n: id(t) for n, t in named_state(model).items()} == {n: i for n, (i, _, _) in before.items()}
+    assert {n: id(t) for n, t in named_state(model).items()} == {
+        n: i for n, (i, _, _) in before.items()
+    }
     for name, tensor in named_state(model).items():
         assert torch.equal(tensor, before[name][1]) and tensor._version == before[name][2]
     assert all(torch.equal(a, b) for a, b in zip(inputs, copies, strict=True))
@@ -98,7 +100,9 @@ def test_half_precision_and_meta_models_are_recorded():
 def test_outputs_have_their_real_shapes(case: Case):
     model, inputs = case.build(), case.inputs()
     graph = record(model, inputs)
-    assert [v.shape for v in graph.outputs] == [tuple(t.shape) for t in output_tensors(model(*inputs))]
+    assert [v.shape for v in graph.outputs] == [
+        tuple(t.shape) for t in output_tensors(model(*inputs))
+    ]
     assert [v.shape for v in graph.inputs] == [tuple(t.shape) for t in inputs]
 
 
@@ -147,7 +151,9 @@ def test_positions_in_a_buffer_and_of_an_arange_are_known():
     assert graph.on_meta and [2, 0, 1] in known and [0, 1] in known
 
 
-@pytest.mark.parametrize("name", ["fused_qkv", "grouped_query_flag", "module_attention", "conv_chain"])
+@pytest.mark.parametrize(
+    "name", ["fused_qkv", "grouped_query_flag", "module_attention", "conv_chain"]
+)
 def test_real_and_meta_tensors_run_the_same_ops(name: str):
     """Attention must not hide in a fused kernel of the CPU."""
 
@@ -301,7 +307,9 @@ def test_an_in_place_transpose_is_another_value():
 def test_the_forwards_own_error_is_said_with_the_inputs():
     with pytest.raises(BadInput) as caught:
         record(nn.Sequential(nn.Conv2d(5, 4, 3)), (X,))
-    assert caught.value.message.startswith("the model fails in forward: RuntimeError: Given groups=1, weight of size")
+    assert caught.value.message.startswith(
+        "the model fails in forward: RuntimeError: Given groups=1, weight of size"
+    )
     assert caught.value.message.endswith("\n  with inputs f32[2, 3, 8, 8]")
     assert "--input" in (caught.value.hint or "")
     assert caught.value.exit_code == 2
@@ -312,7 +320,10 @@ def test_an_error_of_the_models_own_is_said():
         def forward(self, x, y):
             raise KeyError("no such scale")
 
-    with pytest.raises(BadInput, match=r"the model fails in forward: KeyError: 'no such scale'\n  with inputs f32\[2, 3, 8, 8\], i64\[2\]"):
+    with pytest.raises(
+        BadInput,
+        match=r"the model fails in forward: KeyError: 'no such scale'\n  with inputs f32\[2, 3, 8, 8\], i64\[2\]",
+    ):
         record(Broken(), (X, torch.tensor([1, 2])))
 
 

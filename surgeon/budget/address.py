@@ -67,7 +67,10 @@ def _at(
     state, dim = _axis(groups, address)
     size = coupling.graph.state[state].shape[dim]
     if not wanted or wanted[0] < 0 or wanted[-1] >= size:
-        raise BadInput(f"'{address}' has channels 0 to {size - 1}, not {wanted[:1] + wanted[-1:]}")
+        raise BadInput(
+            f"'{address}' has channels 0 to {size - 1}, not {wanted[:1] + wanted[-1:]}",
+            "surgeon inspect lists the layers and their channels",
+        )
     goes = np.zeros(size, bool)
     goes[wanted] = True
     covered = np.zeros(size, bool)

@@ -59,13 +59,16 @@ def choose(coupling: Coupling, scores: Mapping[str, Array], request: Request) ->
     removed = {n: np.sort(field.order[n][:k]) for n, k in counts.items() if k}
     removed |= by_hand
     if not removed:
-        _nothing(coupling, request, left)
+        _nothing(field, request, left)
     return Choice(removed, tuple(left), tuple(notes))
 
 
-def _nothing(coupling: Coupling, request: Request, left: Sequence[Left]) -> None:
+def _nothing(field: _Field, request: Request, left: Sequence[Left]) -> None:
     if request.ratio == 0:
         return  # a ratio of nothing is a plan of nothing
+    if field.groups:
+        met = "the limits are met already" if request.limits else "that is no channel of any group"
+        raise OutOfReach(f"nothing is removed: {met}", "ask for more")
     why = "; ".join(f"{x.name}: {x.why}" for x in left[:4]) or "no layer has channels"
     raise OutOfReach(
         f"nothing can be cut ({why})", "surgeon inspect shows every group and its reason"

@@ -47,7 +47,6 @@ def check(
     import surgeon
     from surgeon.planning import removed_by
     from surgeon.report.text import proven
-    from surgeon.shrink import two_at_least
 
     screen = Screen(json, quiet)
     how = o.opening(arch, input, allow, unsafe_pickle, threads)
@@ -55,10 +54,9 @@ def check(
     said = surgeon.Plan.load(plan) if plan is not None else None
     small, said = _opened(source, slim, said, how)
     screen.step("trace, then compare")
-    removed_by(
-        surgeon.trace(source.model, source.inputs).coupling, said
-    )  # refused if it does not fit
-    result = surgeon.check(source.model, small, said, two_at_least(source.inputs))
+    traced = surgeon.trace(source.model, source.inputs)
+    removed_by(traced.coupling, said)  # refuses a plan that does not fit
+    result = surgeon.check(source.model, small, said, traced.inputs)
     screen.notes(result.notes)
     screen.show(proven(result.as_dict()))
     screen.data({**result.as_dict(), "notes": [*source.notes, *result.notes]})

@@ -77,7 +77,9 @@ def _bug(error: Exception, as_json: bool) -> int:
     if os.environ.get("SURGEON_DEBUG"):
         raise error
     said = (str(error).strip() or "no message").splitlines()[0]
-    hint = "this is a bug in surgeon: run again with SURGEON_DEBUG=1 for the traceback, and report it"
+    hint = (
+        "this is a bug in surgeon: run again with SURGEON_DEBUG=1 for the traceback, and report it"
+    )
     return _fail(_BUG, f"{type(error).__name__}: {said}", hint, as_json)
 
 

@@ -62,6 +62,8 @@ def _indices(wanted: str, text: str) -> list[int]:
                 "write --remove 'layer1.0.conv1=0,3,5-9'",
             )
         if int(last) - int(first) > _LONGEST:
-            raise BadInput(f"--remove {text!r}: no layer has that many channels")
+            raise BadInput(
+                f"--remove {text!r}: no layer has that many channels", "surgeon inspect shows them"
+            )
         found += range(int(first), int(last) + 1)
     return found

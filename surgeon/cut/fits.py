@@ -6,6 +6,7 @@ planned shapes, with exactly the size and position arguments that the algebra sa
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from surgeon.cut.sizes import Call, Positions, Sizes, resize
@@ -70,7 +71,9 @@ def _same(want: Any, new: Any) -> bool:
         )
     if isinstance(want, dict):
         return want.keys() == new.keys() and all(_same(v, new[k]) for k, v in want.items())
-    return want == new or (want != want and new != new)
+    if isinstance(want, float) and isinstance(new, float):
+        return math.isclose(want, new, rel_tol=1e-12) or (want != want and new != new)
+    return want == new
 
 
 def _plain(args: Any) -> str:

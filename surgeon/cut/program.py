@@ -7,6 +7,7 @@ the program can, because there the literals are arguments.
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import fx, nn
 
 from surgeon.couple import couple
 from surgeon.cut.fits import misfit
-from surgeon.cut.sizes import Call, Positions, Sizes, resize
+from surgeon.cut.sizes import Call, Positions, Scaled, Sizes, resize
 from surgeon.errors import SurgeonError
 from surgeon.graph import Value
 from surgeon.plan import Plan
@@ -37,8 +38,9 @@ def cut_program(model: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> Progra
     for node in list(program.graph.nodes):
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             _rewrite(program, node, seen, sizes)
-    tensors = program.tensors()
-    program.replace_state({n: sliced(tensors[n], plan.keep[n]) for n in plan.keep if n in tensors})
+    tensors, ties = program.tensors(), program.ties()  # a tied name follows its first one
+    own = [n for n in plan.keep if n in tensors and n not in ties]
+    program.replace_state({n: sliced(tensors[n], plan.keep[n]) for n in own})
     program.recompile()
     why = _fits(program, inputs, seen, sizes)
     if why is not None:
@@ -92,6 +94,9 @@ def _placed(program: Program, arg: Any) -> Any:
     if isinstance(arg, Positions):
         name = program.add_constant(torch.tensor(arg.index))
         return program.graph.get_attr(name)
+    if isinstance(arg, Scaled):
+        whole = program.graph.call_function(operator.mul, (arg.size, arg.new))
+        return program.graph.call_function(operator.floordiv, (whole, arg.old))
     if isinstance(arg, (list, tuple)):
         return type(arg)(_placed(program, a) for a in arg)
     return arg

@@ -39,7 +39,7 @@ def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
     new = resize(call, sizes)
     if new.op != call.op:
         return
-    for a, b in zip(call.args, new.args, strict=True):
+    for a, b in zip(call.args, new.args, strict=False):
         many = isinstance(a, (list, tuple)) and isinstance(b, (list, tuple))
         for old, now in zip(a, b, strict=True) if many else ((a, b),):  # type: ignore[arg-type]
             if type(old) is int and type(now) is int and old != now:

@@ -106,9 +106,24 @@ def resize(call: Call, sizes: Sizes) -> Call:
     return resizer(call, sizes) if resizer else call
 
 
-def _fill(asked: Sequence[Any], shape: Sequence[int]) -> list[Any]:
-    """Sizes written in the code replaced by the new ones; -1 and computed sizes stay."""
-    return [n if type(a) is int and a != -1 else a for a, n in zip(asked, shape, strict=True)]
+@dataclass(frozen=True)
+class Scaled:
+    """A size that the program computes (batch x heads x windows): times `new`, over `old`."""
+
+    size: Any
+    new: int
+    old: int
+
+
+def _fill(asked: Sequence[Any], shape: Sequence[int], old: Sequence[int]) -> list[Any]:
+    """Sizes written in the code replaced by the new ones, computed ones scaled; -1 stays."""
+    return [_filled(a, n, o) for a, n, o in zip(asked, shape, old, strict=True)]
+
+
+def _filled(asked: Any, new: int, old: int) -> Any:
+    if type(asked) is int:
+        return asked if asked == -1 else new
+    return asked if new == old else Scaled(asked, new, old)
 
 
 @_resizes(
@@ -122,17 +137,20 @@ def _fill(asked: Sequence[Any], shape: Sequence[int]) -> list[Any]:
     "new_full",
 )
 def _shape_second(call: Call, sizes: Sizes) -> Call:
-    return call.put(1, _fill(call.args[1], sizes.shape(call.outputs[0])))
+    out = call.outputs[0]
+    return call.put(1, _fill(call.args[1], sizes.shape(out), out.shape))
 
 
 @_resizes("zeros", "ones", "full", "empty", "rand", "randn")
 def _shape_first(call: Call, sizes: Sizes) -> Call:
-    return call.put(0, _fill(call.args[0], sizes.shape(call.outputs[0])))
+    out = call.outputs[0]
+    return call.put(0, _fill(call.args[0], sizes.shape(out), out.shape))
 
 
 @_resizes("expand")
 def _expand(call: Call, sizes: Sizes) -> Call:
-    return call.put(1, _fill(call.args[1], sizes.shape(call.outputs[0])))
+    out = call.outputs[0]
+    return call.put(1, _fill(call.args[1], sizes.shape(out), out.shape))
 
 
 @_resizes("repeat", "tile")
@@ -141,7 +159,7 @@ def _repeat(call: Call, sizes: Sizes) -> Call:
     new, x = sizes.shape(call.outputs[0]), sizes.shape(call.x)
     x = (1,) * (len(new) - len(x)) + x
     repeats = [n // m for n, m in zip(new, x, strict=True)]
-    return call.put(1, _fill(call.args[1], repeats[len(repeats) - len(call.args[1]) :]))
+    return call.put(1, _fill(call.args[1], repeats, repeats))
 
 
 @_resizes("unflatten")
@@ -149,7 +167,9 @@ def _unflatten(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
     dim = call.args[1] % len(call.x.shape)
     count = len(call.args[2])
-    return call.put(2, _fill(call.args[2], sizes.shape(call.outputs[0])[dim : dim + count]))
+    out = call.outputs[0]
+    new, old = sizes.shape(out)[dim : dim + count], out.shape[dim : dim + count]
+    return call.put(2, _fill(call.args[2], new, old))
 
 
 @_resizes(
@@ -249,11 +269,11 @@ def _pad(call: Call, sizes: Sizes) -> Call:
 def _squeeze(call: Call, sizes: Sizes) -> Call:
     """A dimension cut to one is not one that was there to be squeezed."""
     assert call.x is not None
-    shape = call.x.shape
-    if not any(n == 1 != old for n, old in zip(sizes.shape(call.x), shape, strict=True)):
-        return call
+    shape, new = call.x.shape, sizes.shape(call.x)
     over = call.arg(1)
     asked = range(len(shape)) if over is None else [over] if isinstance(over, int) else over
+    if not any(new[d] == 1 != shape[d] for d in asked):
+        return call
     dims = [d for d in asked if shape[d] == 1]
     args = (call.args[0], dims)
     return Call("aten.squeeze.dims", args, {}, call.x, call.outputs, call.nodes)
@@ -318,7 +338,7 @@ def _conv_transpose(call: Call, sizes: Sizes) -> Call:
 def _native_group_norm(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
     batch, channels = sizes.shape(call.x)[:2]
-    call = call.put(3, *_fill([call.args[3]], [batch])).put(4, channels)
+    call = call.put(3, *_fill([call.args[3]], [batch], [batch])).put(4, channels)
     return call.put(6, sizes.factor(call.nodes[0], "g"))
 
 

@@ -54,3 +54,13 @@ def along_one(node: Node) -> Form:
     if rank:
         terms[node.args[1] % rank] += "!"
     return Form(f"{' '.join(terms)} -> {' '.join(terms)}", at=(0,))
+
+
+@chooses("aten._weight_norm_interface", family=FAMILY, forms=("o i! *, o 1 1 -> o i *, o 1 1",))
+def weight_norm(node: Node) -> Form:
+    """(v, g, dim): a direction and a length per slice of `dim`; the norm mixes over all else."""
+    rank = len(node.args[0].shape)
+    letters, dim = "abcdefgh"[:rank], node.arg(2, 0) % rank
+    mixed = " ".join(x if d == dim else f"{x}!" for d, x in enumerate(letters))
+    length = " ".join(x if d == dim else "1" for d, x in enumerate(letters))
+    return Form(f"{mixed}, {length} -> {' '.join(letters)}, {length}")

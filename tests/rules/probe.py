@@ -309,14 +309,10 @@ def filled(c: Coupled, gone: np.ndarray, fill: float, only: int | None = None) -
 
 def fill_one(c: Coupled, gone: np.ndarray, value: Value, tensor: Tensor, fill: float) -> Tensor:
     tensor = fresh(tensor)
-    if not tensor.is_floating_point():
-        fill = (
-            int(fill > 0)
-            if tensor.dtype == torch.bool or abs(fill) > 1
-            else round(fill)
-            if fill == fill
-            else 0
-        )
+    if tensor.dtype == torch.bool:
+        fill = fill > 0
+    elif not tensor.is_floating_point():
+        fill = round(np.nan_to_num(fill, nan=0, posinf=100))
     for d in range(tensor.dim()):
         tensor.index_fill_(d, torch.from_numpy(np.flatnonzero(goes(c, gone, value, d))), fill)
     return tensor

@@ -7,6 +7,8 @@ allows it, so that no rule is right by accident. The numbers are in (0.1, 0.9), 
 defined, in float64.
 """
 
+import math
+
 import torch
 from probe import Sample, known
 from torch import Tensor
@@ -33,8 +35,9 @@ def integers(*shape: int, below: int = 8) -> Tensor:
     return torch.randint(0, below, shape, generator=_noise)
 
 
-def bits(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=_noise) > 0.5
+def bits(*shape: int, every: int = 2) -> Tensor:
+    """True at every second element: no row is all of one kind by chance."""
+    return (torch.arange(math.prod(shape)) % every == 0).reshape(shape)
 
 
 # ---- pointwise --------------------------------------------------------------------------------
@@ -91,7 +94,7 @@ for op in "eq ne gt ge lt le".split():
 for op in "atan2 fmax fmin hypot maximum minimum".split():
     call(op, x(3, 4), x(3, 1), cut="11 1.")
 for op in "logical_and logical_or logical_xor".split():
-    call(op, bits(6, 5), bits(6, 5), cut="11 11")
+    call(op, bits(6, 5), bits(6, 5, every=3), cut="11 11")
 for op in "bitwise_and bitwise_or bitwise_xor".split():
     call(f"{op}.Tensor", integers(6, 5), integers(6, 5), cut="11 11")
     call(f"{op}.Scalar", integers(6, 5), 3, cut="11")
@@ -240,6 +243,8 @@ for norm, fused in (("native_layer_norm", "layer_norm"), ("_fused_rms_norm", "rm
     call(norm, x(2, 3, 4), [4], None, *more, 1e-5, outputs=1, cut="11!")
     call(norm, x(2, 3, 4), [3, 4], x(3, 4), *more, 1e-5, outputs=1, cut="1!! !!")
     call(fused, x(2, 3, 4), [4], x(4), *biases, 1e-5, outputs=1, cut=f"11! !{said}")
+call("_weight_norm_interface", x(4, 3, 2, 2), x(4, 1, 1, 1), 0, cut="1!!! 1...")
+call("_weight_norm_interface", x(4, 3, 2), x(1, 1, 2), 2, cut="!!1 ..1")
 for op in "_softmax _log_softmax".split():
     call(op, x(3, 4, 5), -1, False, cut="11!")
     call(op, x(3, 4, 5), 1, False, cut="1!1")
@@ -312,8 +317,8 @@ for op in "max min".split():
     call(f"{op}.dim", x(3, 4, 5), 1, cut="1!1")
     call(f"{op}.dim", x(3, 4, 5), -1, True, cut="11!")
 for op in "argmax argmin".split():
-    call(op, x(3, 4, 5), 1, cut="1.1")
-    call(op, x(3, 4, 5), -1, True, cut="11.")
+    call(op, x(6, 5, 7), 1, cut="1.1")
+    call(op, x(6, 7, 5), -1, True, cut="11.")
     call(op, x(3, 4), cut="..")
 
 # ---- movement ---------------------------------------------------------------------------------
@@ -362,7 +367,8 @@ call("flip", x(3, 4), [1], cut="11")
 call("flip", x(3, 4), [0, -1], cut="11")
 call("roll", x(3, 6), [2], [1], cut="11")
 call("roll", x(3, 6), [-1, 4], [0, -1], cut="11")
-call("roll", x(6), [2], cut="1", resizes=False)
+call("roll", x(6), [2], cut=".")
+call("roll", x(2, 3), [2], cut="..")
 call("select.int", x(3, 6), 1, 2, cut="1s")
 call("select.int", x(3, 6), -1, -1, cut="1s")
 call("unbind.int", x(3, 4), 1, cut="1.")

@@ -1,0 +1,276 @@
+"""The Python API: one call from a model to a smaller one, the model untouched, everything plain data."""
+
+import copy
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nets import NETS, draw
+from torch import nn
+
+import surgeon
+from surgeon.errors import BadInput, OutOfReach
+from surgeon.measure import latency
+from surgeon.report import text
+from surgeon.shrink import check_options, propose
+
+torch.set_num_threads(1)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.5)
+        self.conv2 = nn.Conv2d(8, 16, 3)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv2(self.drop(self.bn1(self.conv1(x)).relu())).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+X = draw(2, 3, 8, 8)
+
+
+def plain(model: nn.Module, **options: object) -> surgeon.Result:
+    return surgeon.shrink(model, X, **{"ratio": 0.5, "check": False, "measure": False, **options})  # type: ignore[arg-type]
+
+
+class TestSignature:
+    """Stable from now on: what scripts rely on."""
+
+    def test_shrink(self) -> None:
+        names = list(inspect.signature(surgeon.shrink).parameters)
+        assert names[:5] == ["model", "example_inputs", "ratio", "check", "measure"]
+        kinds = inspect.signature(surgeon.shrink).parameters
+        assert kinds["ratio"].default is None
+        assert kinds["check"].default is True
+        assert kinds["measure"].default is True
+        assert kinds["check"].kind is inspect.Parameter.KEYWORD_ONLY
+
+    def test_the_public_names(self) -> None:
+        for name in surgeon.__all__:
+            assert getattr(surgeon, name) is not None
+            assert getattr(surgeon, name).__doc__
+        with pytest.raises(AttributeError):
+            surgeon.check = None  # type: ignore[assignment]
+
+    def test_a_result(self, net: Net) -> None:
+        result = plain(net)
+        assert isinstance(result, surgeon.Result)
+        assert isinstance(result.plan, surgeon.Plan)
+        assert isinstance(result.model, Net)
+        assert not result.model.training
+        assert result.way == "module"
+        assert result.check is None
+        assert result.measured is None
+        assert list(result.seconds) == ["trace and couple", "score and plan", "cut"]
+
+
+class TestUntouched:
+    @pytest.mark.parametrize("training", [True, False])
+    def test_mode_gradients_and_state(self, net: Net, training: bool) -> None:
+        net.train(training)
+        net.bn1.eval()
+        net.conv1.weight.requires_grad_(False)
+        before = copy.deepcopy(net.state_dict())
+        ids = {name: id(tensor) for name, tensor in net.named_parameters()}
+        hooks = net.conv1.register_forward_hook(lambda *_: None)
+        surgeon.shrink(net, X, 0.5, measure=False)
+        hooks.remove()
+        assert net.training is training
+        assert not net.bn1.training
+        assert {name: id(tensor) for name, tensor in net.named_parameters()} == ids
+        assert not net.conv1.weight.requires_grad
+        assert net.conv2.weight.requires_grad
+        assert net.conv1.out_channels == 8
+        after = net.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert all(parameter.grad is None for parameter in net.parameters())
+
+    def test_its_inputs_too(self, net: Net) -> None:
+        x = X.clone().requires_grad_()
+        plain(net)
+        surgeon.shrink(net, (x,), 0.5, measure=False)
+        assert torch.equal(x, X)
+        assert x.grad is None
+
+    def test_the_random_state(self, net: Net) -> None:
+        torch.manual_seed(3)
+        want = torch.rand(3)
+        torch.manual_seed(3)
+        surgeon.shrink(net, X, 0.5, measure=False)
+        assert torch.equal(torch.rand(3), want)
+
+    def test_what_the_slim_model_shares(self, net: Net) -> None:
+        slim = plain(net).model
+        theirs = {tensor.data_ptr() for tensor in net.state_dict().values()}
+        with torch.no_grad():
+            for tensor in slim.state_dict().values():
+                assert tensor.data_ptr() not in theirs
+
+    def test_what_is_frozen_stays_frozen(self, net: Net) -> None:
+        net.conv1.weight.requires_grad_(False)
+        slim = plain(net).model
+        frozen = [name for name, p in slim.named_parameters() if not p.requires_grad]
+        assert frozen == ["conv1.weight"]
+
+    def test_the_slim_model_trains(self, net: Net) -> None:
+        slim = plain(net).model.train()
+        slim(X).sum().backward()
+        assert all(p.grad is not None for p in slim.parameters())
+
+
+class TestReport:
+    def test_as_dict_is_json(
+        self, net: Net, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        quick = latency.Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.2)
+        monkeypatch.setattr(latency, "Budget", lambda: quick)
+        result = surgeon.shrink(net, X, ratio=0.5, source="net.pth")
+        data = result.as_dict()
+        assert json.loads(json.dumps(data)) == json.loads(json.dumps(result.report))
+        assert data["model"]["source"] == "net.pth"
+        assert data["request"]["ratio"] == 0.5
+        assert data["reached"]["channels"] == 0.5
+        assert 0.5 < data["reached"]["params"] < 0.8
+        assert data["check"]["proven"] is True
+        assert data["check"]["error"] < 1e-9
+        assert data["measured"]["after"]["params"] == sum(p.numel() for p in result.model.parameters())
+        assert {g["name"]: (g["size"], g["kept"]) for g in data["groups"]} == {
+            "conv1": (8, 4),
+            "conv2": (16, 8),
+        }
+        assert [x["name"] for x in data["left"]] == ["fc"]
+        said = result.summary()
+        for line in ("channels: 50.0% removed", "groups: 2 cut, 1 left alone", "surgery: module",
+                     "proven: error", "latency, onnxruntime", "peak memory"):  # fmt: skip
+            assert line in said
+
+    def test_summary_without_anything(self, net: Net) -> None:
+        said = plain(net).summary()
+        assert "not proven: the check was left out" in said
+        assert "latency" not in said
+
+    def test_progress_names_the_steps(self, net: Net) -> None:
+        steps: list[str] = []
+        surgeon.shrink(net, X, 0.5, measure=False, progress=steps.append)
+        assert steps == ["trace and couple", "score and plan", "cut", "check"]
+
+    def test_numbers_as_people_read_them(self) -> None:
+        assert [text.size(n) for n in (12, 4_500, 44_700_000, 2_000_000_000)] == [
+            "12 B", "4.5 kB", "44.7 MB", "2 GB",
+        ]  # fmt: skip
+        assert text.change(200, 100) == "-50.0 %"
+        assert text.change(0, 100) == ""
+        assert text.seconds(None) == "-"
+        assert text.seconds(0.0123456) == "12.35 ms"
+
+
+class TestOptions:
+    def test_an_unknown_option(self, net: Net) -> None:
+        with pytest.raises(BadInput, match="no option ratios"):
+            surgeon.shrink(net, X, ratios=0.5)  # type: ignore[call-arg]
+
+    @pytest.mark.parametrize("ratio", [1.0, -0.1, float("nan"), float("inf"), "half", True])
+    def test_a_ratio_that_is_none(self, net: Net, ratio: object) -> None:
+        with pytest.raises(BadInput, match="ratio"):
+            plain(net, ratio=ratio)
+
+    def test_nothing_asked(self, net: Net) -> None:
+        with pytest.raises(BadInput, match="nothing was asked"):
+            surgeon.shrink(net, X)
+
+    def test_a_ratio_and_a_limit(self, net: Net) -> None:
+        with pytest.raises(BadInput, match="contradict"):
+            plain(net, max_flops="0.5x")
+
+    def test_what_is_no_model(self) -> None:
+        with pytest.raises(BadInput, match="an nn.Module, not dict"):
+            surgeon.shrink({}, X, 0.5)  # type: ignore[arg-type]
+
+    def test_inputs_that_do_not_fit(self, net: Net) -> None:
+        with pytest.raises(BadInput, match=r"the model fails in forward.*\n.*with inputs f32"):
+            surgeon.shrink(net, torch.zeros(1, 4, 8, 8), 0.5)
+
+    def test_a_limit_out_of_reach(self, net: Net) -> None:
+        with pytest.raises(OutOfReach, match="cannot be reached"):
+            plain(net, ratio=None, max_params=3)
+
+    def test_nothing_to_cut(self) -> None:
+        with pytest.raises(OutOfReach, match="nothing can be cut"):
+            surgeon.shrink(nn.Linear(4, 4), torch.zeros(2, 4), 0.5)
+
+    def test_options_alone(self) -> None:
+        check_options(0.5, scope="global")
+        with pytest.raises(BadInput):
+            check_options(0.5, scope="world")
+
+    def test_a_criterion_of_ones_own(self, net: Net) -> None:
+        def last_first(group: object, _weights: object) -> object:
+            return -torch.arange(group.size).numpy()  # type: ignore[attr-defined]
+
+        plan = plain(net, criterion=last_first).plan
+        assert plan.keep["conv1.weight"][0] == (0, 1, 2, 3)
+        assert plan.request["criterion"] == "last_first"
+
+    def test_a_proposal_is_the_plan_without_the_cut(self, net: Net) -> None:
+        proposal = propose(net, X, 0.5)
+        assert proposal.plan == plain(net).plan
+
+    def test_by_hand(self, net: Net) -> None:
+        result = surgeon.remove(net, X, {"conv1": [0, 3], "conv2": [1]}, measure=False)
+        assert result.plan.keep["conv1.weight"][0] == (1, 2, 4, 5, 6, 7)
+        assert result.model.get_parameter("conv2.weight").shape == (15, 6, 3, 3)
+
+
+class TestBadNumbers:
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_are_said_and_go_first(self, net: Net, bad: float) -> None:
+        with torch.no_grad():
+            net.conv1.weight[5] = bad
+        result = surgeon.shrink(net, X, 0.5, measure=False)
+        assert any("NaN or infinite" in note for note in result.notes)
+        assert 5 not in result.plan.keep["conv1.weight"][0]
+
+
+class TestApply:
+    def test_replays(self, net: Net) -> None:
+        result = plain(net)
+        slim = surgeon.apply(result.plan, net)
+        assert not slim.training
+        assert torch.equal(slim(X), result.model(X))
+
+    def test_a_plan_survives_its_file(self, net: Net, tmp_path: Path) -> None:
+        plan = plain(net).plan
+        plan.save(tmp_path / "plan.json")
+        assert surgeon.Plan.load(tmp_path / "plan.json") == plan
+
+    def test_trace_shows_the_groups(self, net: Net) -> None:
+        traced = surgeon.trace(net, X)
+        assert [g.name for g in traced.groups] == ["conv1", "conv2", "fc"]
+        assert traced.unknown == ()
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("name", [name for name in NETS if name != "nothing_to_cut"])
+def test_every_hard_case_is_proven(name: str, scope: str) -> None:
+    case = NETS[name]
+    model = case.build()
+    result = surgeon.shrink(model, case.inputs(), ratio=0.5, scope=scope, measure=False)
+    assert result.check is not None
+    assert result.check.error <= result.check.tolerance
+    assert result.plan.removed > 0
+    if scope == "local":
+        total = sum(g.size for g in result.plan.groups)
+        assert 0.3 < result.plan.removed / total <= 0.6
