@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -125,13 +126,13 @@ _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights
 
 
 def _carried(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """The least share of an output's range that changes with the input."""
+    """The least share of an output's range that changes with the input; NaN carries nothing."""
     shares = [
         float((x - y).abs().max()) / (float(x.max() - x.min()) or 1.0)
         for x, y in zip(a, b, strict=True)
         if x.is_floating_point() and x.numel() and x.shape == y.shape
     ]
-    return min(shares, default=0.0)
+    return min((s if isfinite(s) else 0.0 for s in shares), default=0.0)
 
 
 def _other(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -173,8 +174,7 @@ def _is_slice(twin: nn.Module, small: nn.Module, keep: Keep) -> bool:
     """Whether every weight of the cut model is the kept part of the original's."""
     own = named_state(twin)
     return all(
-        n in own and torch.equal(sliced(own[n], keep.get(n, {})), t)
-        for n, t in small.named_parameters()
+        n in own and _equal(sliced(own[n], keep.get(n, {})), t) for n, t in small.named_parameters()
     )
 
 
@@ -197,30 +197,39 @@ def _run(
 
 def _same_twice(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
-        if x.shape != y.shape or not torch.equal(x.nan_to_num(), y.nan_to_num()):
+        if not _equal(x, y):
             raise BadInput(
                 f"the model is not deterministic in eval mode: output {i} changes from run to run",
                 "switch its randomness off in eval mode; no cut of it can be proven",
             )
 
 
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Of the same shape and numbers, NaN being equal to NaN."""
+    return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
 def _compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """Worst difference over all outputs relative to each output's own range."""
+    """Worst difference over all outputs relative to each output's own range.
+
+    NaN and infinities, which broken weights give, must be in the same places.
+    """
     if len(want) != len(got):
         raise CheckFailed(f"the cut model gives {len(got)} outputs instead of {len(want)}")
     worst = 0.0
     for i, (a, b) in enumerate(zip(want, got, strict=True)):
         if a.shape != b.shape:
             raise CheckFailed(f"output {i} has shape {list(b.shape)} instead of {list(a.shape)}")
+        a, b = a.double(), b.double()
+        finite = a.isfinite()
+        if not torch.equal(finite, b.isfinite()):
+            return float("nan")
+        a, b = a[finite], b[finite]
         if not a.numel():
             continue
-        a, b = a.double(), b.double()
         spread = float(a.max() - a.min()) or float(a.abs().max())
         difference = float((a - b).abs().max())
-        error = difference / spread if spread else difference
-        worst = max(worst, error) if error == error else float("nan")
-        if worst != worst:
-            break
+        worst = max(worst, difference / spread if spread else difference)
     return worst
 
 
@@ -304,7 +313,7 @@ def _failure(
                 f"first difference: {op} at {path or 'the model itself'}"
                 for (op, a), (_, b, path) in zip(wanted, trail.seen, strict=True)
                 if a.numel() != b.numel()
-                or not torch.allclose(a.double(), b.double().flatten(), 1e-6, 1e-9)
+                or not torch.allclose(a.double(), b.double().flatten(), 1e-6, 1e-9, equal_nan=True)
             ),
             "every node agrees by itself: the outputs differ by accumulated rounding",
         )

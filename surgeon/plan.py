@@ -96,7 +96,7 @@ class Plan:
             return Plan.from_json(json.loads(text))
         except FileNotFoundError:
             raise BadInput(f"no such file: {path}", "check the path") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise BadInput(f"{path} cannot be read as a plan: {error}", _PLAN) from error
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,11 @@ def keep_of(coupling: Coupling, removed: Mask) -> dict[str, dict[int, tuple[int,
     return keep
 
 
-def model_facts(graph: Graph, source: str | None) -> dict[str, Any]:
+def model_facts(
+    graph: Graph, source: str | None, inputs: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """What plan.json says of the model: where it came from, its inputs, its fingerprint."""
-    inputs = [{"shape": list(v.shape), "dtype": v.dtype} for v in graph.inputs]
+    inputs = [dict(x) for x in inputs]
     shapes = {n: v.shape for n, v in graph.state.items()}
     return {"source": source, "inputs": inputs, "fingerprint": fingerprint(shapes)}
 

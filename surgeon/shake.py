@@ -36,7 +36,7 @@ def _drawn(tensor: Tensor, generator: torch.Generator) -> Tensor:
             * (2 / fan_in) ** 0.5
         )
     values = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-    return values + 0.5 if bool((tensor > 0).all()) else (values - 0.5) * 0.2
+    return values + 0.5 if bool((tensor.nan_to_num(1) > 0).all()) else (values - 0.5) * 0.2
 
 
 @torch.no_grad()

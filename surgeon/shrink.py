@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from typing_extensions import Unpack
 
 from surgeon.budget import Limit, Request, choose
@@ -223,7 +224,7 @@ def _propose(
     traced = run("trace and couple", lambda: trace(model, inputs))
     coupling = traced.coupling
     choice, broken = run("score and plan", lambda: _choose(model, coupling, request))
-    facts = model_facts(traced.graph, source)
+    facts = model_facts(traced.graph, source, _described(inputs))
     plan = make_plan(coupling, choice, facts, request.as_dict())
     return Proposal(traced, plan, _notes(model, coupling, choice, broken) + traced.graph.notes)
 
@@ -283,20 +284,19 @@ def two_at_least(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def inputs_of(plan: Plan) -> tuple[Tensor, ...]:
     """Zeros of the shapes and types that a plan was made with."""
-    kinds = {
-        "f64": torch.float64,
-        "f16": torch.float16,
-        "bf16": torch.bfloat16,
-        "i64": torch.int64,
-        "i32": torch.int32,
-        "b1": torch.bool,
-    }
     recorded = plan.model.get("inputs") or ()
     if not recorded:
         raise BadInput("the plan records no inputs", "give example inputs (--input)")
-    return tuple(
-        torch.zeros(x["shape"], dtype=kinds.get(x["dtype"], torch.float32)) for x in recorded
-    )
+    try:
+        return tuple(torch.zeros(x["shape"], dtype=getattr(torch, x["dtype"])) for x in recorded)
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise BadInput(f"the plan's inputs cannot be read: {error}") from None
+
+
+def _described(inputs: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Shapes and types of inputs, for the plan."""
+    tensors = [x for x in tree_leaves(inputs) if isinstance(x, Tensor)]
+    return [{"shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")} for x in tensors]
 
 
 class _Run:

@@ -156,10 +156,15 @@ def _expand(call: Call, sizes: Sizes) -> Call:
 @_resizes("repeat", "tile")
 def _repeat(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
-    new, x = sizes.shape(call.outputs[0]), sizes.shape(call.x)
-    x = (1,) * (len(new) - len(x)) + x
-    repeats = [n // m for n, m in zip(new, x, strict=True)]
-    return call.put(1, _fill(call.args[1], repeats, repeats))
+    out, asked = call.outputs[0], call.args[1]
+    new = _repeats(sizes.shape(call.x), sizes.shape(out))[-len(asked) :]
+    return call.put(1, _fill(asked, new, _repeats(call.x.shape, out.shape)[-len(asked) :]))
+
+
+def _repeats(x: Sequence[int], out: Sequence[int]) -> list[int]:
+    """How often each dimension of `out` holds that of `x`, which may lack leading ones."""
+    x = (*(1,) * (len(out) - len(x)), *x)
+    return [n // m for n, m in zip(out, x, strict=True)]
 
 
 @_resizes("unflatten")

@@ -16,14 +16,13 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from surgeon.couple import couple
 from surgeon.cut.choose import cut_fitting
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.files.atomic import write_bytes
 from surgeon.files.codec import decode, encode
 from surgeon.plan import Plan, fingerprint
 from surgeon.trace.program import Program, to_program
-from surgeon.trace.record import named_state, record
+from surgeon.trace.record import named_state
 
 FORMAT, VERSION = "surgeon-slim", 1
 BUILDABLE = ("torchvision:", "timm:")  # references that run no source of the user's
@@ -132,7 +131,7 @@ def plan_of(payload: Mapping[str, Any]) -> Plan:
 def _json(text: Any) -> Any:
     try:
         return json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"the slim file is damaged: {error}") from None
 
 
@@ -163,11 +162,11 @@ def _built(arch: Any) -> nn.Module:
 
 
 def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
-    from surgeon.shrink import inputs_of
+    from surgeon.shrink import inputs_of, trace
 
     model = model.eval()
-    coupling = couple(record(model, inputs_of(plan)))
-    slim, why = cut_fitting(model, inputs_of(plan), coupling, plan)
+    traced = trace(model, inputs_of(plan))
+    slim, why = cut_fitting(model, traced.inputs, traced.coupling, plan)
     if slim is None:
         raise BadInput(
             f"the recorded cut does not fit this model: {why}", "build it as the original was"

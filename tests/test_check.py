@@ -1,0 +1,245 @@
+"""The oracle says yes to right cuts and no to wrong ones, however small the outputs are."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from nets import NETS, draw
+from torch import Tensor, nn
+
+import surgeon
+from surgeon.errors import BadInput, CheckFailed
+from surgeon.plan import Plan
+
+torch.set_num_threads(1)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.bn1(self.conv1(x)).relu()).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+X = draw(2, 3, 8, 8)
+Broken = Callable[[nn.Module], object]
+
+
+def cut(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] = X) -> tuple[nn.Module, Plan]:
+    result = surgeon.shrink(model, inputs, 0.5, check=False, measure=False)
+    return result.model, result.plan
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def weight(name: str, change: Callable[[Tensor], Tensor]) -> Broken:
+    def broken(slim: nn.Module) -> None:
+        with torch.no_grad():
+            parameter = slim.get_parameter(name)
+            parameter.copy_(change(parameter.clone()))
+
+    return broken
+
+
+def _one(tensor: Tensor) -> Tensor:
+    tensor.view(-1)[7] += 1e-2
+    return tensor
+
+
+WRONG: dict[str, Broken] = {
+    "filters in another order": weight("conv1.weight", lambda w: w.flip(0)),
+    "kernels in another order": weight("conv2.weight", lambda w: w.flip(1)),
+    "one weight": weight("conv2.weight", _one),
+    "a scale": weight("bn1.weight", lambda w: w * 1.001),
+    "a bias": weight("conv2.bias", lambda b: b + 1e-3),
+    "no bias": weight("conv1.bias", torch.zeros_like),
+    "a running mean": lambda slim: slim.get_buffer("bn1.running_mean").add_(0.01),
+    "the head": weight("fc.weight", lambda w: w.roll(1, 1)),
+}
+
+
+class TestYes:
+    def test_what_shrink_cuts(self, net: Net) -> None:
+        slim, plan = cut(net)
+        found = surgeon.check(net, slim, plan, X)
+        assert found.error < 1e-12
+        assert (found.dtype, found.tolerance, found.outputs) == ("float64", 1e-9, 1)
+        assert found.ops > 5
+        assert found.as_dict()["proven"] is True
+
+    def test_nothing_is_changed(self, net: Net) -> None:
+        slim, plan = cut(net)
+        net.train()
+        before = [copy.deepcopy(m.state_dict()) for m in (net, slim)]
+        surgeon.check(net, slim, plan, (X,))
+        for model, state in zip((net, slim), before, strict=True):
+            assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
+            assert {t.dtype for t in model.parameters()} == {torch.float32}
+        assert net.training
+        assert not slim.training
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_other_precisions(self, net: Net, dtype: torch.dtype) -> None:
+        net = net.to(dtype)
+        slim, plan = cut(net, X.to(dtype))
+        found = surgeon.check(net, slim, plan, X.to(dtype))
+        assert found.dtype == "float64"
+        assert found.error < 1e-9
+
+    def test_where_float64_does_not_run_the_models_own_type_does(self) -> None:
+        class Casts(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x.float())
+
+        torch.manual_seed(0)
+        net = Casts().eval()
+        slim, plan = cut(net)
+        found = surgeon.check(net, slim, plan, X)
+        assert (found.dtype, found.tolerance) == ("float32", 1e-5)
+        assert "in float64" in found.notes[-1]
+        WRONG["one weight"](slim)
+        with pytest.raises(CheckFailed):
+            surgeon.check(net, slim, plan, X)
+
+
+class TestNo:
+    @pytest.mark.parametrize("what", WRONG)
+    def test_one_thing_wrong(self, net: Net, what: str) -> None:
+        slim, plan = cut(net)
+        WRONG[what](slim)
+        with pytest.raises(CheckFailed, match="the cut model is off by"):
+            surgeon.check(net, slim, plan, X)
+
+    @pytest.mark.parametrize("what", WRONG)
+    @pytest.mark.parametrize("size", [1e-12, 1e9])
+    def test_however_large_the_outputs_are(self, net: Net, what: str, size: float) -> None:
+        with torch.no_grad():
+            net.fc.weight *= size
+            net.fc.bias *= size
+        slim, plan = cut(net)
+        surgeon.check(net, slim, plan, X)
+        WRONG[what](slim)
+        with pytest.raises(CheckFailed):
+            surgeon.check(net, slim, plan, X)
+
+    def test_a_bias_that_drowns_the_rest_hides_nothing(self, net: Net) -> None:
+        class Rolled(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                x = self.bn1(self.conv1(x)).relu().roll(1, 1)
+                return self.fc(self.conv2(x).relu().mean((2, 3)))
+
+        with torch.no_grad():
+            net.fc.weight *= 1e-12
+            net.fc.bias.copy_(torch.linspace(1, 9, 5))
+        slim, plan = cut(net)
+        found = surgeon.check(net, slim, plan, X)
+        assert "also compared with random ones" in found.notes[0]
+        slim.__class__ = Rolled
+        with pytest.raises(CheckFailed):
+            surgeon.check(net, slim, plan, X)
+
+    def test_the_wrong_channels_kept(self, net: Net) -> None:
+        slim, _ = cut(net)
+        other = surgeon.shrink(net, X, 0.5, criterion="random", check=False, measure=False)
+        with pytest.raises(CheckFailed, match="the cut model is off by"):
+            surgeon.check(net, slim, other.plan, X)
+
+    def test_a_wrong_attention_scale(self) -> None:
+        case = NETS["fused_qkv"]
+        model = case.build()
+        result = surgeon.shrink(model, case.inputs(), 0.5, check=False, measure=False)
+        surgeon.check(model, result.model, result.plan, case.inputs())
+        name = next(n for n, _ in result.model.named_parameters() if "q" in n and "weight" in n)
+        weight(name, lambda w: w * 0.7)(result.model)
+        with pytest.raises(CheckFailed):
+            surgeon.check(model, result.model, result.plan, case.inputs())
+
+    def test_another_number_of_outputs(self, net: Net) -> None:
+        class Twice(nn.Module):
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                return x.mean((2, 3)), x
+
+        _, plan = cut(net)
+        with pytest.raises(CheckFailed, match="gives 2 outputs instead of 1"):
+            surgeon.check(net, Twice(), plan, X)
+
+    def test_an_output_of_another_shape(self, net: Net) -> None:
+        slim, plan = cut(net)
+        slim.fc = nn.Linear(8, 4)
+        with pytest.raises(CheckFailed, match=r"output 0 has shape \[2, 4\] instead of \[2, 5\]"):
+            surgeon.check(net, slim, plan, X)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "what, place",
+        [
+            ("filters in another order", "aten.convolution.default at conv1"),
+            ("one weight", "aten.convolution.default at conv2"),
+            ("a scale", "batch_norm"),
+            ("the head", "at fc"),
+        ],
+    )
+    def test_the_first_node_that_differs(self, net: Net, what: str, place: str) -> None:
+        slim, plan = cut(net)
+        WRONG[what](slim)
+        with pytest.raises(CheckFailed) as caught:
+            surgeon.check(net, slim, plan, X)
+        assert "first difference: " in str(caught.value)
+        assert place in str(caught.value)
+
+    def test_unless_the_two_forwards_differ(self, net: Net) -> None:
+        class Other(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x) * 2
+
+        slim, plan = cut(net)
+        slim.__class__ = Other
+        with pytest.raises(CheckFailed, match="run different ops"):
+            surgeon.check(net, slim, plan, X)
+
+
+class TestRefuses:
+    def test_a_model_that_is_not_deterministic(self) -> None:
+        class Chance(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x + torch.randn_like(x))
+
+        net = Chance().eval()
+        slim, plan = cut(net)
+        with pytest.raises(BadInput, match="not deterministic in eval mode: output 0"):
+            surgeon.check(net, slim, plan, X)
+
+    def test_a_model_that_fails(self, net: Net) -> None:
+        slim, plan = cut(net)
+        with pytest.raises(BadInput, match="the model fails in forward"):
+            surgeon.check(net, slim, plan, torch.zeros(2, 4, 8, 8))
+
+    def test_nothing_of_a_recurrent_network(self) -> None:
+        case = NETS["bidirectional_gru"]
+        model = case.build()
+        slim, plan = cut(model, case.inputs())
+        assert surgeon.check(model, slim, plan, case.inputs()).error < 1e-9
+
+    def test_nothing_of_broken_weights_that_stay(self, net: Net) -> None:
+        with torch.no_grad():
+            net.conv1.weight[:6] = float("nan")
+        result = surgeon.shrink(net, X, 0.25, measure=False)
+        assert result.check is not None
+        assert "also compared with random ones" in result.check.notes[0]
+        assert bool(result.model(X).isnan().all())
+        slim = result.model
+        slim.forward = lambda x: Net.forward(slim, x).roll(1, 1)  # type: ignore[method-assign]
+        with pytest.raises(CheckFailed):
+            surgeon.check(net, slim, result.plan, X)
