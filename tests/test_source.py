@@ -1,14 +1,13 @@
 """Every form of MODEL opens to a module with inputs, or is refused with what to do."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
+import surgeon
 from surgeon.errors import BadInput
 from surgeon.files.source import Source, open_model
 
@@ -273,15 +272,18 @@ class TestOtherFiles:
         assert not source.model.training
         torch.testing.assert_close(source.model(x), model(x))
 
-    def test_a_slim_file(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        slim = ModuleType("surgeon.files.slim")
-        built = nn.Linear(3, 2)
-        slim.load_payload = lambda payload, model=None: built  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "surgeon.files.slim", slim)
-        torch.save({"format": "surgeon-slim", "version": 1}, file)
+    def test_a_slim_file_brings_its_inputs(self, file: Path) -> None:
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 2)
+        ).eval()
+        result = surgeon.shrink(net, torch.zeros(2, 3, 9, 9), 0.5, check=False, measure=False)
+        surgeon.save(result, file)
         source = open_model(file)
-        assert source.model is built
-        assert source.payload == {"format": "surgeon-slim", "version": 1}
+        x = torch.randn(2, 3, 9, 9)
+        assert torch.allclose(source.model(x), result.model(x), atol=1e-6)
+        assert source.inputs[0].shape == (2, 3, 9, 9)
+        assert source.payload is not None
+        assert source.notes == ("input 2,3,9,9: recorded with the model",)
 
     def test_onnx(self, tmp_path: Path) -> None:
         file = tmp_path / "m.onnx"
