@@ -22,8 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from surgeon.errors import BadInput, CheckFailed
 from surgeon.masking import Masks
 from surgeon.plan import Keep, Plan
-from surgeon.shake import follow, shake
-from surgeon.slices import sliced
+from surgeon.shake import follow, shake, strange_weight
 from surgeon.trace.record import (
     Recorder,
     forward_failed,
@@ -65,12 +64,12 @@ def check(
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     dtype = torch.float64
     try:
-        return _check(model, slim, plan.keep, _noise(inputs, seed, dtype), dtype)
+        return _check(model, slim, plan, _noise(inputs, seed, dtype), dtype)
     except (RuntimeError, TypeError, BadInput) as error:
         if isinstance(error, BadInput) and "deterministic" in str(error):
             raise
         dtype = _own_dtype(model)
-        result = _check(model, slim, plan.keep, _noise(inputs, seed, dtype), dtype)
+        result = _check(model, slim, plan, _noise(inputs, seed, dtype), dtype)
         note = f"compared in {result.dtype}: {str(error).splitlines()[0][:120]} in float64"
         return CheckResult(**{**vars(result), "notes": (*result.notes, note)})
 
@@ -87,21 +86,25 @@ def _noise(inputs: tuple[Any, ...], seed: int, dtype: torch.dtype) -> tuple[Any,
 
 
 def _check(
-    model: nn.Module, slim: nn.Module, keep: Keep, inputs: tuple[Any, ...], dtype: torch.dtype
+    model: nn.Module, slim: nn.Module, plan: Plan, inputs: tuple[Any, ...], dtype: torch.dtype
 ) -> CheckResult:
     twin, small = _cast(model, dtype), _cast(slim, dtype)
-    # weights that took up a constant (an attention's scale) are rounded to the model's own precision
-    exact = _is_slice(twin, small, keep)
-    tolerance = TOLERANCE.get(dtype if exact else _own_dtype(model), 1e-5)
+    keep = plan.keep
+    # weights that took up a factor are rounded to the model's own precision
+    tolerance = TOLERANCE.get(_own_dtype(model) if plan.folds else dtype, 1e-5)
+    stranger = strange_weight(twin, small, plan)
     carried = _carried_by(model, inputs)
     error, ops, outputs = _proof(twin, small, keep, inputs, tolerance)
     notes: tuple[str, ...] = ()
-    if carried < _CARRIED and not exact:
-        notes = ("the outputs hardly depend on the inputs, so there was little to compare",)
-    elif carried < _CARRIED:
+    if carried < _CARRIED:
+        if stranger is not None:
+            raise CheckFailed(
+                f"cannot be proven: {stranger} is not the kept part of the original's, and the "
+                "outputs hardly depend on the inputs, so that they cannot tell"
+            )
         twin, small = _cast(model, dtype), _cast(slim, dtype)
         shake(twin)
-        follow(small, twin, keep)
+        follow(small, twin, plan)
         error = max(error, _proof(twin, small, keep, inputs, tolerance)[0])
         notes = ("its own weights hide most of the network: also compared with random ones",)
     name = str(dtype).removeprefix("torch.")
@@ -168,14 +171,6 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _own_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _is_slice(twin: nn.Module, small: nn.Module, keep: Keep) -> bool:
-    """Whether every weight of the cut model is the kept part of the original's."""
-    own = named_state(twin)
-    return all(
-        n in own and _equal(sliced(own[n], keep.get(n, {})), t) for n, t in small.named_parameters()
-    )
 
 
 def _run(

@@ -15,6 +15,7 @@ from surgeon.errors import BadInput
 FORMAT, VERSION = "surgeon-plan", 1
 _PLAN = "surgeon shrink writes plan.json"
 Keep = Mapping[str, Mapping[int, tuple[int, ...]]]
+Folds = Mapping[str, tuple[tuple[int, int, float], ...]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Plan:
 
     `keep` maps state_dict names of the original model to {dim: sorted indices kept}; a tensor or a
     dim that is not listed is whole. `model` holds source, inputs and fingerprint, `request` what
-    was asked.
+    was asked. `folds` are factors that the cut put into kept rows (an attention's scale that followed
+    its head_dim): {name: [[first row, last row + 1, factor]]} on the slim tensor.
     """
 
     keep: Keep
@@ -50,9 +52,11 @@ class Plan:
     request: Mapping[str, Any] = field(default_factory=dict)
     groups: tuple[Cuts, ...] = ()
     left: tuple[Left, ...] = ()
+    folds: Folds = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data (the file format of plan.json)."""
+        folds = {n: [list(f) for f in rows] for n, rows in self.folds.items()}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -63,6 +67,7 @@ class Plan:
             },
             "groups": [vars(g) for g in self.groups],
             "left": [vars(x) for x in self.left],
+            **({"folds": folds} if folds else {}),
         }
 
     @staticmethod
@@ -80,6 +85,7 @@ class Plan:
             dict(data.get("request") or {}),
             tuple(_entry(Cuts, g) for g in data.get("groups") or ()),
             tuple(_entry(Left, x) for x in data.get("left") or ()),
+            _folds(data.get("folds") or {}),
         )
 
     def save(self, path: str | Path) -> None:
@@ -135,6 +141,17 @@ def _keep(data: Any) -> Keep:
             raise BadInput(f"keep['{name}'] must map dims to lists of indices", _PLAN)
         out[name] = {_dim(name, d): _indices(name, d, i) for d, i in dims.items()}
     return out
+
+
+def _folds(data: Any) -> Folds:
+    try:
+        return {
+            n: tuple((int(a), int(b), float(f)) for a, b, f in rows) for n, rows in data.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"the plan's folds are damaged: {error}", "write {name: [[first, last, factor]]}"
+        ) from None
 
 
 def _dim(name: str, dim: str) -> int:

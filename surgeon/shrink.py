@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 import torch
@@ -183,7 +183,8 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     """Remove channels from a copy of `model`, prove the copy and measure it; `model` is untouched.
 
     ratio: share of channels removed of each group, in [0, 1). Other options: `Options`.
-    check: run the oracle (raises CheckFailed). measure: count, export and time both networks.
+    check: run the oracle (raises CheckFailed; False is not obeyed where only the oracle can tell that the
+    cut is right: a layer left with one channel). measure: count, export and time both networks.
     Raises BadInput for what cannot be used, OutOfReach where nothing can be cut or a limit is out of
     reach.
 
@@ -366,8 +367,9 @@ def _finish(
     wanted: tuple[bool, bool],
 ) -> Result:
     model, inputs, traced_with = given
+    plan = replace(plan, folds=done.folds)
     proof = measured = None
-    if wanted[0]:
+    if wanted[0] or not done.certain:
         proof = run("check", lambda: run_check(model, done.model, plan, traced_with))
         notes += proof.notes
     if wanted[1]:

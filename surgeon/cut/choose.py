@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from surgeon.couple import Coupling
-from surgeon.cut.fits import misfit
+from surgeon.cut.fits import Misfit, misfit
 from surgeon.cut.module import CutModule, cut_module
 from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, SurgeonError
-from surgeon.plan import Plan
+from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
 from surgeon.trace.program import Program
 from surgeon.trace.record import record
@@ -23,11 +23,17 @@ from surgeon.trace.record import record
 
 @dataclass(frozen=True)
 class Cut:
-    """A cut model in eval mode. `way` is 'module' or 'program', `why` says why not the first."""
+    """A cut model in eval mode.
+
+    `way` is 'module' or 'program', `why` says why not the first. `folds` is what the plan must say of
+    factors put into weights. Where it is not `certain`, only the oracle can tell that it is right.
+    """
 
     model: nn.Module
     way: str
     why: str | None = None
+    folds: Folds = field(default_factory=dict)
+    certain: bool = True
 
 
 def cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan) -> Cut:
@@ -41,37 +47,40 @@ def cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Pla
 
 def _cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan) -> Cut:
     if isinstance(model, Program):
-        return Cut(cut_program(model, inputs, plan), "program")
-    slim, why = cut_fitting(model, inputs, coupling, plan)
-    if slim is not None:
-        return Cut(slim, "module")
+        program, certain = cut_program(model, inputs, plan)
+        return Cut(program, "program", certain=certain)
+    slim, found = cut_fitting(model, inputs, coupling, plan)
+    if found is None:
+        return Cut(slim.model, "module", folds=slim.folds)
     try:
-        return Cut(cut_program(model, inputs, plan), "program", why)
+        program, certain = cut_program(model, inputs, plan)
     except BadInput as error:
         raise SurgeonError(
-            f"neither surgery can cut this network: its own forward does not follow ({why}), "
+            f"neither surgery can cut this network: its own forward does not follow ({found.why}), "
             f"and as a program: {error.message}",
             error.hint,
         ) from error
+    return Cut(program, "program", found.why, certain=certain)
 
 
 def cut_fitting(
     model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan
-) -> tuple[nn.Module | None, str | None]:
-    """Module surgery: the slim module, or None and why its forward does not follow the cut."""
+) -> tuple[CutModule, Misfit | None]:
+    """Module surgery: the slim module, and where its forward does not follow the cut."""
     sizes = Sizes(coupling, removed_by(coupling, plan))
     slim = cut_module(model, plan.keep, sizes)
-    why = _misfit(slim, inputs, coupling, sizes)
-    if why is not None and repair(slim.model, sizes):
-        why = _misfit(slim, inputs, coupling, sizes)
-    return (slim.model if why is None else None), why
+    found = _misfit(slim, inputs, coupling, sizes)
+    if found is not None and repair(slim.model, sizes):
+        found = _misfit(slim, inputs, coupling, sizes)
+    return slim, found
 
 
 def _misfit(
     slim: CutModule, inputs: tuple[Any, ...], coupling: Coupling, sizes: Sizes
-) -> str | None:
+) -> Misfit | None:
     try:
         after = record(slim.model, inputs)
     except BadInput as error:
-        return error.message.split("\n")[0]
+        failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
+        return Misfit(f"its own forward fails on the cut tensors: {failure}")
     return misfit(coupling.graph, after, sizes, slim.folded)

@@ -7,6 +7,7 @@ planned shapes, with exactly the size and position arguments that the algebra sa
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from surgeon.cut.sizes import Call, Positions, Sizes, resize
@@ -15,21 +16,45 @@ from surgeon.graph import Graph, Node, Value
 _FREE = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
 
 
+@dataclass(frozen=True)
+class Misfit:
+    """Why a cut model's forward is not the planned one. It is not `certain` where torch runs other
+    ops on the cut sizes (it drops dimensions of one): then only numbers can tell."""
+
+    why: str
+    certain: bool = True
+
+
 def misfit(
     original: Graph, slim: Graph, sizes: Sizes, folded: frozenset[int] = frozenset()
-) -> str | None:
-    """Why the cut model's forward is not the planned one: the first node that differs, or None.
+) -> Misfit | None:
+    """The first node of the cut model's forward that is not as planned, or None.
 
     folded: nodes whose constants the cut model holds in its weights.
     """
+    outputs = [sizes.shape(v) for v in original.outputs]
+    if outputs != [v.shape for v in slim.outputs]:
+        return Misfit(f"its outputs have shapes {[list(v.shape) for v in slim.outputs]}")
+    if [n.op for n in original.nodes] != [n.op for n in slim.nodes] and _narrowed_to_one(sizes):
+        return Misfit("torch runs other ops on dimensions of one", certain=False)
     if len(original.nodes) != len(slim.nodes):
-        return f"its forward runs {len(slim.nodes)} ops instead of {len(original.nodes)}"
+        return Misfit(f"its forward runs {len(slim.nodes)} ops instead of {len(original.nodes)}")
     used = {v for node in original.nodes for v in node.inputs} | set(original.outputs)
     for old, new in zip(original.nodes, slim.nodes, strict=True):
         why = _differs(old, new, sizes, (used, old.index in folded))
         if why:
-            return f"{why}, at {old.module or 'the model itself'} ({old.source})"
+            return Misfit(f"{why}, at {old.module or 'the model itself'} ({old.source})")
     return None
+
+
+def _narrowed_to_one(sizes: Sizes) -> bool:
+    """Whether some dimension was cut down to a single element."""
+    values = sizes.coupling.graph.values
+    return any(1 in sizes.shape(v) and 1 in _new_ones(v, sizes) for v in values if v.shape)
+
+
+def _new_ones(value: Value, sizes: Sizes) -> list[int]:
+    return [n for n, old in zip(sizes.shape(value), value.shape, strict=True) if n != old]
 
 
 def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool]) -> str | None:

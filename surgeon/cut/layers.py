@@ -20,6 +20,7 @@ class Layer:
     nodes: tuple[Node, ...]
     sizes: Sizes
     folded: set[int] = field(default_factory=set)  # nodes whose constants went into weights
+    folds: dict[str, tuple[tuple[int, int, float], ...]] = field(default_factory=dict)
 
     def factor(self, letter: str, default: int) -> int:
         """New size of a factor of the layer's op."""
@@ -135,9 +136,11 @@ def _attention(module: nn.MultiheadAttention, layer: Layer) -> None:
     module.num_heads, module.head_dim = heads, new
     if new != old:
         factor = (new / old) ** 0.5
-        for tensor in (module.in_proj_weight, module.in_proj_bias):
+        for name in ("in_proj_weight", "in_proj_bias"):
+            tensor = getattr(module, name)
             if tensor is not None:
                 tensor.data[:width] *= factor
+                layer.folds[f"{layer.path}.{name}".lstrip(".")] = ((0, width, factor),)
         layer.folded.update(n.index for n in layer.nodes if n.op == "aten.mul.Scalar")
 
 

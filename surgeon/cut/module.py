@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from surgeon.cut.layers import Layer, set_widths
 from surgeon.cut.sizes import Sizes
 from surgeon.graph import Node
-from surgeon.plan import Keep
+from surgeon.plan import Folds, Keep
 from surgeon.slices import sliced
 from surgeon.trace.record import named_state
 
 
 @dataclass(frozen=True)
 class CutModule:
-    """The slim module, and the nodes of the original whose constants it holds in its weights."""
+    """The slim module, the nodes of the original whose constants it holds in its weights, and where."""
 
     model: nn.Module
     folded: frozenset[int]
+    folds: Folds
 
 
 def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
@@ -40,7 +41,8 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
     for node in sizes.coupling.graph.nodes:
         nodes[node.module].append(node)
     folded: set[int] = set()
+    folds: dict[str, tuple[tuple[int, int, float], ...]] = {}
     for path, module in slim.named_modules():
         if path in nodes:
-            set_widths(module, Layer(path, tuple(nodes[path]), sizes, folded))
-    return CutModule(slim.eval(), frozenset(folded))
+            set_widths(module, Layer(path, tuple(nodes[path]), sizes, folded, folds))
+    return CutModule(slim.eval(), frozenset(folded), folds)

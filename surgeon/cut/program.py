@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from surgeon.couple import couple
-from surgeon.cut.fits import misfit
+from surgeon.cut.fits import Misfit, misfit
 from surgeon.cut.sizes import Call, Positions, Scaled, Sizes, resize
 from surgeon.errors import SurgeonError
 from surgeon.graph import Value
@@ -25,8 +25,9 @@ from surgeon.trace.observe import Observed, observe
 from surgeon.trace.program import Program, to_program
 
 
-def cut_program(model: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> Program:
-    """A smaller program that computes what the plan leaves of `model`; eval mode.
+def cut_program(model: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> tuple[Program, bool]:
+    """A smaller program that computes what the plan leaves of `model`, in eval mode, and whether that
+    is certain without comparing numbers.
 
     Raises BadInput where the model cannot be exported, SurgeonError where a size in the program
     cannot be rewritten.
@@ -42,20 +43,20 @@ def cut_program(model: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> Progra
     own = [n for n in plan.keep if n in tensors and n not in ties]
     program.replace_state({n: sliced(tensors[n], plan.keep[n]) for n in own})
     program.recompile()
-    why = _fits(program, inputs, seen, sizes)
-    if why is not None:
+    found = _fits(program, inputs, seen, sizes)
+    if found is not None and found.certain:
         raise SurgeonError(
-            f"program surgery cannot write this network: {why}",
+            f"program surgery cannot write this network: {found.why}",
             "report it: surgeon env, and the network's code",
         )
-    return program.eval()
+    return program.eval(), found is None
 
 
-def _fits(program: Program, inputs: tuple[Any, ...], seen: Observed, sizes: Sizes) -> str | None:
+def _fits(program: Program, inputs: tuple[Any, ...], seen: Observed, sizes: Sizes) -> Misfit | None:
     try:
         after = observe(program, inputs)
     except (RuntimeError, IndexError, TypeError, AssertionError) as error:
-        return str(error).split("\n")[0]
+        return Misfit(str(error).split("\n")[0])
     return misfit(seen.graph, after.graph, sizes)
 
 

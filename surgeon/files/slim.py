@@ -166,11 +166,12 @@ def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Mod
 
     model = model.eval()
     traced = trace(model, inputs_of(plan))
-    slim, why = cut_fitting(model, traced.inputs, traced.coupling, plan)
-    if slim is None:
+    made, found = cut_fitting(model, traced.inputs, traced.coupling, plan)
+    if found is not None:
         raise BadInput(
-            f"the recorded cut does not fit this model: {why}", "build it as the original was"
+            f"the recorded cut does not fit this model: {found.why}", "build it as the original was"
         )
+    slim = made.model
     try:
         slim.load_state_dict(state)
     except RuntimeError as error:
