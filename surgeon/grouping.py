@@ -204,7 +204,7 @@ def _group(
     if why is None and len(atoms) == 1:
         why = "a single channel, and one always stays"
     inexact = int(mixed.max()) if len(mixed) else -1
-    reached = [table.axes[i].label for i in np.unique(table.axis[run[0] : run[1]])]
+    reached = [table.axes[i].label for i in _runs(table.axis[run[0] : run[1]])]
     make = Counter((ops.get(x, ""), x[1], table.roles.get(x, "along")) for x in reached)  # type: ignore[index,arg-type]
     return Group(
         _name(reached, table.roles),  # type: ignore[arg-type]
@@ -216,6 +216,13 @@ def _group(
         table,
         run,
     )
+
+
+def _runs(ordered: Ids) -> Ids:
+    """The different values of a sorted array."""
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
 
 
 def _name(reached: list[tuple[str, int]], roles: dict[tuple[str, int], str]) -> str:

@@ -1,0 +1,44 @@
+"""What the README shows is what the tool does: its op table, its commands, its API."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import surgeon
+from surgeon.report.optable import op_markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def between(start: str, stop: str) -> str:
+    return README.split(start, 1)[1].split(stop, 1)[0].strip()
+
+
+def test_the_op_table_is_the_registry():
+    assert between("<!-- ops -->", "<!-- /ops -->") == op_markdown().strip()
+
+
+def test_every_file_that_the_commands_name_exists():
+    named = re.findall(r"(?:models|benchmarks)/[\w/]+\.(?:pyt?h?|pth)", README)
+    assert {"models/digits_resnet.pth", "benchmarks/speed.py"} <= set(named)
+    assert [n for n in named if not (ROOT / n).exists()] == []
+
+
+def test_every_public_name_of_the_examples_exists():
+    used = set(re.findall(r"surgeon\.([a-zA-Z_]+)[(.]", between("## From Python", "## How it")))
+    assert {"shrink", "save", "load", "trace", "check"} <= used
+    assert [name for name in used if not hasattr(surgeon, name)] == []
+
+
+def test_ci_runs_the_test_command_that_users_are_given():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    awk = re.search(r"tests=\$\((awk '.*' README\.md)\)", script)
+    assert awk is not None
+    out = subprocess.run(["bash", "-c", awk.group(1)], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout.strip().endswith("-m pytest -q")
+    assert out.stdout.strip() in README
+
+
+def test_no_placeholder_is_left():
+    assert re.findall(r"\b[A-Z]+_TABLE\b", README) == []
