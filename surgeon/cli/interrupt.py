@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 
 _times: list[int] = []
@@ -11,6 +12,7 @@ _times: list[int] = []
 def listen() -> None:
     """From here on a Ctrl-C is noted, and raises KeyboardInterrupt as before."""
     signal.signal(signal.SIGINT, _note)
+    sys.unraisablehook = _quiet
 
 
 def pressed() -> bool:
@@ -22,6 +24,12 @@ def stop_if_pressed() -> None:
     """Raise KeyboardInterrupt where an earlier one was swallowed."""
     if _times:
         raise KeyboardInterrupt
+
+
+def _quiet(unraisable: sys.UnraisableHookArgs) -> None:
+    """One that struck inside a destructor cannot be raised; Python would print it. It was noted."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 def _note(number: int, _frame: FrameType | None) -> None:
