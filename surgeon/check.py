@@ -32,6 +32,7 @@ from surgeon.trace.record import (
     output_tensors,
     shell,
 )
+from surgeon.trace.wrappers import unwrapped
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -61,17 +62,46 @@ def check(
     float64 where both models allow it. Raises CheckFailed naming the first node that differs,
     BadInput where the model fails in forward or is not deterministic.
     """
+    model, slim = unwrapped(model), unwrapped(slim)
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    dtype = torch.float64
     try:
-        return _check(model, slim, plan, _noise(inputs, seed, dtype), dtype)
+        return _on_noise(model, slim, plan, inputs, (torch.float64, seed))
+    except NotDeterministic:
+        raise
     except (RuntimeError, TypeError, BadInput) as error:
-        if isinstance(error, BadInput) and "deterministic" in str(error):
-            raise
-        dtype = _own_dtype(model)
-        result = _check(model, slim, plan, _noise(inputs, seed, dtype), dtype)
+        result = _on_noise(model, slim, plan, inputs, (_own_dtype(model), seed))
         note = f"compared in {result.dtype}: {str(error).splitlines()[0][:120]} in float64"
         return CheckResult(**{**vars(result), "notes": (*result.notes, note)})
+
+
+class NotDeterministic(BadInput):
+    """The original gives other outputs from run to run."""
+
+
+class _NothingFinite(Exception):
+    """All outputs are NaN or infinite."""
+
+
+def _on_noise(
+    model: nn.Module,
+    slim: nn.Module,
+    plan: Plan,
+    inputs: tuple[Any, ...],
+    how: tuple[torch.dtype, int],
+) -> CheckResult:
+    """On noise; on the inputs as they are where noise is outside what the network takes (a log)."""
+    dtype, seed = how
+    try:
+        return _check(model, slim, plan, _noise(inputs, seed, dtype), dtype)
+    except _NothingFinite:
+        own = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
+    try:
+        return _check(model, slim, plan, own, dtype)
+    except _NothingFinite:
+        raise CheckFailed(
+            "cannot be proven: every output is NaN or infinite, on noise and on the inputs given",
+            "give inputs on which the network computes something",
+        ) from None
 
 
 def _noise(inputs: tuple[Any, ...], seed: int, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -94,7 +124,10 @@ def _check(
     tolerance = TOLERANCE.get(_own_dtype(model) if plan.folds else dtype, 1e-5)
     stranger = strange_weight(twin, small, plan)
     carried = _carried_by(model, inputs)
-    error, ops, outputs = _proof(twin, small, keep, inputs, tolerance)
+    try:
+        error, ops, outputs = _proof(twin, small, keep, inputs, tolerance)
+    except _NothingFinite:  # broken weights that stay; random ones can still tell
+        error, ops, outputs, carried = 0.0, 0, 0, 0.0
     notes: tuple[str, ...] = ()
     if carried < _CARRIED:
         if stranger is not None:
@@ -105,7 +138,8 @@ def _check(
         twin, small = _cast(model, dtype), _cast(slim, dtype)
         shake(twin)
         follow(small, twin, plan)
-        error = max(error, _proof(twin, small, keep, inputs, tolerance)[0])
+        second, ops, outputs = _proof(twin, small, keep, inputs, tolerance)
+        error = max(error, second)
         notes = ("its own weights hide most of the network: also compared with random ones",)
     name = str(dtype).removeprefix("torch.")
     return CheckResult(error, tolerance, name, outputs, ops, notes)
@@ -155,6 +189,8 @@ def _proof(
     want = _run(twin, inputs, masked)
     got = _run(small, inputs)
     error = _compare(want, got)
+    if error == error and not any(bool(t.isfinite().any()) for t in want if t.numel()):
+        raise _NothingFinite
     if not error <= tolerance:
         raise _failure(twin, small, keep, inputs, (error, tolerance))
     return error, masked.ops, len(want)
@@ -193,7 +229,7 @@ def _run(
 def _same_twice(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
         if not _equal(x, y):
-            raise BadInput(
+            raise NotDeterministic(
                 f"the model is not deterministic in eval mode: output {i} changes from run to run",
                 "switch its randomness off in eval mode; no cut of it can be proven",
             )

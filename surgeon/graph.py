@@ -6,7 +6,7 @@ name); a `Node` is one op with the values in place of its tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class Node:
 
     index: int
     op: str  # 'aten.convolution.default'
-    target: Callable[..., Any]
+    target: Any  # the op itself
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[Value | None, ...]

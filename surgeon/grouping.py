@@ -34,7 +34,7 @@ class Use:
     op: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One dimension of a state tensor that a group reaches.
 
@@ -48,7 +48,7 @@ class Member:
     channel: Ids
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Table:
     """All (axis, position, atom) triples, sorted by group and axis: groups are runs of it."""
 
@@ -59,7 +59,7 @@ class _Table:
     channel: Ids
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Channels that are cut together. `atoms[i]` is the class of channel i.
 

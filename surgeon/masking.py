@@ -233,13 +233,46 @@ def _along(vector: Tensor, d: int, rank: int) -> Tensor:
 
 
 def _moved(func: Any, mask: Any, rest: tuple[Any, ...]) -> Any:
-    """The op run on a mask; what it adds by itself is not removed."""
-    if "pad" in str(func):
-        return func(mask, rest[0], 0)
-    if "glu" in str(func):
-        first, second = mask.chunk(2, rest[0] if rest else -1)
-        return first | second
-    return func(mask, *rest)
+    """The op run on a mask; what it adds by itself is removed only where all beside it is."""
+    special = _SPECIAL.get(func._schema.name)
+    return special(mask, *rest) if special else func(mask, *rest)
+
+
+def _padded(mask: Tensor, pad: Sequence[int], *_: Any) -> Tensor:
+    for k in range(len(pad) // 2):
+        d = mask.dim() - 1 - k
+        before, after = pad[2 * k], pad[2 * k + 1]
+        size = mask.shape[d]
+        mask = mask.narrow(d, max(-before, 0), size - max(-before, 0) - max(-after, 0))
+        whole = mask.all(dim=d, keepdim=True)
+        ends = [whole.expand(*_with(mask.shape, d, max(n, 0))) for n in (before, after)]
+        mask = torch.cat([ends[0], mask, ends[1]], d)
+    return mask
+
+
+def _with(shape: Sequence[int], d: int, size: int) -> list[int]:
+    return [size if k == d else n for k, n in enumerate(shape)]
+
+
+def _gated(mask: Tensor, dim: int = -1) -> Tensor:
+    first, second = mask.chunk(2, dim)
+    return first | second
+
+
+def _windows(mask: Tensor, *args: Any) -> Tensor:
+    """im2col keeps channels whole: a window of a channel that is gone is gone."""
+    gone = mask.all(dim=(-2, -1), keepdim=True).expand(mask.shape)
+    ones = torch.ops.aten.im2col(torch.ones_like(mask, dtype=torch.float32), *args)
+    rows = ones.shape[-2] // mask.shape[-3]
+    return gone[..., 0, 0].repeat_interleave(rows, -1)[..., None].expand(ones.shape).clone()
+
+
+_SPECIAL = {
+    "aten::constant_pad_nd": _padded,
+    "aten::pad": _padded,
+    "aten::glu": _gated,
+    "aten::im2col": _windows,
+}
 
 
 def _in_place(func: Any) -> bool:

@@ -27,6 +27,7 @@ from surgeon.score import Criterion, Weights, scores_of
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
 from surgeon.trace.record import named_state, record
+from surgeon.trace.wrappers import unwrapped
 
 Progress = Callable[[str], None]
 
@@ -142,7 +143,7 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
         raise BadInput(
             "a TorchScript module cannot be cut", "give the Python module it was made from"
         )
-    given = as_tuple(example_inputs)
+    model, given = unwrapped(model), as_tuple(example_inputs)
     inputs = two_at_least(given)
     try:
         graph = _graph(model, inputs)
@@ -155,18 +156,6 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
 
 def _graph(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
     return observe(model, inputs).graph if isinstance(model, Program) else record(model, inputs)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DataParallel, DDP and torch.compile wrappers."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif hasattr(model, "_orig_mod") and isinstance(model._orig_mod, nn.Module):
-            model = model._orig_mod
-        else:
-            return model
 
 
 def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches

@@ -91,7 +91,7 @@ def _field(
     ratio_for = {
         g.name: r for p, r in request.ratio_for.items() for g in cuttable(coupling.groups, p)
     }
-    free, other = _one_factor_each(free, ratio_for)
+    free, other = _one_factor_each(free, set(request.ratio_for))
     left += other
     round_to = block_of_this_cpu() if request.round_to == "auto" else int(request.round_to or 1)
     step = {g.name: step_of(g, round_to) for g in free}
@@ -101,9 +101,7 @@ def _field(
     return _Field(tuple(free), order, scores, step, ratio_for, request.scope), left, notes
 
 
-def _one_factor_each(
-    groups: Sequence[Group], named: Mapping[str, float]
-) -> tuple[list[Group], list[Left]]:
+def _one_factor_each(groups: Sequence[Group], named: set[str]) -> tuple[list[Group], list[Left]]:
     """Of the factors of a product (conv groups x channels in each) the one with more channels is cut.
 
     Cutting both at one ratio would remove more of the layer than was asked. A factor that the

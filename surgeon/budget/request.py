@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from surgeon.errors import BadInput
@@ -97,7 +97,8 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """For plan.json: only what was asked."""
-        data = {k: v for k, v in asdict(self).items() if v not in (None, {}, (), 0)}
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        data = {k: v for k, v in own.items() if v is not None and v not in ({}, ())}
         data |= {f"max_{k}": str(v) for k, v in self.limits.items()}
         if callable(self.criterion):
             data["criterion"] = getattr(self.criterion, "__name__", type(self.criterion).__name__)

@@ -70,8 +70,12 @@ def cut_fitting(
     sizes = Sizes(coupling, removed_by(coupling, plan))
     slim = cut_module(model, plan.keep, sizes)
     found = _misfit(slim, inputs, coupling, sizes)
-    if found is not None and repair(slim.model, sizes):
-        found = _misfit(slim, inputs, coupling, sizes)
+    if found is not None:
+
+        def fits() -> bool:
+            return _misfit(slim, inputs, coupling, sizes) is None
+
+        found = None if repair(slim.model, sizes, fits) else found
     return slim, found
 
 

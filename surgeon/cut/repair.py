@@ -8,7 +8,8 @@ fits, op by op.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -17,19 +18,68 @@ from surgeon.cut.sizes import Call, Sizes, resize
 from surgeon.graph import Node
 
 
-def repair(slim: nn.Module, sizes: Sizes) -> list[str]:
-    """Set size attributes of `slim` to what the cut makes of them; the names of those changed."""
+@dataclass(frozen=True)
+class Change:
+    """An attribute and its two values."""
+
+    module: nn.Module
+    name: str
+    old: Any
+    new: Any
+
+    def set(self, value: Any) -> None:
+        """Give the attribute a value."""
+        self.module.__dict__[self.name] = value
+
+    @property
+    def kind(self) -> tuple[type, str]:
+        """Attributes of one name and class are repaired together."""
+        return type(self.module), self.name
+
+
+def repair(slim: nn.Module, sizes: Sizes, fits: Callable[[], bool]) -> bool:
+    """Set size attributes of `slim` to what the cut makes of them; whether its forward fits then.
+
+    All candidates together, else each kind alone; what the forward also fits without is put back, so
+    that a number that happens to be equal (epochs=64) is left alone.
+    """
+    kinds: dict[tuple[type, str], list[Change]] = defaultdict(list)
+    for change in _candidates(slim, sizes):
+        kinds[change.kind].append(change)
+    everything = [c for changes in kinds.values() for c in changes]
+    for trial in (everything, *kinds.values()) if everything else ():
+        for change in trial:
+            change.set(change.new)
+        if fits():
+            _put_back_idle(trial, fits)
+            return True
+        for change in trial:
+            change.set(change.old)
+    return False
+
+
+def _put_back_idle(trial: list[Change], fits: Callable[[], bool]) -> None:
+    by_kind: dict[tuple[type, str], list[Change]] = defaultdict(list)
+    for change in trial:
+        by_kind[change.kind].append(change)
+    for changes in by_kind.values() if len(by_kind) > 1 else ():
+        for change in changes:
+            change.set(change.old)
+        if not fits():
+            for change in changes:
+                change.set(change.new)
+
+
+def _candidates(slim: nn.Module, sizes: Sizes) -> Iterator[Change]:
     wanted: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for node in sizes.coupling.graph.nodes:
         for old, new in _changes(node, sizes):
             for path in _owners(node.module):
                 wanted[path][old].add(new)
-    changed: list[str] = []
     for path, module in slim.named_modules():
         if path in wanted and not type(module).__module__.startswith("torch.nn"):
             changes = {old: new for old, (new, *more) in wanted[path].items() if not more}
-            changed += [f"{path}.{name}".lstrip(".") for name in _set(module, changes)]
-    return changed
+            yield from _of(module, changes)
 
 
 def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
@@ -54,8 +104,7 @@ def _owners(path: str) -> Iterator[str]:
     yield ""
 
 
-def _set(module: nn.Module, changes: dict[int, int]) -> list[str]:
-    names = []
+def _of(module: nn.Module, changes: dict[int, int]) -> Iterator[Change]:
     for name, value in module.__dict__.items():
         new: Any = None
         if type(value) is int:
@@ -63,8 +112,5 @@ def _set(module: nn.Module, changes: dict[int, int]) -> list[str]:
         elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
             replaced = type(value)(changes.get(v, v) for v in value)
             new = replaced if replaced != value else None
-        if new is not None and not name.startswith("_") and name != "training":
-            names.append((name, new))
-    for name, new in names:
-        module.__dict__[name] = new
-    return [name for name, _ in names]
+        if new is not None and not name.startswith("_"):
+            yield Change(module, name, value, new)

@@ -173,4 +173,8 @@ class Binding:
 
     def _product(self, term: Term, size: int) -> Dim:
         dim = tuple(leaf for x in term.letters for leaf in self.letters.get(x, ()))
-        return dim if size_of(dim) == size else opaque(size)
+        if size_of(dim) != size:
+            raise AssertionError(
+                f"{self.op}: '{term.text}' has {size_of(dim)} elements, not {size}"
+            )
+        return dim

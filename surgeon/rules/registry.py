@@ -114,9 +114,24 @@ def rule(op: str, text: str) -> None:
     """Give an op its rule: `surgeon.rule("mylib::scale", "n c *, c -> n c *")`.
 
     op: 'namespace::name', as registered with torch.library. text: factor notation, an operand a
-    tensor argument in order. Raises ValueError where the op has a rule or the text cannot be read.
+    tensor argument in order, whatever stands between them. Raises ValueError where the op has a rule
+    or the text cannot be read, and when the op is met with another number of tensor arguments.
     """
     from surgeon.rules.notation import parse
 
-    parse(text)
-    factor(op.replace("::", "."), text, family="user")
+    notation = parse(text)
+    given = {x for terms in notation.inputs for t in terms for x in t.letters}
+    if notation.kept - given:
+        made = ", ".join(sorted(notation.kept - given))
+        raise ValueError(f"factor {made} of '{text}' stands in an output and in no input")
+
+    def choose(node: Node) -> Form:
+        arguments = node.target._schema.arguments
+        at = tuple(i for i, a in enumerate(arguments) if "Tensor" in str(a.type))
+        if len(at) != len(notation.inputs):
+            raise ValueError(
+                f"{op} takes {len(at)} tensors, its rule '{text}' {len(notation.inputs)}"
+            )
+        return Form(text, at=at)
+
+    _add(Rule(op.replace("::", "."), "user", (text,), choose=choose))

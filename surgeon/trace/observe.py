@@ -40,8 +40,7 @@ def observe(program: Program, inputs: tuple[Any, ...]) -> Observed:
         recorder.name_state(name, tensor)
     graph.parameters = frozenset(n for n, _ in twin.named_parameters(remove_duplicate=False))
     inputs = tree_map_only(Tensor, to_meta, inputs)
-    flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-    graph.inputs = tuple(recorder.value(t) for t in flat)
+    recorder.begin(inputs)
     holders = (n for n in twin.graph.nodes if n.op == "placeholder")
     ran = {n.name: Ran((), (v,)) for n, v in zip(holders, graph.inputs, strict=True)}
     done = 0

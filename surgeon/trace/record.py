@@ -94,13 +94,13 @@ def _swapped(tensor: Tensor, swap: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def to_meta(tensor: Tensor) -> Tensor:
-    """Floats without their values; integers as they are."""
-    return tensor.to("meta") if tensor.is_floating_point() or tensor.is_complex() else tensor
+    """Floats without their values; integers as they are, in a copy that the forward may write to."""
+    floats = tensor.is_floating_point() or tensor.is_complex()
+    return tensor.to("meta") if floats else tensor.clone()
 
 
 def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Graph:
-    swap = to_meta if on_meta else (lambda t: t.clone() if not t.is_leaf else t)
-    twin = shell(model, swap).eval()
+    twin = shell(model, to_meta if on_meta else torch.clone).eval()
     if on_meta:
         inputs = tree_map_only(Tensor, to_meta, inputs)
     recorder = Recorder(on_meta)
@@ -108,8 +108,7 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Grap
         recorder.name_state(name, tensor)
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)
-    flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-    recorder.graph.inputs = tuple(recorder.value(t) for t in flat)
+    recorder.begin(inputs)
     with forward_mode(), module_paths(twin, recorder), recorder:
         output = twin(*inputs)
     recorder.graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
@@ -191,6 +190,13 @@ class Recorder(TorchDispatchMode):
         self.path = [""]
         self._known: dict[int, Value] = {}
         self._alive: list[Tensor] = []  # ids are only good while the tensors live
+        self._from_inputs: set[int] = set()  # tensors whose values another input would change
+
+    def begin(self, inputs: Any) -> None:
+        """Mark the tensors of the inputs: what is computed from them is no constant."""
+        flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+        self._from_inputs.update(map(id, flat))
+        self.graph.inputs = tuple(self.value(t) for t in flat)
 
     def __torch_dispatch__(
         self,
@@ -204,6 +210,7 @@ class Recorder(TorchDispatchMode):
         noted_kwargs = {k: self._noted(v) for k, v in kwargs.items()}
         out = self._run(func, args, kwargs)
         outputs = out if isinstance(out, (tuple, list)) else (out,)
+        self._follow(func, (args, kwargs), outputs)
         self.graph.nodes.append(
             Node(
                 len(self.graph.nodes),
@@ -218,6 +225,17 @@ class Recorder(TorchDispatchMode):
         )
         return out
 
+    def _follow(self, func: Any, given: Any, outputs: Any) -> None:
+        """What came from the inputs; and integers written in place are other values from then on."""
+        results = [o for o in outputs if isinstance(o, Tensor)]
+        if any(id(t) in self._from_inputs for t in tree_leaves(given) if isinstance(t, Tensor)):
+            self._from_inputs.update(map(id, results))
+            self._alive += results
+        if func._schema.is_mutable:
+            for t in results:
+                if not t.is_meta and not t.is_floating_point():
+                    self._known.pop(id(t), None)
+
     def value(self, tensor: Tensor) -> Value:
         """The value of a tensor, new where it was not seen before."""
         known = self._known.get(id(tensor))
@@ -228,12 +246,16 @@ class Recorder(TorchDispatchMode):
                 short(tensor.dtype),
                 stride=tensor.stride(),
             )
-            if not (tensor.is_meta or tensor.is_floating_point()) and tensor.numel() < _SMALL:
-                known.constant = tensor
+            if self._is_constant(tensor):
+                known.constant = tensor.clone()
             self.graph.values.append(known)
             self._known[id(tensor)] = known
             self._alive.append(tensor)
         return known
+
+    def _is_constant(self, tensor: Tensor) -> bool:
+        known = not (tensor.is_meta or tensor.is_floating_point() or tensor.is_complex())
+        return known and tensor.numel() < _SMALL and id(tensor) not in self._from_inputs
 
     def name_state(self, name: str, tensor: Tensor) -> None:
         """Mark a tensor as the model's own state."""
