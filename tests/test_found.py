@@ -1,0 +1,198 @@
+"""One test a fault that was found by using or reading surgeon: each failed before its repair."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import surgeon
+from surgeon import CheckFailed
+from surgeon.rules import RULES
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Picks(nn.Module):
+    """Channels picked by an integer input: another input would pick others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        return self.b(self.a(x).index_select(1, index))
+
+
+def test_positions_that_are_an_input_are_not_written_into_the_slim_network():
+    inputs = (X, torch.tensor([0, 3, 5, 6]))
+    group = next(g for g in surgeon.trace(Picks(), inputs).groups if g.name == "a")
+    assert group.why_not is not None and "by position" in group.why_not
+
+
+class Counts(nn.Module):
+    """A forward that writes to its own buffers, integer and float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+        self.register_buffer("calls", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.mean += x.mean()
+        return self.b(self.a(x))
+
+
+def test_tracing_and_checking_write_to_nothing_of_the_callers():
+    model = Counts()
+    surgeon.shrink(model, X, 0.5, measure=False)
+    assert (int(model.calls), model.mean.tolist()) == (0, [0.0, 0.0])
+
+
+class Looks(Counts):
+    """The same, recorded on real tensors because it looks at a value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if float(x.sum()) < 1e9 else -x)
+
+
+def test_recording_on_real_tensors_writes_to_nothing_of_the_callers():
+    model = Looks()
+    surgeon.trace(model, X)
+    assert (int(model.calls), model.mean.tolist()) == (0, [0.0, 0.0])
+
+
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3, groups=4)
+        self.c = nn.Conv2d(32, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x)))
+
+
+def test_a_glob_cuts_a_product_as_a_plain_ratio_does():
+    plain = surgeon.shrink(Grouped(), X, 0.5, measure=False).model
+    glob = surgeon.shrink(Grouped(), X, ratio_for={"*": 0.5}, measure=False).model
+    assert glob.b.weight.shape == plain.b.weight.shape
+
+
+class Log(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x.log()))
+
+
+def test_outputs_that_are_all_nan_prove_nothing():
+    model = Log().eval()
+    positive = X.abs() + 0.1
+    result = surgeon.shrink(model, positive, 0.5, measure=False)
+    assert result.check is not None and result.check.error < 1e-9  # on the inputs given
+    slim = result.model
+    slim.forward = lambda x: 7 * Log.forward(slim, x) + 3  # type: ignore[method-assign]
+    with pytest.raises(CheckFailed):
+        surgeon.check(model, slim, result.plan, positive)
+    with pytest.raises(CheckFailed, match="NaN or infinite"):
+        surgeon.check(model, result.model, result.plan, -positive)
+
+
+class PadMean(nn.Module):
+    """Spatial padding, then a mean over channels: padded positions of a removed channel are removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(1, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.pad(self.a(x), (1, 1, 1, 1)).mean(1, keepdim=True))
+
+
+def test_padding_before_a_mean_over_channels_is_proven():
+    result = surgeon.shrink(PadMean(), X, 0.5, measure=False)
+    assert result.check is not None and result.plan.groups[0].kept == 4
+
+
+class Sized(nn.Module):
+    """`width` is read by forward; `epochs` only happens to be as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 64, 3), nn.Linear(64, 5)
+        self.width, self.epochs, self.steps = 64, 64, (64, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).view(-1, self.width, 36).mean(2))
+
+
+def test_repair_leaves_attributes_alone_that_forward_does_not_read():
+    result = surgeon.shrink(Sized(), X, 0.5, measure=False)
+    assert result.way == "module"
+    assert (result.model.width, result.model.epochs, result.model.steps) == (32, 64, (64, 128))
+
+
+def test_wrappers_are_seen_through_everywhere():
+    model = Grouped().eval()
+    wrapped = nn.DataParallel(model)
+    result = surgeon.shrink(wrapped, X, 0.5, measure=False)
+    assert {g.name for g in surgeon.trace(wrapped, X).groups} == {
+        g.name for g in surgeon.trace(model, X).groups
+    }
+    assert surgeon.check(wrapped, result.model, result.plan, X).error < 1e-9
+
+
+class FromLoader:
+    """A criterion that holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        self.batches = (x for x in range(3))
+
+    def __call__(self, group, weights):
+        return weights.random.random(group.size)
+
+
+def test_a_criterion_may_hold_a_generator():
+    result = surgeon.shrink(Grouped(), X, 0.5, criterion=FromLoader(), measure=False)
+    assert result.plan.request["criterion"] == "FromLoader"
+
+
+def test_groups_can_be_put_in_sets():
+    groups = surgeon.trace(Grouped(), X).groups
+    assert len(set(groups)) == len(groups)
+
+
+@pytest.fixture
+def own_rules():
+    before = dict(RULES)
+    yield
+    RULES.clear()
+    RULES.update(before)
+
+
+def test_a_users_rule_counts_tensors_not_arguments(own_rules: None):
+    @torch.library.custom_op("surgeon_tests::scaled", mutates_args=())
+    def scaled(x: Tensor, k: int, w: Tensor) -> Tensor:
+        return x * k * w[:, None, None]
+
+    @scaled.register_fake
+    def _(x: Tensor, k: int, w: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+    class Uses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+            self.w = nn.Parameter(torch.rand(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.ops.surgeon_tests.scaled(self.a(x), 2, self.w))
+
+    with pytest.raises(ValueError, match="stands in an output and in no input"):
+        surgeon.rule("surgeon_tests::other", "n c *, c -> n d *")
+    surgeon.rule("surgeon_tests::scaled", "n c *, c -> n c *")
+    result = surgeon.shrink(Uses(), X, 0.5, measure=False)
+    assert result.model.w.shape == (4,) and result.way == "module"
