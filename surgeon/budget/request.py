@@ -97,7 +97,7 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """For plan.json: only what was asked."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seed" or self.seed}
         data = {k: v for k, v in own.items() if v is not None and v not in ({}, ())}
         data |= {f"max_{k}": str(v) for k, v in self.limits.items()}
         if callable(self.criterion):
