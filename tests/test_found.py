@@ -196,3 +196,23 @@ def test_a_users_rule_counts_tensors_not_arguments(own_rules: None):
     surgeon.rule("surgeon_tests::scaled", "n c *, c -> n c *")
     result = surgeon.shrink(Uses(), X, 0.5, measure=False)
     assert result.model.w.shape == (4,) and result.way == "module"
+
+
+class Copies(nn.Module):
+    """A repeat whose copies are coupled one by one: cutting them changes the number of repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 4, 1)
+        self.c, self.d = nn.Conv2d(4, 5, 1), nn.Conv2d(12, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        copies = self.a(x).repeat_interleave(2, 1)
+        return self.c(self.b(x) + copies[:, -4:]) + self.d(copies)
+
+
+def test_a_repeat_whose_copies_are_cut():
+    model = Copies()
+    for name in (g.name for g in surgeon.trace(model, X).groups if g.why_not is None):
+        result = surgeon.shrink(model, X, ratio_for={name: 0.5}, measure=False)
+        assert result.check is not None and result.check.error < 1e-9

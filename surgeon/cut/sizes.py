@@ -167,6 +167,15 @@ def _repeats(x: Sequence[int], out: Sequence[int]) -> list[int]:
     return [n // m for n, m in zip(out, x, strict=True)]
 
 
+@_resizes("repeat_interleave")
+def _repeat_interleave(call: Call, sizes: Sizes) -> Call:
+    """The copies are an axis of their own, which may be cut."""
+    dim = call.arg(2, call.kwargs.get("dim"))
+    if call.x is None or type(call.arg(1)) is not int or dim is None:
+        return call
+    return call.put(1, sizes.shape(call.outputs[0])[dim] // sizes.shape(call.x)[dim])
+
+
 @_resizes("unflatten")
 def _unflatten(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
