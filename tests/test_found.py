@@ -216,3 +216,26 @@ def test_a_repeat_whose_copies_are_cut():
     for name in (g.name for g in surgeon.trace(model, X).groups if g.why_not is None):
         result = surgeon.shrink(model, X, ratio_for={name: 0.5}, measure=False)
         assert result.check is not None and result.check.error < 1e-9
+
+
+class KernelEach(nn.Module):
+    """A kernel of its own for each example: the conv's groups are the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.r, self.o = nn.Conv2d(3, 8, 1), nn.Linear(8, 4), nn.Conv2d(10, 3, 1)
+        self.e = nn.Parameter(torch.randn(4, 10 * 8 * 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        n = x.shape[0]
+        w = (torch.sigmoid(self.r(y.mean((2, 3)))) @ self.e).view(n * 10, 8, 3, 3)
+        y = F.conv2d(y.reshape(1, n * 8, 8, 8), w, padding=1, groups=n)
+        return self.o(y.view(n, 10, 8, 8))
+
+
+def test_groups_that_are_the_batch_stay_the_batch():
+    model = KernelEach().eval()
+    result = surgeon.shrink(model, X, 0.5, measure=False)
+    assert result.way == "program"
+    assert result.model(torch.cat([X, X, X])).shape == (6, 3, 8, 8)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from surgeon.axes import size_of
 from surgeon.couple import Coupling
 from surgeon.graph import Node, Value
 
@@ -340,12 +341,18 @@ def _convolution(call: Call, sizes: Sizes) -> Call:
 
 @_resizes("conv1d", "conv2d", "conv3d", "mkldnn_convolution")
 def _conv(call: Call, sizes: Sizes) -> Call:
-    return call.put(6, sizes.factor(call.nodes[-1], "g")) if len(call.args) > 6 else call
+    return _grouped(call, sizes) if len(call.args) > 6 else call
 
 
 @_resizes("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def _conv_transpose(call: Call, sizes: Sizes) -> Call:
-    return call.put(6, sizes.factor(call.nodes[-1], "g")) if len(call.args) > 6 else call
+    return _grouped(call, sizes) if len(call.args) > 6 else call
+
+
+def _grouped(call: Call, sizes: Sizes) -> Call:
+    """The number of groups, which a program may compute (a kernel for each example: the batch)."""
+    dims = sizes.coupling.bound[call.nodes[-1].index]["g"]
+    return call.put(6, _filled(call.args[6], sizes.factor(call.nodes[-1], "g"), size_of(dims)))
 
 
 @_resizes("native_group_norm")
