@@ -246,6 +246,12 @@ def _finish(
 ) -> Classes:
     count = int(label.max()) + 1 if len(label) else 0
     le, lp, lq = _distinct_rows(label[t.e], label[t.p], label[t.q])
+    circular = _circular(count, le, lp, lq)
+    if circular.any():  # a class that is a factor of itself cannot be decided: all of it stays
+        stuck = np.unique(np.concatenate([le[circular], lp[circular], lq[circular]]))
+        why = Why("elements that are factors of themselves", t.where[0])
+        frozen = [*frozen, (np.flatnonzero(np.isin(label, stuck)), why)]
+        le, lp, lq = le[~circular], lp[~circular], lq[~circular]
     reasons: list[Why] = []
     return Classes(
         label,
@@ -257,6 +263,17 @@ def _finish(
         _spread(_reason_of(label, count, mixed, reasons), le, lp, lq),
         tuple(reasons),
     )
+
+
+def _circular(count: int, le: Ids, lp: Ids, lq: Ids) -> Mask:
+    """Rows whose element leads back to itself through its factors."""
+    if not len(le):
+        return np.zeros(0, bool)
+    edges = (np.ones(2 * len(le), np.int8), (np.tile(le, 2), np.concatenate([lp, lq])))
+    ring = connected_components(coo_array(edges, shape=(count, count)), connection="strong")[1]
+    many = np.bincount(ring)[ring] > 1
+    own = (le == lp) | (le == lq)
+    return (many[le] & ((ring[le] == ring[lp]) | (ring[le] == ring[lq]))) | own
 
 
 def _reason_of(label: Ids, count: int, said: Sequence[tuple[Ids, Why]], reasons: list[Why]) -> Ids:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput, CheckFailed, SurgeonError
+from surgeon.files.atomic import regular
 from surgeon.measure.count import state_bytes
 from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
 
@@ -66,6 +67,7 @@ def export_onnx(
     path = Path(path)
     if path.is_dir():
         raise BadInput(f"{path} is a folder", "name a file, such as slim.onnx")
+    path = regular(path)
     case = _Case(model, inputs)
     notes: list[str] = []
     with _scratch(path) as folder, evaluating(model), torch.no_grad():

@@ -50,6 +50,12 @@ class _Field:
 def choose(coupling: Coupling, scores: Mapping[str, Array], request: Request) -> Choice:
     """Which channels go. OutOfReach where a limit cannot be met or nothing can be cut."""
     by_hand = positions(coupling, coupling.groups, request.remove)
+    for name, channels in by_hand.items():
+        if len(channels) == coupling.group(name).size:
+            raise OutOfReach(
+                f"--remove takes all {len(channels)} channels of {name}: one must stay",
+                "leave out at least one position",
+            )
     field, left, notes = _field(coupling, scores, request, by_hand)
     counts: dict[str, int] = {}
     if request.limits:

@@ -71,9 +71,19 @@ def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool])
         return None
     if new.op != want.op:
         return f"{old.op} with {_plain(old.args)} cannot be written for the cut tensors"
-    if not _same(want.args, new.args) or not _same(want.kwargs, new.kwargs):
+    if not _same(_clamped(want.args, want, sizes), _clamped(new.args, want, sizes)) or not _same(
+        want.kwargs, new.kwargs
+    ):
         return f"{old.op} is given {_plain(new.args)} where {_plain(want.args)} is planned"
     return None
+
+
+def _clamped(args: Any, call: Call, sizes: Sizes) -> Any:
+    """A slice that ends at or beyond its dimension ends there, however that is written."""
+    if not call.op.startswith("aten.slice.") or call.x is None or len(args) < 4:
+        return args
+    size = sizes.shape(call.x)[args[1] % len(call.x.shape)]
+    return (*args[:3], min(args[3], size) if type(args[3]) is int else args[3], *args[4:])
 
 
 def _both_split(want: Call, new: Node) -> bool:

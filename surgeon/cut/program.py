@@ -93,7 +93,7 @@ def _first(node: fx.Node, seen: Observed) -> Value | None:
 def _placed(program: Program, arg: Any) -> Any:
     """An argument for the graph: positions become a constant that the program holds."""
     if isinstance(arg, Positions):
-        name = program.add_constant(torch.tensor(arg.index))
+        name = program.add_constant(torch.tensor(arg.index, dtype=torch.int64))
         return program.graph.get_attr(name)
     if isinstance(arg, Scaled):
         whole = program.graph.call_function(operator.mul, (arg.size, arg.new))

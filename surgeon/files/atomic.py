@@ -11,9 +11,18 @@ from pathlib import Path
 from surgeon.errors import BadInput
 
 
+def regular(path: Path) -> Path:
+    """The file behind `path`, links followed. BadInput where it is there and is no plain file."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} is not a plain file, and is not replaced", "name a file to write")
+    return path
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it on success and is removed on any failure."""
+    path = regular(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(

@@ -112,7 +112,9 @@ def _open(checkpoint: Checkpoint, ref: str, arch: str | None) -> _Opened:
 def _slim(checkpoint: Checkpoint, arch: str | None) -> _Opened:
     # imported late: it cuts, and cutting is above opening in the map
     slim = importlib.import_module("surgeon.files.slim")
-    base = arches.build(arch).model if arch else None
+    # a network that was cut as a program comes back from its program, whatever it was built from
+    as_program = (checkpoint.payload or {}).get("way") == "program"
+    base = arches.build(arch).model if arch is not None and not as_program else None
     model = slim.load_payload(checkpoint.payload, model=base)
     zeros = importlib.import_module("surgeon.shrink").inputs_of(slim.plan_of(checkpoint.payload))
     given = tuple(inputs.example(tuple(x.shape), x.dtype, seed) for seed, x in enumerate(zeros))
