@@ -1,5 +1,7 @@
 """One test a fault that was found by using or reading surgeon: each failed before its repair."""
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -239,3 +241,72 @@ def test_groups_that_are_the_batch_stay_the_batch():
     result = surgeon.shrink(model, X, 0.5, measure=False)
     assert result.way == "program"
     assert result.model(torch.cat([X, X, X])).shape == (6, 3, 8, 8)
+
+
+class Shift(nn.Module):
+    """Runs of channels that may all go: an empty run is still a run of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.o(torch.cat([y[:, :4].roll(1, 0), y[:, 4:8].roll(-1, 0), y[:, 8:]], 1))
+
+
+class Crop(nn.Module):
+    """A run up to the very end, with its end written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o, self.p = nn.Conv2d(3, 20, 1), nn.Conv2d(4, 3, 1), nn.Conv2d(20, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.o(y.narrow(1, 16, 4)) + self.p(y)
+
+
+@pytest.mark.parametrize("net", [Shift, Crop])
+@pytest.mark.parametrize("ratio", [0.3, 0.9])
+def test_runs_of_positions_are_followed(net: type[nn.Module], ratio: float):
+    result = surgeon.shrink(net(), X, ratio, measure=False)
+    assert result.check is not None and result.check.error < 1e-9
+
+
+class Circle(nn.Module):
+    """Elements that are factors of themselves: nothing can be decided, and it must not take forever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Conv2d(3, 12, 1), nn.Conv2d(36, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = F.pixel_unshuffle(F.pixel_shuffle(torch.cat([y, y], 1), 2).relu(), 2)
+        z = torch.cat([y, z], 1)
+        n, c, h, w = z.shape
+        return self.o(z.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w))
+
+
+@pytest.mark.timeout(60)
+def test_a_circle_of_products_ends():
+    assert all(g.why_not is not None for g in surgeon.trace(Circle(), X).groups)
+
+
+def test_all_channels_of_a_layer_cannot_be_removed():
+    with pytest.raises(surgeon.OutOfReach, match="takes all 16 channels of a: one must stay"):
+        surgeon.remove(Shift(), X, {"a": range(16)})
+
+
+def test_only_plain_files_are_replaced(tmp_path):
+    pipe, link, real = tmp_path / "pipe", tmp_path / "link.pth", tmp_path / "real.pth"
+    os.mkfifo(pipe)
+    link.symlink_to(real)
+    result = surgeon.shrink(Grouped(), X, 0.5, check=False, measure=False)
+    with pytest.raises(surgeon.BadInput, match="not a plain file"):
+        surgeon.save(result, pipe)
+    with pytest.raises(surgeon.BadInput, match="not a plain file"):
+        surgeon.export_onnx(result.model, pipe, X)
+    surgeon.save(result, link)
+    assert link.is_symlink() and real.is_file()
