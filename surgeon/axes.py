@@ -202,6 +202,8 @@ class Algebra:
 
     def _tangled(self, leaves: list[Leaf], shape: Sequence[int]) -> Dims:
         """Boundaries that fall on no leaf: everything between two that do is frozen."""
+        if len(leaves) == 1:
+            return self._frozen_run(leaves, shape)
         ends = set(np.cumprod([1, *shape]).tolist())
         out: list[Dim] = []
         run: list[Leaf] = []
@@ -222,6 +224,9 @@ class Algebra:
     def _regroup_run(self, run: list[Leaf], shape: list[int]) -> Dims:
         if len(run) == 1 or len(shape) == 1:
             return self._regroup(run, shape)
+        return self._frozen_run(run, shape)
+
+    def _frozen_run(self, run: list[Leaf], shape: Sequence[int]) -> Dims:
         self.freeze(tuple(run), f"reshape of {sizes(tuple(run))} to {shape} cuts across channels")
         return tuple(opaque(n) for n in shape)
 

@@ -466,3 +466,12 @@ def test_chains_of_views_and_transposes_freeze_nothing(seed: int):
         last = len(m.tensors) - 1
         m.add([m.tensors[last][d] for d in order], lambda x, o=order: x.transpose(o), last)
     assert m.check() == 2 + 2 + 2 + 3 + 2
+
+
+def test_a_product_that_was_seen_otherwise_is_frozen_when_its_parts_do_not_nest():
+    algebra = Algebra()
+    twelve = algebra.fresh(12)
+    algebra.split(twelve, [4, 3])
+    out = algebra.split(twelve, [2, 3, 2])
+    assert [size_of(d) for d in out] == [2, 3, 2] and all(is_opaque(d) for d in out)
+    assert (algebra.solve().frozen[algebra.solve().label[:12]] >= 0).all()
