@@ -12,7 +12,7 @@ from surgeon.budget.choose import Choice
 from surgeon.couple import Coupling
 from surgeon.errors import BadInput
 from surgeon.graph import Graph
-from surgeon.plan import Cuts, Left, Plan, fingerprint
+from surgeon.plan import Cuts, Plan, fingerprint
 
 Mask = NDArray[np.bool_]
 _OTHER = "it was made for another model"
@@ -143,8 +143,3 @@ def _agree(coupling: Coupling, plan: Plan, removed: Mask) -> None:
                 f"but what it is coupled with keeps {len(ours or range(n))}",
                 "a channel goes from every tensor of its group, or from none",
             )
-
-
-def left_of(coupling: Coupling) -> tuple[Left, ...]:
-    """Every group that may not be cut, with its reason."""
-    return tuple(Left(g.name, g.size, g.why_not) for g in coupling.groups if g.why_not is not None)
