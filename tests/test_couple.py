@@ -243,7 +243,7 @@ def test_an_unknown_op_is_named_with_its_place():
     assert [n.op for n in coupling.unknown] == ["aten.sort.default"]
     why = coupling.group("conv").why_not
     assert why is not None
-    assert why.startswith("no channel rule for aten.sort.default, at the model itself (nets.py:")
+    assert why.startswith("no channel rule for aten.sort.default, at the model itself (refused.py:")
     assert coupling.group("stem").why_not is None
 
 

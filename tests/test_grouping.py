@@ -85,10 +85,10 @@ def test_reasons_say_where():
     why = groups["embed"].inexact
     assert why is not None
     assert re.fullmatch(
-        r"aten.native_layer_norm.default mixes over it, at norm \(nets.py:\d+\)", why
+        r"aten.native_layer_norm.default mixes over it, at norm \(mixing.py:\d+\)", why
     )
     why = groups["embed:in"].why_not
-    assert why is not None and re.fullmatch(rf"{INPUT}, at embed \(nets.py:\d+\)", why)
+    assert why is not None and re.fullmatch(rf"{INPUT}, at embed \(case.py:\d+\)", why)
 
 
 def roles(group: Group) -> dict[tuple[str, int], str]:
