@@ -33,6 +33,7 @@ from surgeon.trace.record import (
     shell,
 )
 from surgeon.trace.wrappers import unwrapped
+from surgeon.widths import cast, floats_as, own_dtype, widened
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -69,7 +70,7 @@ def check(
     except NotDeterministic:
         raise
     except (RuntimeError, TypeError, BadInput) as error:
-        result = _on_noise(model, slim, plan, inputs, (_own_dtype(model), seed))
+        result = _on_noise(model, slim, plan, inputs, (None, seed))
         note = f"compared in {result.dtype}: {str(error).splitlines()[0][:120]} in float64"
         return CheckResult(**{**vars(result), "notes": (*result.notes, note)})
 
@@ -87,14 +88,17 @@ def _on_noise(
     slim: nn.Module,
     plan: Plan,
     inputs: tuple[Any, ...],
-    how: tuple[torch.dtype, int],
+    how: tuple[torch.dtype | None, int],
 ) -> CheckResult:
-    """On noise; on the inputs as they are where noise is outside what the network takes (a log)."""
+    """On noise; on the inputs as they are where noise is outside what the network takes (a log).
+
+    The dtype None compares each tensor in its own.
+    """
     dtype, seed = how
     try:
         return _check(model, slim, plan, _noise(inputs, seed, dtype), dtype)
     except _NothingFinite:
-        own = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
+        own = tree_map_only(Tensor, lambda t: cast(t, dtype), inputs)
     try:
         return _check(model, slim, plan, own, dtype)
     except _NothingFinite:
@@ -104,31 +108,49 @@ def _on_noise(
         ) from None
 
 
-def _noise(inputs: tuple[Any, ...], seed: int, dtype: torch.dtype) -> tuple[Any, ...]:
+def _noise(inputs: tuple[Any, ...], seed: int, dtype: torch.dtype | None) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(seed)
 
     def noise(t: Tensor) -> Tensor:
-        if not t.is_floating_point():
+        if not _is_number(t):
             return t
-        return torch.randn(t.shape, generator=generator, dtype=torch.float64).to(dtype).to(t.device)
+        new = torch.complex128 if t.is_complex() else torch.float64
+        drawn = torch.randn(t.shape, generator=generator, dtype=new)
+        return drawn.to(t.device, widened(t.dtype, dtype))
 
     return tree_map_only(Tensor, noise, inputs)
 
 
 def _check(
-    model: nn.Module, slim: nn.Module, plan: Plan, inputs: tuple[Any, ...], dtype: torch.dtype
+    model: nn.Module,
+    slim: nn.Module,
+    plan: Plan,
+    inputs: tuple[Any, ...],
+    dtype: torch.dtype | None,
 ) -> CheckResult:
+    carried = _carried_by(model, inputs)
+    with floats_as(dtype):
+        return _compared((model, slim, plan), inputs, dtype, carried)
+
+
+def _compared(
+    what: tuple[nn.Module, nn.Module, Plan],
+    inputs: tuple[Any, ...],
+    dtype: torch.dtype | None,
+    carried: float,
+) -> CheckResult:
+    model, slim, plan = what
     twin, small = _cast(model, dtype), _cast(slim, dtype)
     keep = plan.keep
     # weights that took up a factor are rounded to the model's own precision
-    tolerance = TOLERANCE.get(_own_dtype(model) if plan.folds else dtype, 1e-5)
+    own = own_dtype(model)
+    tolerance = TOLERANCE.get(own if plan.folds or dtype is None else dtype, 1e-5)
     stranger = strange_weight(twin, small, plan)
     if tolerance > 1e-4 and stranger is not None:
         raise CheckFailed(
-            f"cannot be proven in {dtype}: {stranger} is not the kept part of the original's, and at "
+            f"cannot be proven in {dtype or own}: {stranger} is not the kept part of the original's, and at "
             "this precision outputs alone cannot tell"
         )
-    carried = _carried_by(model, inputs)
     try:
         error, ops, outputs = _proof(twin, small, keep, inputs, tolerance)
     except _NothingFinite:  # broken weights that stay; random ones can still tell
@@ -146,21 +168,22 @@ def _check(
         second, ops, outputs = _proof(twin, small, keep, inputs, tolerance)
         error = max(error, second)
         notes = ("its own weights hide most of the network: also compared with random ones",)
-    name = str(dtype).removeprefix("torch.")
+    name = str(dtype or own).removeprefix("torch.")
     return CheckResult(error, tolerance, name, outputs, ops, notes)
 
 
 def _carried_by(model: nn.Module, inputs: tuple[Any, ...]) -> float:
     """Runs the original three times in float32, which is quick: is it deterministic, does it respond?"""
-    for dtype in (torch.float32, _own_dtype(model)):
+    for dtype in (torch.float32, None):
         light = _cast(model, dtype)
-        same = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)  # noqa: B023
-        try:
-            plain = _run(light, same)
-        except BadInput:
-            continue
-        _same_twice(plain, _run(light, same))
-        return _carried(plain, _run(light, _other(same)))
+        same = tree_map_only(Tensor, lambda t: cast(t, dtype), inputs)  # noqa: B023
+        with floats_as(dtype):
+            try:
+                plain = _run(light, same)
+            except BadInput:
+                continue
+            _same_twice(plain, _run(light, same))
+            return _carried(plain, _run(light, _other(same)))
     return 0.0
 
 
@@ -169,12 +192,17 @@ _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights
 
 def _carried(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     """The least share of an output's range that changes with the input; NaN carries nothing."""
+    pairs = [(_real(x), _real(y)) for x, y in zip(a, b, strict=True) if _is_number(x)]
     shares = [
         float((x - y).abs().max()) / (float(x.max() - x.min()) or 1.0)
-        for x, y in zip(a, b, strict=True)
-        if x.is_floating_point() and x.numel() and x.shape == y.shape
+        for x, y in pairs
+        if x.numel() and x.shape == y.shape
     ]
     return min((s if isfinite(s) else 0.0 for s in shares), default=0.0)
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _other(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -201,17 +229,9 @@ def _proof(
     return error, masked.ops, len(want)
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _cast(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """A copy in eval mode with its floating point state in `dtype`."""
-
-    def swap(t: Tensor) -> Tensor:
-        return t.to(dtype, copy=True) if t.is_floating_point() else t.clone()
-
-    return shell(model, swap).eval()
-
-
-def _own_dtype(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return shell(model, lambda t: cast(t, dtype)).eval()
 
 
 def _run(
@@ -256,7 +276,7 @@ def _compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> float:
     for i, (a, b) in enumerate(zip(want, got, strict=True)):
         if a.shape != b.shape:
             raise CheckFailed(f"output {i} has shape {list(b.shape)} instead of {list(a.shape)}")
-        a, b = a.double(), b.double()
+        a, b = _real(a), _real(b)
         finite = a.isfinite()
         if not torch.equal(finite, b.isfinite()):
             return float("nan")
@@ -267,6 +287,11 @@ def _compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> float:
         difference = float((a - b).abs().max())
         worst = max(worst, difference / spread if spread else difference)
     return worst
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """In float64, complex numbers as pairs."""
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
 
 
 class _Masked(TorchDispatchMode):
@@ -348,9 +373,14 @@ def _failure(
             (
                 f"first difference: {op} at {path or 'the model itself'}"
                 for (op, a), (_, b, path) in zip(wanted, trail.seen, strict=True)
-                if a.numel() != b.numel()
-                or not torch.allclose(a.double(), b.double().flatten(), 1e-6, 1e-9, equal_nan=True)
+                if not _alike(a, b)
             ),
             "every node agrees by itself: the outputs differ by accumulated rounding",
         )
     return CheckFailed(f"{message}\n  {where}", "this is a bug in surgeon: nothing was written")
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    if a.numel() != b.numel():
+        return False
+    return torch.allclose(_real(a).flatten(), _real(b).flatten(), 1e-6, 1e-9, equal_nan=True)

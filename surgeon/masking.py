@@ -34,7 +34,7 @@ class Masks:
             gone[list(kept)] = False
             mask |= _along(gone, d, tensor.dim())
         self._masks[tensor] = mask
-        if keep and tensor.is_floating_point():
+        if keep and _measures(tensor):
             tensor.detach().masked_fill_(mask, 0)
 
     def of(self, tensor: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Masks:
         """Give an output its mask; one written in place changes the mask that it is a view of."""
         own = self.of(tensor)
         own.copy_(mask.expand_as(own))
-        if tensor.is_floating_point():
+        if _measures(tensor):
             tensor.masked_fill_(own, 0)
 
 
@@ -273,6 +273,11 @@ _SPECIAL = {
     "aten::glu": _gated,
     "aten::im2col": _windows,
 }
+
+
+def _measures(tensor: Tensor) -> bool:
+    """Whether its elements are numbers that a zero silences; integers are indices."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _in_place(func: Any) -> bool:

@@ -98,12 +98,14 @@ class TestYes:
         assert found.error < 1e-9
 
     def test_where_float64_does_not_run_the_models_own_type_does(self) -> None:
-        class Casts(Net):
+        class Insists(Net):
             def forward(self, x: Tensor) -> Tensor:
-                return super().forward(x.float())
+                if x.dtype != torch.float32:
+                    raise TypeError("float32 only")
+                return super().forward(x)
 
         torch.manual_seed(0)
-        net = Casts().eval()
+        net = Insists().eval()
         slim, plan = cut(net)
         found = surgeon.check(net, slim, plan, X)
         assert (found.dtype, found.tolerance) == ("float32", 1e-5)
@@ -111,6 +113,46 @@ class TestYes:
         WRONG["one weight"](slim)
         with pytest.raises(CheckFailed):
             surgeon.check(net, slim, plan, X)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_casts_in_a_forward_are_casts_to_the_precision_of_the_check(
+        self, dtype: torch.dtype
+    ) -> None:
+        class Casts(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                x = self.conv1(x.to(dtype)).float() + torch.zeros(1, dtype=torch.float32)
+                x = self.conv2(self.bn1(x).relu().to(dtype)).float()
+                return self.fc(x.softmax(1, dtype=torch.float32).mean((2, 3)).to(dtype)).float()
+
+        torch.manual_seed(0)
+        net = Casts().eval().to(dtype)
+        net.bn1.float()
+        slim, plan = cut(net)
+        found = surgeon.check(net, slim, plan, X)
+        assert (found.dtype, found.notes) == ("float64", ())
+        assert found.error < 1e-12
+        WRONG["one weight"](slim)
+        with pytest.raises(CheckFailed):
+            surgeon.check(net, slim, plan, X)
+        assert torch.get_default_dtype() == torch.float32
+
+    def test_complex_numbers(self) -> None:
+        class Turned(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = (nn.Linear(n, 12, dtype=torch.complex64) for n in (8, 12))
+                self.c = nn.Linear(12, 3, dtype=torch.complex64)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.c(self.b(self.a(torch.complex(x, x * x))).sin())
+
+        torch.manual_seed(0)
+        net, x = Turned().eval(), draw(2, 8)
+        slim, plan = cut(net, x)
+        assert surgeon.check(net, slim, plan, x).error < 1e-9
+        weight("b.weight", lambda w: w * (1 + 1e-3j))(slim)
+        with pytest.raises(CheckFailed):
+            surgeon.check(net, slim, plan, x)
 
 
 class TestNo:

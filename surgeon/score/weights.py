@@ -38,6 +38,7 @@ class Weights:
         if key not in self._norms:
             w = self.state[member.state].detach()
             w = w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
+            w = w.abs() if w.is_complex() else w
             sums = _power_sums(w, member.dim, p)
             self._norms[key] = sums.double().cpu().numpy()
         return self._norms[key]

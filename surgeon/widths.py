@@ -1,0 +1,73 @@
+"""The precision of the check: every float dtype that a forward names becomes the one that the check runs in.
+
+Networks cast (`x.float()` around a norm, a bfloat16 body, softmax in float32). Compared in float64, such
+a cast would round away the proof, or meet weights of another dtype; so it is a cast to float64 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
+
+
+def own_dtype(model: nn.Module) -> torch.dtype:
+    """The least precise float dtype of the model's parameters; float32 where it has none."""
+    found = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return max(found, key=lambda d: torch.finfo(d).eps, default=torch.float32)
+
+
+def widened(dtype: torch.dtype, to: torch.dtype | None) -> torch.dtype:
+    """`dtype` as it is when floats are `to`; integers stay, and so does all where `to` is None."""
+    if to is None:
+        return dtype
+    if dtype.is_complex:
+        return _COMPLEX.get(to, dtype)
+    return to if dtype.is_floating_point else dtype
+
+
+def cast(tensor: Tensor, to: torch.dtype | None) -> Tensor:
+    """A copy of the tensor in the dtype that it is compared in."""
+    return tensor.to(widened(tensor.dtype, to), copy=True)
+
+
+@contextmanager
+def floats_as(to: torch.dtype | None) -> Iterator[None]:
+    """Inside, casts and factories that ask for a float dtype give `to`; None changes nothing."""
+    if to is None:
+        yield
+        return
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(to)
+    try:
+        with _Wide(to):
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+class _Wide(TorchDispatchMode):
+    """Rewrites the dtypes among an op's arguments."""
+
+    def __init__(self, to: torch.dtype) -> None:
+        super().__init__()
+        self.to = to
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        args = tuple(self._wide(a) for a in args)
+        return func(*args, **{k: self._wide(v) for k, v in (kwargs or {}).items()})
+
+    def _wide(self, arg: Any) -> Any:
+        return widened(arg, self.to) if isinstance(arg, torch.dtype) else arg
