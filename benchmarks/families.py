@@ -1,0 +1,97 @@
+"""Networks by name, FAMILY:MEMBER, each with example inputs: what the coverage run goes through."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import nn
+
+from benchmarks.zoo_names import DETECTORS, TIMM, TORCHVISION
+
+Case = tuple[nn.Module, Any]
+# families that this project writes down itself: file with SMALL = {name: () -> (model, inputs)}
+WRITTEN = {"hf": "models.transformers", "recurrent": "models.recurrent", "yolo": "models.yolo"}
+_VIDEO = {name: (3, 16, 112, 112) for name in ("mc3_18", "r3d_18", "r2plus1d_18")} | {
+    name: (3, 16, 224, 224) for name in ("mvit_v1_b", "mvit_v2_s", "s3d", "swin3d_t")
+}
+
+
+def names(families: list[str] | None = None) -> list[str]:
+    """Every network, or those of some families, as 'family:member'."""
+    found = {"torchvision": TORCHVISION, "timm": TIMM}
+    found |= {family: sorted(_small(family)) for family in WRITTEN}
+    return [
+        f"{f}:{name}"
+        for f, members in found.items()
+        for name in members
+        if not families or f in families
+    ]
+
+
+def build(name: str, batch: int = 2) -> Case:
+    """An eval-mode network with seeded random weights, and example inputs."""
+    torch.manual_seed(0)
+    family, _, member = name.partition(":")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if family == "torchvision":
+            model, inputs = _torchvision(member, batch)
+        elif family == "timm":
+            model, inputs = _timm(member, batch)
+        else:
+            model, inputs = _small(family)[member]()
+    return model.eval(), inputs
+
+
+def classifier(name: str, model: nn.Module) -> list[nn.Module]:
+    """The layers that make the outputs of a library's network, as its users name them."""
+    if name.startswith("timm:"):
+        found = model.get_classifier()
+        return list(found) if isinstance(found, (list, tuple)) else [found]
+    classes = {91, 21} if name.partition(":")[2] in DETECTORS else {1000, 400, 21}
+    return [
+        m
+        for m in model.modules()
+        if getattr(m, "out_features", getattr(m, "out_channels", 0)) in classes
+    ]
+
+
+def _torchvision(name: str, batch: int) -> Case:
+    import torchvision
+
+    if name in DETECTORS:
+        model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+        return model, ([torch.rand(3, 320, 320) for _ in range(batch)],)
+    options: dict[str, Any] = {"weights": None}
+    if ("resnet50" in name and name.startswith(("fcn", "deeplab"))) or name.startswith("lraspp"):
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = True
+    model = torchvision.models.get_model(name, **options)
+    if name == "raft_small":
+        return model, (torch.randn(batch, 3, 128, 128), torch.randn(batch, 3, 128, 128))
+    side = {"inception_v3": 299}.get(name, 224)
+    return model, (torch.randn(batch, *_VIDEO.get(name, (3, side, side))),)
+
+
+def _timm(name: str, batch: int) -> Case:
+    import timm
+
+    model = timm.create_model(name, pretrained=False)
+    return model, (torch.randn(batch, *model.pretrained_cfg["input_size"]),)
+
+
+def _small(family: str) -> dict[str, Callable[[], Case]]:
+    """What a file of models/ offers; nothing where its library is not installed."""
+    try:
+        return importlib.import_module(WRITTEN[family]).SMALL
+    except ModuleNotFoundError:
+        return {}

@@ -1,0 +1,33 @@
+"""One small member of every torchvision and timm family: plain names, 41 and 96 of them."""
+
+TORCHVISION = """
+alexnet convnext_tiny deeplabv3_resnet50 densenet121 efficientnet_b0 efficientnet_v2_s fasterrcnn_resnet50_fpn
+fcn_resnet50 fcos_resnet50_fpn googlenet inception_v3 keypointrcnn_resnet50_fpn lraspp_mobilenet_v3_large
+maskrcnn_resnet50_fpn maxvit_t mc3_18 mnasnet0_5 mobilenet_v2 mobilenet_v3_small mvit_v1_b mvit_v2_s r2plus1d_18
+r3d_18 raft_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 resnext50_32x4d retinanet_resnet50_fpn s3d
+shufflenet_v2_x0_5 squeezenet1_0 ssd300_vgg16 ssdlite320_mobilenet_v3_large swin3d_t swin_t swin_v2_t vgg11_bn
+vit_b_16 wide_resnet50_2
+""".split()
+
+# boxes depend on data: torch.export refuses them
+DETECTORS = """
+fasterrcnn_resnet50_fpn fcos_resnet50_fpn keypointrcnn_resnet50_fpn maskrcnn_resnet50_fpn retinanet_resnet50_fpn
+ssd300_vgg16 ssdlite320_mobilenet_v3_large
+""".split()
+
+TIMM = """
+beit_base_patch16_224 halonet_h1 mobileone_s1 cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
+convnext_atto_rms cpubone_nano crossvit_9_240 csatv2 cs3darknet_focus_s cspnext_tiny davit_tiny
+deit3_medium_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small efficientformer_l1 efficientformerv2_s0
+efficientnet_b0 efficientvim_m1 efficientvit_b0 efficientvit_m0 eva02_base_patch14_224 fasternet_t0 fastvit_t8
+focalnet_tiny_srf gcvit_xxtiny ghostnet_050 hardcorenas_b hgnetv2_b0 hiera_tiny_224 sam2_hiera_tiny
+hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnetv2_small
+levit_128s lowformer_b0 mambaout_femto coatnet_pico_rw_224 poolformer_s12 gmlp_ti16_224 mobilenetv3_small_050
+mobilenetv5_base mobilevit_xxs mvitv2_tiny naflexvit_base_patch16_parfac_gap nasnetalarge nest_tiny
+nextvit_small nf_regnet_b0 pit_ti_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002
+repghostnet_050 repvit_m1 res2net50_14w_8s resnest14d resnet10t resnetv2_18 rexnet_100 selecsls42
+legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_s swin_s3_tiny_224
+swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small
+vgg11 visformer_tiny vit_tiny_patch16_224 vit_small_r26_s32_224 test_vit_relpos samvit_base_patch16_224
+vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224
+""".split()
