@@ -57,12 +57,29 @@ class Masks:
         return self._compute(rule, func, args, kwargs)
 
     def _move(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if rule.op == "aten.index_put":
+            return self._put(func, args, kwargs)
         out = func(*args, **kwargs)
         if rule.family == "factory":
             return out
         masks = _moved(func, tree_map_only(Tensor, self.of, args[0]), args[1:])
         for tensor, mask in zip(_flat((out,)), _flat((masks,)), strict=True):
             self._masks[tensor] = mask
+        return out
+
+    def _put(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Values written to positions: what is gone of all that is written is gone everywhere along
+        these positions, as the rest of the target is that of other writes, or a constant."""
+        own, indices, theirs = self.of(args[0]), args[1], self.of(args[2])
+        out = func(*args, **kwargs)
+        mask = own.clone()
+        if bool(theirs.any()):
+            over = _covered(indices)
+            clear = torch.zeros_like(own)
+            written = clear.index_put(indices, torch.ones_like(theirs))
+            gone = clear.index_put(indices, theirs) | ~written
+            mask |= gone.all(dim=over, keepdim=True) & written.any(dim=over, keepdim=True)
+        self._settle(out, mask)
         return out
 
     def _compute(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -278,6 +295,17 @@ _SPECIAL = {
 def _measures(tensor: Tensor) -> bool:
     """Whether its elements are numbers that a zero silences; integers are indices."""
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _covered(indices: Sequence[Tensor | None]) -> list[int]:
+    """The dimensions that indices read; a mask reads as many as it has."""
+    over: list[int] = []
+    at = 0
+    for index in indices:
+        rank = 1 if index is None or index.dtype not in (torch.bool, torch.uint8) else index.dim()
+        over += [] if index is None else range(at, at + rank)
+        at += rank
+    return over
 
 
 def _in_place(func: Any) -> bool:

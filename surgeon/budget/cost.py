@@ -25,7 +25,7 @@ _COSTS: dict[str, Callable[[Node], Term | None]] = {}
 def _costs(*ops: str) -> Callable[[Callable[[Node], Term | None]], Callable[[Node], Term | None]]:
     def register(function: Callable[[Node], Term | None]) -> Callable[[Node], Term | None]:
         for op in ops:
-            _COSTS[f"aten.{op}"] = function
+            _COSTS[op if "." in op else f"aten.{op}"] = function
         return function
 
     return register
@@ -43,6 +43,12 @@ def _convolution(node: Node) -> Term:
     spatial = x if node.arg(6) else out
     extents = [(spatial, d) for d in range(2, len(spatial.shape))]
     return 1, [(out, 0), (weight, None), *extents]
+
+
+@_costs("torchvision.deform_conv2d")
+def _deform_conv(node: Node) -> Term:
+    out = _out(node)
+    return 1, [(out, 0), (node.args[1], None), (out, 2), (out, 3)]
 
 
 @_costs("mm", "bmm", "mv", "dot")
@@ -96,7 +102,7 @@ def _grid_sampler(node: Node) -> Term:
 
 
 _MACS = {"aten.convolution", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.addmm",
-         "aten.baddbmm", "aten.linear"}  # fmt: skip
+         "aten.baddbmm", "aten.linear", "torchvision.deform_conv2d"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ RESIZE: dict[str, Resizer] = {}
 def _resizes(*ops: str) -> Callable[[Resizer], Resizer]:
     def register(function: Resizer) -> Resizer:
         for op in ops:
-            RESIZE[f"aten.{op}"] = function
+            RESIZE[op if "." in op else f"aten.{op}"] = function
         return function
 
     return register
@@ -337,6 +337,12 @@ def _constant(call: Call, which: int) -> Ids | None:
 @_resizes("convolution")
 def _convolution(call: Call, sizes: Sizes) -> Call:
     return call.put(8, sizes.factor(call.nodes[0], "g"))
+
+
+@_resizes("torchvision.deform_conv2d")
+def _deform_conv(call: Call, sizes: Sizes) -> Call:
+    letters = sizes.coupling.bound[call.nodes[0].index]
+    return call.put(11, sizes.factor(call.nodes[0], "g")) if "g" in letters else call
 
 
 @_resizes("conv1d", "conv2d", "conv3d", "mkldnn_convolution")

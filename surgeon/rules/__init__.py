@@ -1,10 +1,11 @@
 """What each op means for channels. Importing this package registers every rule."""
 
-from surgeon.rules import contract, movement, normalize, pointwise, reduce
+from surgeon.rules import contract, movement, normalize, pointwise, reduce, select
 from surgeon.rules.notation import Binding, Notation, Term, parse, spread
 from surgeon.rules.registry import RULES, Form, Rule, Site, factor, lookup
 
 __all__ = [
     "RULES", "Binding", "Form", "Notation", "Rule", "Site", "Term",
-    "contract", "factor", "lookup", "movement", "normalize", "parse", "pointwise", "reduce", "spread",
+    "contract", "factor", "lookup", "movement", "normalize", "parse", "pointwise", "reduce", "select",
+    "spread",
 ]  # fmt: skip

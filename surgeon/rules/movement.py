@@ -157,6 +157,8 @@ def split(site: Site) -> list[Dims]:
 def cat(site: Site) -> Dims:
     """a run from each input, one after another; the other dimensions are equal"""
     tensors = [v for v in site.node.args[0] if v.shape != (0,)]
+    if not tensors:
+        return (opaque(0),)
     dims = [site.dims(v) for v in tensors]
     dim = site.node.arg(1, 0) % len(dims[0])
     return _joined(site, dims, dim)
@@ -215,16 +217,43 @@ def index(site: Site) -> Dims:
     if len(used) == 1 and _is_constant(indices[used[0]]):
         positions = indices[used[0]].constant.numpy() % max(size_of(x[used[0]]), 1)
         return _take(site, used[0], positions)
-    for i in used:
-        site.algebra.freeze(x[i], "indexed by position")
-    rank = len(site.shape()) - (len(x) - len(used))
-    adjacent = used == list(range(used[0], used[0] + len(used)))
-    rest = [d for i, d in enumerate(x) if i not in used]
-    at = used[0] if adjacent else 0
-    if rank < 0 or any(indices[i].dtype == "b1" for i in used):
-        return _refused(site, "indexed by a mask")
-    new = [opaque(n) for n in site.shape()[at : at + rank]]
+    rest, at, count = _indexed(site, x, indices)
+    new = [opaque(n) for n in site.shape()[at : at + count]]
     return tuple(rest[:at] + new + rest[at:])
+
+
+@moves("aten.index_put")
+def index_put(site: Site) -> Dims:
+    """values written to positions along some dimensions; the others are the values' own"""
+    x, values = site.x, site.dims(site.node.args[2])
+    rest, at, count = _indexed(site, x, list(site.node.args[1]))
+    written = rest[:at] + [()] * count + rest[at:]
+    for mine, theirs in zip(reversed(written), reversed(values), strict=False):
+        if mine and size_of(mine) == size_of(theirs):
+            site.algebra.equate(mine, theirs)
+        else:
+            site.algebra.freeze(theirs, "written by position")
+    return x
+
+
+def _indexed(site: Site, x: Dims, indices: list[Value | None]) -> tuple[list[Dim], int, int]:
+    """What several indices, or a mask, leave of x: the dimensions that stay, the place among them of
+    those that the indices make, and how many these are. What is indexed is frozen."""
+    rest: list[Dim] = []
+    read, made = 0, 0
+    for index in indices:
+        if index is None:
+            rest.append(x[read])
+            read += 1
+            continue
+        rank = len(index.shape) if index.dtype in ("b1", "u8") else 1  # a mask covers its own rank
+        made = max(made, 1 if index.dtype in ("b1", "u8") else len(index.shape))
+        for dim in (*x[read : read + rank], *site.dims(index)):
+            site.algebra.freeze(dim, "indexed by position")
+        read += rank
+    used = [i for i, v in enumerate(indices) if v is not None]
+    adjacent = used == list(range(used[0], used[0] + len(used)))
+    return [*rest, *x[read:]], used[0] if adjacent else 0, made
 
 
 def _is_constant(value: Value) -> bool:

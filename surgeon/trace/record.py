@@ -8,6 +8,7 @@ are indices. A network whose Python looks at values (detectors) is recorded on r
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.shapes import known
 
-_SKIP = (torch.__path__[0], __file__)
+_SKIP = (torch.__path__[0] + os.sep, __file__)
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
 _SHORT = {
     "float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16",

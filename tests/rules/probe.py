@@ -312,7 +312,8 @@ def fill_one(c: Coupled, gone: np.ndarray, value: Value, tensor: Tensor, fill: f
     if tensor.dtype == torch.bool:
         fill = fill > 0
     elif not tensor.is_floating_point():
-        fill = round(np.nan_to_num(fill, nan=0, posinf=100))
+        # within the sample's own range: a position beyond it is no call of the op
+        fill = round(np.clip(np.nan_to_num(fill, nan=0), int(tensor.min()), int(tensor.max())))
     for d in range(tensor.dim()):
         tensor.index_fill_(d, torch.from_numpy(np.flatnonzero(goes(c, gone, value, d))), fill)
     return tensor

@@ -10,6 +10,7 @@ defined, in float64.
 import math
 
 import torch
+import torchvision  # noqa: F401  registers its ops
 from probe import Sample, known
 from torch import Tensor
 
@@ -18,8 +19,9 @@ SAMPLES: list[Sample] = []
 
 def call(op: str, *args: object, cut: str = "", outputs: int = 9, values: bool = True,
          reaches: bool = True, resizes: bool = True, needs: str = "cpu", **kwargs: object) -> None:  # fmt: skip
-    """Add `torch.ops.aten.<op>(*args, **kwargs)`."""
-    name = f"aten.{op}" if "." in op else f"aten.{op}.default"
+    """Add `torch.ops.aten.<op>(*args, **kwargs)`, or the call of an op of torchvision's."""
+    own = op.startswith("torchvision.")
+    name = f"{'' if own else 'aten.'}{op}{'' if '.' in op.removeprefix('torchvision.') else '.default'}"
     SAMPLES.append(Sample(name, args, kwargs, cut, outputs, values, reaches, resizes, needs))
 
 
@@ -404,7 +406,7 @@ call(
     "index.Tensor",
     x(3, 4),
     [None, torch.tensor([True, False, True, True])],
-    cut=".. .",
+    cut="1. .",
     resizes=False,
 )
 call("as_strided", x(3, 4), [3, 4], [4, 1], cut="11", resizes=False)
@@ -419,6 +421,55 @@ call("glu", x(3, 8), cut="11")
 call("glu", x(3, 8, 2), 1, cut="111")
 call("tril", x(2, 4, 4), cut="1..")
 call("triu", x(2, 4, 4), 1, cut="1..")
+
+# ---- selection --------------------------------------------------------------------------------
+
+call("index.Tensor", x(3, 4, 5), [bits(3)], cut=".11 .", resizes=False)
+call("index.Tensor", x(3, 4, 5), [bits(3, 4)], cut="..1 ..", resizes=False)
+call("index.Tensor", x(2, 3, 4), [None, bits(3)], cut="1.1 .", resizes=False)
+put = known(2, 0)
+call("index_put", x(3, 4, 5), [put], x(2, 4, 5), cut=".11 . .11")
+call("index_put_", x(3, 4, 5), [put], x(2, 4, 5), cut=".11 . .11")
+call("index_put", x(3, 4, 5), [put], x(5), cut=".11 . 1")
+call("index_put", x(3, 4, 5), [put], x(4, 1), cut=".11 . 1.")
+call("index_put", x(3, 4, 5), [put, put], x(2, 5), cut="..1 . . .1")
+call("index_put", x(3, 4, 5), [None, put], x(3, 2, 5), cut="1.1 . 1.1")
+call("index_put", x(3, 4, 5), [put], x(2, 4, 5), True, cut=".11 . .11")
+call("index_put", x(3, 4, 5), [bits(3)], x(2, 4, 5), cut=".11 . .11", resizes=False)
+for op in "topk", "sort":
+    counted = [2] if op == "topk" else []
+    call(op, x(3, 4, 5), *counted, 1, cut="1.1")
+    call(op, x(3, 4), *counted, cut="1.")
+call("sort.stable", x(3, 4, 5), stable=True, dim=0, cut=".11")
+call("gather", x(3, 4, 5), 1, integers(3, 2, 5, below=4), cut="1.1 1.1")
+call("gather", x(3, 4, 5), 1, integers(2, 6, 5, below=4), cut="..1 ..1")
+call("scatter.src", x(3, 4, 5), 1, integers(3, 2, 5, below=4), x(3, 2, 5), cut="1.1 1.1 1.1")
+call("scatter.src", x(3, 4, 5), 1, integers(3, 2, 3, below=4), x(3, 2, 3), cut="1.. 1.. 1..")
+call("scatter.value", x(3, 4, 5), 1, integers(3, 2, 5, below=4), 0.3, cut="1.1 1.1")
+call("scatter_add", x(3, 4, 5), 1, integers(3, 2, 5, below=4), x(3, 2, 5), cut="1.1 1.1 1.1")
+call("index_add", x(3, 4, 5), 1, put, x(3, 2, 5), cut="1.1 . 1.1")
+call("index_copy", x(3, 4, 5), 1, put, x(3, 2, 5), cut="1.1 . 1.1")
+call("index_fill.int_Scalar", x(3, 4, 5), 1, put, 0.3, cut="1.1 .")
+call("nonzero", bits(3, 4), cut="..")
+call("_unique2", integers(9), True, True, True, cut=".")
+call("masked_select", x(3, 4), bits(3, 4), cut=".. ..")
+
+BOXES = torch.tensor([[0.0, 0, 0, 3, 3], [1, 1, 1, 4, 5], [0, 2, 1, 5, 4]], dtype=torch.float64)
+call("torchvision.nms", BOXES[:, 1:], x(3), 0.3, cut=".. .")
+call("torchvision.roi_align", x(2, 4, 6, 6), BOXES, 1.0, 2, 3, 2, False, cut=".1.. ..")
+call("torchvision.roi_pool", x(2, 4, 6, 6), BOXES, 1.0, 2, 3, cut=".1.. ..")
+
+
+def deform(out: int, groups: int, apart: int, cut: str) -> None:
+    """One call of deform_conv2d over 4 channels in, whose offsets are `apart` for each run of them."""
+    data = x(2, 4, 5, 6), x(out, 4 // groups, 3, 3), x(2, 18 * apart, 3, 4), x(2, 9 * apart, 3, 4)
+    call("torchvision.deform_conv2d", *data, x(out), 1, 1, 0, 0, 1, 1, groups, apart, True, cut=cut)
+
+
+deform(6, 1, 1, ".1.. 11.. .... .... 1")
+deform(6, 2, 1, ".1.. 11.. .... .... 1")
+deform(6, 1, 2, ".... 1... .... .... 1")
+deform(6, 2, 2, ".... .... .... .... .")
 
 # ---- factories --------------------------------------------------------------------------------
 

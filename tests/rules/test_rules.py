@@ -28,4 +28,6 @@ def test_every_resized_op_has_a_sample_that_it_resizes():
 
 
 def test_every_rule_is_of_an_op_that_exists():
-    assert not [op for op in RULES if not hasattr(torch.ops.aten, op.removeprefix("aten."))]
+    spaces = {"aten": torch.ops.aten, "torchvision": torch.ops.torchvision}
+    parted = [op.split(".") for op in RULES]
+    assert not [op for space, op in parted if not hasattr(spaces[space], op)]

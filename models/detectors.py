@@ -1,0 +1,53 @@
+"""torchvision's detectors with inputs small enough for tests and tables: two images of sizes of their own.
+
+Weights are random. `min_size` and `max_size` keep the images as small as they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Made = tuple[nn.Module, tuple[Any, ...]]
+
+
+def images(*sizes: tuple[int, int]) -> list[Tensor]:
+    """Pictures of the given (height, width): f32[3, H, W] in [0, 1), the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, *size, generator=generator) for size in sizes]
+
+
+def detector(name: str, **options: Any) -> Made:
+    """torchvision's `name` in eval mode, and its arguments: a list of two images.
+
+    SSD's two resize to a size of their own, the others to at most 160 here.
+    """
+    from torchvision.models import get_model
+
+    if not name.startswith("ssd"):
+        options = {"min_size": 128, "max_size": 160, **options}
+    model = get_model(name, weights=None, weights_backbone=None, **options)
+    return model.eval(), (images((120, 160), (128, 112)),)
+
+
+NAMES = (
+    "fasterrcnn_resnet50_fpn",
+    "fcos_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+    "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large",
+    # families of the same with other backbones and heads
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "maskrcnn_resnet50_fpn_v2",
+    "retinanet_resnet50_fpn_v2",
+)
+
+SMALL: dict[str, Callable[[], Made]] = {name: partial(detector, name) for name in NAMES}

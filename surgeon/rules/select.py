@@ -1,0 +1,82 @@
+"""Ops that choose by value or by computed position: sorting, what is not zero, boxes, regions of a map.
+
+How many there are, or which, depends on the data: that dimension is read by position. The others pass.
+"""
+
+from __future__ import annotations
+
+from surgeon.graph import Node, Value
+from surgeon.rules.registry import Form, chooses, factor
+
+FAMILY = "selection"
+
+factor("aten.nonzero", "* -> _ _", family=FAMILY)
+factor("aten._unique2", "* -> _, *, *", family=FAMILY)
+factor("aten.masked_select", "*, * -> _", family=FAMILY)
+
+factor("torchvision.nms", "_ _, _ -> _", family=FAMILY)
+factor("torchvision.roi_align", "_ c _ _, _ _ -> _ c _ _", family=FAMILY)
+factor("torchvision.roi_pool", "_ c _ _, _ _ -> _ c _ _, _ c _ _", family=FAMILY)
+
+DEFORMED = "_ (g i) _ _, (g o) i _ _, *, *, (g o) -> _ (g o) _ _"
+DEFORMED_APART = "_ _ _ _, o _ _ _, *, *, o -> _ o _ _"
+
+
+@chooses("torchvision.deform_conv2d", family=FAMILY, forms=(DEFORMED, DEFORMED_APART))
+def deform_conv2d(node: Node) -> Form:
+    """A convolution that reads where its offsets say; where runs of channels have offsets of their
+    own, the channels are read by position."""
+    groups, offset_groups = node.arg(11), node.arg(12)
+    if offset_groups == 1:
+        return Form(DEFORMED, {"g": groups})
+    return Form(DEFORMED_APART if groups == 1 else DEFORMED_APART.replace("o", "_"))
+
+
+@chooses("aten.sort", "aten.topk", family=FAMILY, forms=("a _ b -> a _ b, a _ b",))
+def ordered(node: Node) -> Form:
+    """sort(x, dim) or topk(x, k, dim): along `dim` elements are chosen by value."""
+    dim = node.kwargs.get("dim", node.arg(2 if node.op.startswith("aten.topk") else 1, -1))
+    terms = _terms(len(node.args[0].shape), dim)
+    return Form(f"{terms} -> {terms}, {terms}", at=(0,))
+
+
+@chooses("aten.gather", family=FAMILY, forms=("a _ b, a _ b -> a _ b",))
+def gather(node: Node) -> Form:
+    """(x, dim, index): positions along one dimension, chosen for every element of the others."""
+    x, dim, index = node.args[:3]
+    terms = _terms(len(x.shape), dim, _unequal(x, index))
+    return Form(f"{terms}, {terms} -> {terms}", at=(0, 2))
+
+
+@chooses("aten.scatter", "aten.scatter_add", family=FAMILY, forms=("a _ b, a _ b, a _ b -> a _ b",))
+def scatter(node: Node) -> Form:
+    """(x, dim, index, source), the source a tensor or a number: written to positions along one dimension."""
+    x, dim, index, source = node.args[:4]
+    at = (0, 2, 3) if isinstance(source, Value) else (0, 2)
+    apart = _unequal(x, index) | (_unequal(x, source) if len(at) == 3 else set())
+    terms = _terms(len(x.shape), dim, apart)
+    return Form(", ".join(terms for _ in at) + f" -> {terms}", at=at)
+
+
+@chooses("aten.index_add", "aten.index_copy", family=FAMILY, forms=("a _ b, _, a _ b -> a _ b",))
+def index_add(node: Node) -> Form:
+    """(x, dim, index, source): whole slices written to, or added at, positions of one dimension."""
+    terms = _terms(len(node.args[0].shape), node.args[1])
+    return Form(f"{terms}, *, {terms} -> {terms}", at=(0, 2, 3))
+
+
+@chooses("aten.index_fill", family=FAMILY, forms=("a _ b, _ -> a _ b",))
+def index_fill(node: Node) -> Form:
+    """(x, dim, index, value): one number written to positions of one dimension."""
+    terms = _terms(len(node.args[0].shape), node.args[1])
+    return Form(f"{terms}, * -> {terms}", at=(0, 2))
+
+
+def _terms(rank: int, dim: int, apart: set[int] | None = None) -> str:
+    """'a _ c': one letter a dimension, `_` at `dim` and where the operands do not match."""
+    read = {dim % max(rank, 1), *(apart or ())}
+    return " ".join("_" if d in read else x for d, x in enumerate("abcdefgh"[:rank]))
+
+
+def _unequal(a: Value, b: Value) -> set[int]:
+    return {d for d, (n, m) in enumerate(zip(a.shape, b.shape, strict=True)) if n != m}
