@@ -18,7 +18,7 @@ from surgeon.errors import BadInput, SurgeonError
 from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
 from surgeon.trace.program import Program
-from surgeon.trace.record import record
+from surgeon.trace.record import record_as
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _misfit(
     slim: CutModule, inputs: tuple[Any, ...], coupling: Coupling, sizes: Sizes
 ) -> Misfit | None:
     try:
-        after = record(slim.model, inputs)
+        after = record_as(slim.model, inputs, on_meta=coupling.graph.on_meta)
     except BadInput as error:
         failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
         return Misfit(f"its own forward fails on the cut tensors: {failure}")

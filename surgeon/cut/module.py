@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from surgeon.cut.sizes import Sizes
 from surgeon.graph import Node
 from surgeon.plan import Folds, Keep
 from surgeon.slices import sliced
+from surgeon.trace.copied import copied
 from surgeon.trace.record import named_state
 
 
@@ -36,7 +36,7 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
     for name, tensor in named_state(model).items():
         if name in keep and id(tensor) not in memo:
             memo[id(tensor)] = sliced(tensor, keep[name], places)
-    slim = copy.deepcopy(model, memo)
+    slim = copied(model, memo)
     nodes: dict[str, list[Node]] = defaultdict(list)
     for node in sizes.coupling.graph.nodes:
         nodes[node.module].append(node)

@@ -7,7 +7,6 @@ are indices. A network whose Python looks at values (detectors) is recorded on r
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
+from surgeon.trace.copied import copied
 from surgeon.trace.shapes import known
 
 _SKIP = (torch.__path__[0] + os.sep, __file__)
@@ -46,13 +46,18 @@ def record(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
     try:
         return _record(model, inputs, on_meta=True)
     except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
-        try:
-            graph = _record(model, inputs, on_meta=False)
-        except Exception as error:
-            raise forward_failed(error, inputs) from error
+        graph = record_as(model, inputs, on_meta=False)
         note = f"recorded on real tensors: {type(first).__name__} on meta tensors"
         graph.notes = (note,)
         return graph
+
+
+def record_as(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Graph:
+    """As `record`, on tensors of the kind that is known to do (the original's, for its cut copy)."""
+    try:
+        return _record(model, inputs, on_meta=on_meta)
+    except Exception as error:
+        raise forward_failed(error, inputs) from error
 
 
 def forward_failed(error: BaseException, inputs: tuple[Any, ...]) -> BadInput:
@@ -74,7 +79,7 @@ def shell(model: nn.Module, swap: Callable[[Tensor], Tensor]) -> nn.Module:
         for tensor in _own_tensors(module):
             if id(tensor) not in memo:
                 memo[id(tensor)] = _swapped(tensor, swap)
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def _own_tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -1,0 +1,67 @@
+"""A module's copy, equal to `copy.deepcopy`'s and several times quicker: most of that time goes to empty hook tables."""
+
+from __future__ import annotations
+
+import copy
+import copyreg
+from collections import OrderedDict
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+_ATOMS = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, type, type(...), FunctionType,
+     BuiltinFunctionType, torch.dtype, torch.device}
+)  # fmt: skip
+
+
+def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """`copy.deepcopy(module, memo)`. A class that says how it is copied is copied as it says."""
+    known = memo.get(id(module))
+    if known is not None:
+        return known
+    kind = type(module)
+    if not _is_plain(kind):
+        return copy.deepcopy(module, memo)
+    new = memo[id(module)] = kind.__new__(kind)
+    state = getattr(module, "__getstate__", module.__dict__.copy)()
+    new.__setstate__({name: _value(value, memo) for name, value in state.items()})
+    return new
+
+
+def _value(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    if isinstance(value, nn.Module):
+        return copied(value, memo)
+    if kind is dict or (kind is OrderedDict and not vars(value)):
+        new = memo[id(value)] = kind()
+        for key, item in value.items():
+            new[_value(key, memo)] = _value(item, memo)
+        return new
+    if kind is tuple and all(type(item) in _ATOMS for item in value):
+        return value
+    if kind is set and not value:
+        new = memo[id(value)] = set()
+        return new
+    return copy.deepcopy(value, memo)
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether instances are made empty and given a copy of their state."""
+    return (
+        kind.__new__ is object.__new__
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and kind not in copyreg.dispatch_table
+        and not any(
+            hasattr(kind, n) for n in ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
+        )
+        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    )
