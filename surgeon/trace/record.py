@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from types import FrameType
 from typing import Any
 
@@ -212,11 +213,14 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        noted = tuple(self._noted(a) for a in args)  # before the op may change their shape in place
+        given = [t for t in _flat((*args, *kwargs.values())) if isinstance(t, Tensor)]
+        noted = tuple(
+            [self._noted(a) for a in args]
+        )  # before the op may change their shape in place
         noted_kwargs = {k: self._noted(v) for k, v in kwargs.items()}
         out = self._run(func, args, kwargs)
         outputs = out if isinstance(out, (tuple, list)) else (out,)
-        self._follow(func, (args, kwargs), outputs)
+        self._follow(func, given, outputs)
         self.graph.nodes.append(
             Node(
                 len(self.graph.nodes),
@@ -224,17 +228,17 @@ class Recorder(TorchDispatchMode):
                 func,
                 noted,
                 noted_kwargs,
-                tuple(self.value(o) if isinstance(o, Tensor) else None for o in outputs),
+                tuple([self.value(o) if isinstance(o, Tensor) else None for o in outputs]),
                 self.path[-1],
                 _source(sys._getframe(1)),
             )
         )
         return out
 
-    def _follow(self, func: Any, given: Any, outputs: Any) -> None:
+    def _follow(self, func: Any, given: list[Tensor], outputs: Any) -> None:
         """What came from the inputs; and integers written in place are other values from then on."""
         results = [o for o in outputs if isinstance(o, Tensor)]
-        if any(id(t) in self._from_inputs for t in tree_leaves(given) if isinstance(t, Tensor)):
+        if any(id(t) in self._from_inputs for t in given):
             self._from_inputs.update(map(id, results))
             self._alive += results
         if func._schema.is_mutable:
@@ -273,8 +277,8 @@ class Recorder(TorchDispatchMode):
     def _noted(self, arg: Any) -> Any:
         if isinstance(arg, Tensor):
             return self.value(arg)
-        if isinstance(arg, (list, tuple)):
-            return type(arg)(self._noted(a) for a in arg) if type(arg) in (list, tuple) else arg
+        if type(arg) in (list, tuple):
+            return type(arg)([self._noted(a) for a in arg])
         return arg
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -336,13 +340,20 @@ def _flat(args: Any) -> Iterator[Any]:
 def _source(frame: FrameType | None) -> str:
     """'net.py:41': the line of the model's own code that called the op."""
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_SKIP) and not name.startswith("<"):
-            return f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+        file = _file(frame.f_code.co_filename)
+        if file:
+            return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
 
 
+@lru_cache(maxsize=4096)
+def _file(name: str) -> str:
+    """The last part of a path; nothing for torch's own files and for code that is in none."""
+    return "" if name.startswith(_SKIP) or name.startswith("<") else name.rsplit("/", 1)[-1]
+
+
+@lru_cache
 def short(dtype: torch.dtype) -> str:
     """'f32' for torch.float32."""
     name = str(dtype).removeprefix("torch.")
