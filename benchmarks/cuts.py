@@ -28,7 +28,7 @@ Facts = dict[str, Any]
 def surgeon_stages(name: str) -> Iterator[Facts]:
     """surgeon at ratio 0.5 without options."""
     import surgeon
-    from surgeon.report.structure import cuttable_share
+    from surgeon.report.reach import reach
     from surgeon.shrink import as_tuple, two_at_least
 
     _import_early()
@@ -45,7 +45,9 @@ def surgeon_stages(name: str) -> Iterator[Facts]:
         **cost,
     }
     traced = surgeon.trace(model, inputs)
-    yield {"share": cuttable_share(traced.coupling), "unknown": list(traced.unknown)}
+    found = reach(traced.coupling)
+    held = [{"why": h.why, "share": h.share, "states": h.states[:2]} for h in found.held[:6]]
+    yield {"share": found.share, "held": held, "unknown": list(traced.unknown)}
     given = two_at_least(as_tuple(inputs)) if not isinstance(inputs, dict) else inputs
     yield _tried("check", lambda: _proven(model, result.model, result.plan, given))
     yield _tried("train", lambda: _trains(name, result.model, inputs))

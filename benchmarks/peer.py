@@ -67,9 +67,9 @@ def tell_apart(model: nn.Module) -> None:
         if not tensor.is_floating_point() or tensor.numel() < 2:
             continue
         count = tensor.numel()
-        if tensor.dim() == 1:  # no two alike
+        if count == max(tensor.shape):  # no two alike
             order = torch.randperm(count, generator=generator) / count
-            tensor.detach().mul_(0.5).add_(0.5 * order.to(tensor.dtype))
+            tensor.detach().mul_(0.5).add_(0.5 * order.to(tensor.dtype).view(tensor.shape))
         elif len(tensor.detach().flatten()[:1024].unique()) < min(count, 1024) // 2:
             tensor.detach().add_(0.1 * torch.rand(tensor.shape, generator=generator))
 

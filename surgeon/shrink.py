@@ -23,6 +23,7 @@ from surgeon.graph import Graph
 from surgeon.measure.pair import BeforeAfter, before_after
 from surgeon.plan import Plan
 from surgeon.planning import make_plan, model_facts
+from surgeon.report.reach import Reach, reach
 from surgeon.score import Criterion, Weights, scores_of
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
@@ -58,6 +59,7 @@ class Result:
     why: str | None = None
     check: CheckResult | None = None
     measured: BeforeAfter | None = None
+    reach: Reach | None = None
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -77,6 +79,7 @@ class Result:
             "why": self.why,
             "check": self.check.as_dict() if self.check else None,
             "measured": self.measured.as_dict() if self.measured else None,
+            "reach": self.reach.as_dict() if self.reach else None,
             "groups": plan["groups"],
             "left": plan["left"],
             "notes": list(self.notes),
@@ -184,9 +187,7 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     proposal = _propose(model, inputs, _request(ratio, options), source, run)
     traced, plan = proposal.traced, proposal.plan
     done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
-    return _finish(
-        (model, inputs, traced.inputs), done, plan, proposal.notes, run, (check, measure)
-    )
+    return _finish((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
 
 
 def propose(
@@ -244,7 +245,7 @@ def apply_checked(
     inputs = as_tuple(example_inputs) if example_inputs is not None else inputs_of(plan)
     traced = run("trace and couple", lambda: trace(model, inputs))
     done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
-    given = (model, inputs, traced.inputs)
+    given = (model, inputs, traced)
     return _finish(given, done, plan, traced.graph.notes, run, (check, measure))
 
 
@@ -348,20 +349,23 @@ def _notes(
 
 
 def _finish(
-    given: tuple[nn.Module, tuple[Any, ...], tuple[Any, ...]],
+    given: tuple[nn.Module, tuple[Any, ...], Traced],
     done: Cut,
     plan: Plan,
     notes: tuple[str, ...],
     run: _Run,
     wanted: tuple[bool, bool],
 ) -> Result:
-    model, inputs, traced_with = given
+    model, inputs, traced = given
     plan = replace(plan, folds=done.folds)
     proof = measured = None
     if wanted[0] or not done.certain:
-        proof = run("check", lambda: run_check(model, done.model, plan, traced_with))
+        proof = run("check", lambda: run_check(model, done.model, plan, traced.inputs))
         notes += proof.notes
     if wanted[1]:
         measured = run("measure", lambda: before_after(model, done.model, inputs))
         notes += measured.notes
-    return Result(done.model, plan, done.way, inputs, done.why, proof, measured, notes, run.seconds)
+    found = reach(traced.coupling) if any(wanted) else None
+    return Result(
+        done.model, plan, done.way, inputs, done.why, proof, measured, found, notes, run.seconds
+    )

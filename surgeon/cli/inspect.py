@@ -17,7 +17,7 @@ def inspect(
     quiet: o.Quiet = False,
 ) -> None:
     """Show the layers and what they cost, and every group of channels that must be cut together."""
-    from surgeon.report import tables
+    from surgeon.report import tables, text
     from surgeon.report.structure import structure
     from surgeon.shrink import trace
 
@@ -31,7 +31,7 @@ def inspect(
     unknown = ", ".join(found["unknown_ops"]) or "none"
     screen.show(
         f"total: {found['params']:,} parameters, {found['flops']:,} FLOPs, {found['macs']:,} MACs",
-        f"in groups that may be cut: {found['cuttable_share']:.1%} of the parameters",
+        *text.reach(found["reach"]),
         f"ops without a channel rule: {unknown}",
     )
     screen.data(found)

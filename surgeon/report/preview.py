@@ -9,6 +9,7 @@ import numpy as np
 
 from surgeon.budget.cost import Cost
 from surgeon.planning import removed_by
+from surgeon.report.reach import reach
 
 if TYPE_CHECKING:
     from surgeon.shrink import Proposal
@@ -30,5 +31,6 @@ def preview(proposal: Proposal, notes: Sequence[str] = ()) -> dict[str, Any]:
         "expected": {"before": vars(before), "after": vars(after)},
         "groups": plan["groups"],
         "left": plan["left"],
+        "reach": reach(coupling).as_dict(),
         "notes": [*notes, *proposal.notes],
     }

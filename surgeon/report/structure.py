@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import nn
 
-from surgeon.couple import Coupling
 from surgeon.grouping import Group
 from surgeon.measure.count import Flops, flops, parameters
+from surgeon.report.reach import reach
 from surgeon.trace.program import Program
 
 if TYPE_CHECKING:
@@ -21,35 +20,18 @@ def structure(traced: Traced, model: nn.Module, inputs: tuple[Any, ...]) -> dict
     """Plain data for `inspect --json`: layers, groups with all members, totals, unknown ops."""
     counted = flops(model, inputs)
     params = parameters(model)
+    found = reach(traced.coupling)
     return {
         "params": params,
         "flops": counted.total,
         "macs": counted.macs,
-        "cuttable_share": cuttable_share(traced.coupling),
+        "cuttable_share": found.share,
+        "reach": found.as_dict(),
         "unknown_ops": list(traced.unknown),
         "layers": list(_layers(model, counted, params)),
         "groups": [_group(group) for group in traced.groups],
         "notes": [*traced.graph.notes, *_uncounted(counted)],
     }
-
-
-def cuttable_share(coupling: Coupling) -> float:
-    """Share of all parameters that some group which may be cut reaches."""
-    reached: dict[str, dict[int, set[int]]] = {}
-    for group in coupling.groups:
-        if group.why_not is None:
-            for member in group.members:
-                at = reached.setdefault(member.state, {}).setdefault(member.dim, set())
-                at.update(member.at.tolist())
-    graph = coupling.graph
-    tensors = dict.fromkeys(v for n, v in graph.state.items() if n in graph.parameters)
-    total = touched = 0.0
-    for value in tensors:
-        size = float(np.prod(value.shape))
-        dims = reached.get(value.state[0], {})
-        stays = float(np.prod([1 - len(at) / value.shape[d] for d, at in dims.items()]))
-        total, touched = total + size, touched + size * (1 - stays)
-    return touched / total if total else 0.0
 
 
 def _layers(model: nn.Module, counted: Flops, params: int) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from surgeon.shrink import Result
 
 Row = tuple[str, str, str, str]  # what, before, after, change
+ENOUGH = 0.9  # a smaller share of parameters that may be cut is explained
 
 
 def summary(result: Result) -> str:
@@ -27,7 +28,21 @@ def outcome(report: dict[str, Any]) -> list[str]:
         f"groups: {len(cut)} cut, {len(report['groups']) - len(cut) + len(report['left'])} left alone",
         f"surgery: {report['way']}{why}",
     ]
+    if report["reach"] is not None:
+        lines += reach(report["reach"])
     return [*lines, proven(report["check"])]
+
+
+def reach(found: dict[str, Any], shown: int = 8) -> list[str]:
+    """The share of parameters that may be cut; below 90 %, one line for each reason that holds the rest."""
+    lines = [f"in groups that may be cut: {found['share']:.1%} of the parameters"]
+    if found["share"] >= ENOUGH:
+        return lines
+    for held in found["held"][:shown]:
+        states = held["states"]
+        more = f" and {held['tensors'] - 2} more" if held["tensors"] > 2 else ""
+        lines.append(f"  {held['share']:.1%} stays: {held['why']} ({', '.join(states[:2])}{more})")
+    return lines
 
 
 def proven(check: dict[str, Any] | None) -> str:
