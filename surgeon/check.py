@@ -23,6 +23,7 @@ from surgeon.errors import BadInput, CheckFailed
 from surgeon.masking import Masks
 from surgeon.plan import Keep, Plan
 from surgeon.shake import follow, shake, strange_weight
+from surgeon.trace.plain import PLAIN
 from surgeon.trace.record import (
     Recorder,
     forward_failed,
@@ -183,7 +184,7 @@ def _carried_by(model: nn.Module, inputs: tuple[Any, ...]) -> float:
             except BadInput:
                 continue
             _same_twice(plain, _run(light, same))
-            return _carried(plain, _run(light, _other(same)))
+            return _carried(plain, _on_others(light, same))
     return 0.0
 
 
@@ -205,9 +206,18 @@ def _is_number(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _other(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Different inputs of the same kind."""
-    return tree_map_only(Tensor, lambda t: t.flip(-1) if t.dim() else t, inputs)
+def _on_others(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    """The outputs on different inputs of the same kind; vectors stay where the network refuses others
+    (the lengths of sequences, in order)."""
+    try:
+        return _run(model, _flipped(inputs, 1))
+    except BadInput:
+        return _run(model, _flipped(inputs, 2))
+
+
+def _flipped(inputs: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+    """Every tensor of at least this rank in reverse order."""
+    return tree_map_only(Tensor, lambda t: t.flip(-1) if t.dim() >= rank else t, inputs)
 
 
 def _proof(
@@ -313,6 +323,9 @@ class _Masked(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func in PLAIN:
+            with self:
+                return PLAIN[func](*args, **(kwargs or {}))
         self.ops += 1
         out = self.masks.run(func, args, kwargs or {})
         if self.trail is not None:

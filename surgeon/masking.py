@@ -284,11 +284,18 @@ def _windows(mask: Tensor, *args: Any) -> Tensor:
     return gone[..., 0, 0].repeat_interleave(rows, -1)[..., None].expand(ones.shape).clone()
 
 
+def _packed(mask: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    """The second output counts sequences: nothing of it is ever removed."""
+    data, counts = torch.ops.aten._pack_padded_sequence(mask, *args)
+    return data, torch.zeros_like(counts, dtype=torch.bool)
+
+
 _SPECIAL = {
     "aten::constant_pad_nd": _padded,
     "aten::pad": _padded,
     "aten::glu": _gated,
     "aten::im2col": _windows,
+    "aten::_pack_padded_sequence": _packed,
 }
 
 

@@ -17,9 +17,10 @@ Ids = NDArray[np.int64]
 
 
 def layers_of(group: Group) -> set[str]:
-    """Paths by which a group can be named: its own, and every layer that makes its channels."""
-    makers = {_layer(m.state) for m in group.members if m.role == "makes"}
-    return {group.name, *makers}
+    """Paths by which a group can be named: its own, every layer that makes its channels, and the module
+    that holds a tensor which does (an LSTM's `weight_hh_l0`)."""
+    makers = {m.state for m in group.members if m.role == "makes"}
+    return {group.name, *map(_layer, makers), *(m.rpartition(".")[0] for m in makers if "." in m)}
 
 
 def matching(groups: Sequence[Group], glob: str) -> list[Group]:

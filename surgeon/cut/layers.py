@@ -153,3 +153,8 @@ def _rnn(module: nn.RNNBase, layer: Layer) -> None:
     module.input_size = first.shape[1]
     if module.proj_size:
         module.proj_size = recurrent.shape[1]
+
+
+@_sets(nn.RNNCellBase)
+def _rnn_cell(module: nn.RNNCellBase, layer: Layer) -> None:
+    module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]

@@ -359,6 +359,14 @@ def triangle(site: Site) -> Dims:
     return x
 
 
+@moves("aten._pack_padded_sequence")
+def pack_padded_sequence(site: Site) -> list[Dims]:
+    """n t * -> (steps of all sequences) *: batch and time stay, the rest passes through"""
+    for d in (*site.x[:2], *site.dims(site.node.args[1])):
+        site.algebra.freeze(d, "packed: read by position")
+    return [(opaque(site.shape()[0]), *site.x[2:]), (opaque(site.shape(1)[0]),)]
+
+
 def _take(site: Site, dim: int, index: Any) -> Dims:
     x = site.x
     return (*x[:dim], site.algebra.take(x[dim], np.asarray(index, np.int64)), *x[dim + 1 :])

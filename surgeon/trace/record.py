@@ -29,9 +29,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.copied import copied
+from surgeon.trace.plain import PLAIN
 from surgeon.trace.shapes import known
 
 _SKIP = (torch.__path__[0] + os.sep, __file__)
+_ALIKE = {"zeros", "ones", "full", "empty", "rand", "randn"}
+_READS_INTEGERS = {torch.ops.aten._pack_padded_sequence.default}  # real ones, beside meta floats
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
 _SHORT = {
     "float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16",
@@ -137,8 +140,22 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 def forward_mode() -> Iterator[None]:
     """How surgeon runs forwards: no gradients, and the plain ops below autograd, which inference mode
     would leave undecomposed."""
-    with torch.inference_mode(False), torch.no_grad(), plain_attention():
+    with torch.inference_mode(False), torch.no_grad(), plain_attention(), plain_recurrence():
         yield
+
+
+@contextmanager
+def plain_recurrence() -> Iterator[None]:
+    """Recurrent layers as their plain ops, not as one op of oneDNN or cuDNN for all the steps."""
+    # torch.backends' own flags() touch TF32 too, which warns
+    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before[0])
+        torch._C._set_cudnn_enabled(before[1])
 
 
 @contextmanager
@@ -213,6 +230,9 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func in PLAIN:
+            with self:
+                return PLAIN[func](*args, **kwargs)
         given = [t for t in _flat((*args, *kwargs.values())) if isinstance(t, Tensor)]
         noted = tuple(
             [self._noted(a) for a in args]
@@ -286,7 +306,9 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         tensors = [t for t in _flat(args) if isinstance(t, Tensor)]
         if not tensors:
-            return func(*args, **_real_integers(func, args, kwargs))
+            return func(*args, **_made(func, args, kwargs))
+        if func in _READS_INTEGERS:
+            return func(*args, **kwargs)
         if func is torch.ops.aten.lift_fresh.default and tensors[0].is_meta:
             raise ValuesLost  # x[:, [2, 0]]: torch made the list a tensor on x's own device
         meta = sum(t.is_meta for t in tensors)
@@ -308,10 +330,12 @@ def _goes_to_meta(meta: int, kwargs: dict[str, Any]) -> bool:
     return not meta and str(kwargs.get("device")) == "meta" and not _is_float(kwargs.get("dtype"))
 
 
-def _real_integers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Integer tensors made on the meta device are made for real: they are indices."""
+def _made(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Where a tensor is made: integers for real, as they are indices; floats that are all alike (the
+    first state of a recurrent net) beside the activations, wherever the code puts them."""
     if str(kwargs.get("device")) != "meta":
-        return kwargs
+        alike = func.overloadpacket.__name__ in _ALIKE and _is_float(_made_dtype(args, kwargs))
+        return {**kwargs, "device": "meta"} if alike else kwargs
     dtype = kwargs.get("dtype")
     if dtype is None:
         name = func.overloadpacket.__name__
@@ -319,6 +343,13 @@ def _real_integers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     else:
         integers = not _is_float(dtype)
     return {**kwargs, "device": "cpu"} if integers else kwargs
+
+
+def _made_dtype(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype:
+    """What a factory makes: as asked, of the kind of the value it fills in, or the default."""
+    given = kwargs.get("dtype")
+    fill = args[1] if len(args) > 1 and type(args[1]) in (bool, int) else None
+    return given or (torch.get_default_dtype() if fill is None else torch.int64)
 
 
 def _is_float(dtype: torch.dtype | None) -> bool:
