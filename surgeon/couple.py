@@ -19,6 +19,7 @@ from surgeon.axes import Algebra, Dim, Dims, opaque, size_of
 from surgeon.classes import Classes, Why
 from surgeon.graph import Graph, Node, Value
 from surgeon.grouping import Group, Use, group_all
+from surgeon.kinds import kinds_of
 from surgeon.rules import Binding, Form, Rule, Site, Term, lookup, parse, spread
 
 Ids = NDArray[np.int64]
@@ -44,7 +45,14 @@ class Coupling:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Every group that reaches a state tensor, in order of first use; frozen ones too."""
-        return group_all(self.classes, self.algebra.axes, self.uses, self.explain)
+        kinds = kinds_of(self.graph, self.dims, self.bound, self.classes)
+        return group_all(self.classes, self.algebra.axes, self.uses, (self.explain, kinds))
+
+    @cached_property
+    def ties(self) -> tuple[frozenset[str], ...]:
+        """Sets of groups, by name, that must lose equally many channels for the module's own forward
+        to fit: runs of an even split, each of them one whole group beside what all of them share."""
+        return ()
 
     @cached_property
     def _by_name(self) -> dict[str, Group]:

@@ -15,8 +15,10 @@ from scipy.sparse import coo_array
 
 from surgeon.axes import Axis
 from surgeon.classes import Classes, Why
+from surgeon.kinds import KINDS
 
 Ids = NDArray[np.int64]
+NAMED = ("heads", "head_dim")  # kinds that stand in a group's name: a layer may make both
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,15 @@ class _Table:
 class Group:
     """Channels that are cut together. `atoms[i]` is the class of channel i.
 
-    `why_not` says why it may not be cut, `inexact` why cutting changes what stays; `key` is equal
-    for groups of the same make; `partners` are the other factors of the products it is a factor of.
+    `why_not` says why it may not be cut, `inexact` why cutting changes what stays; `kind` is one of
+    `surgeon.kinds.KINDS`; `key` is equal for groups of the same make; `partners` are the other factors of the products it is a factor of.
     """
 
     name: str
     atoms: Ids
     why_not: str | None
     inexact: str | None
+    kind: str
     key: int
     partners: tuple[str, ...]
     _table: _Table
@@ -101,9 +104,12 @@ def group_all(
     classes: Classes,
     axes: Sequence[Axis],
     uses: Sequence[Use],
-    explain: Callable[[Why], str],
+    said: tuple[Callable[[Why], str], NDArray[np.str_]],
 ) -> tuple[Group, ...]:
-    """Every group that reaches a state tensor through a dimension that is not opaque."""
+    """Every group that reaches a state tensor through a dimension that is not opaque.
+
+    said: how a reason is put into words, and the kind of every class.
+    """
     roles, ops = _roles(uses)
     axes = [a for a in axes if a.label == "factor" or _counts(a, roles)]
     state = np.array([a.label != "factor" for a in axes], bool)
@@ -125,7 +131,7 @@ def group_all(
             by_group[bounds[k] : bounds[k + 1]],
             table,
             (int(ends[k]), int(ends[k + 1])),
-            (explain, ops),
+            (*said, ops),
         )
         for k in range(group_count)
     ]
@@ -196,9 +202,9 @@ def _group(
     atoms: Ids,
     table: _Table,
     run: tuple[int, int],
-    say: tuple[Callable[[Why], str], dict[tuple[str, int], str]],
+    say: tuple[Callable[[Why], str], NDArray[np.str_], dict[tuple[str, int], str]],
 ) -> Group:
-    explain, ops = say
+    explain, kinds, ops = say
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
     if why is None and len(atoms) == 1:
@@ -206,12 +212,14 @@ def _group(
     inexact = int(mixed.max()) if len(mixed) else -1
     reached = [table.axes[i].label for i in _runs(table.axis[run[0] : run[1]])]
     make = Counter((ops.get(x, ""), x[1], table.roles.get(x, "along")) for x in reached)  # type: ignore[index,arg-type]
+    kind = min(kinds[atoms].tolist(), key=KINDS.index)
     return Group(
-        _name(reached, table.roles),  # type: ignore[arg-type]
+        _name(reached, table.roles, kind),  # type: ignore[arg-type]
         atoms,
         why,
         explain(classes.reasons[inexact]) if inexact >= 0 else None,
-        zlib.crc32(repr(sorted(make.items())).encode()),
+        kind,
+        zlib.crc32(repr((kind, sorted(make.items()))).encode()),
         (),
         table,
         run,
@@ -225,19 +233,23 @@ def _runs(ordered: Ids) -> Ids:
     return ordered[first]
 
 
-def _name(reached: list[tuple[str, int]], roles: dict[tuple[str, int], str]) -> str:
-    """Path of the first layer that makes the channels, else of the first tensor along them."""
+def _name(reached: list[tuple[str, int]], roles: dict[tuple[str, int], str], kind: str) -> str:
+    """Path of the first layer that makes the channels, else of the first tensor along them.
+
+    A layer's heads and head_dim are named by their kind: 'attn.qkv:heads'.
+    """
     for role in ("makes", "along", "takes"):
         for state, dim in reached:
             if roles.get((state, dim), "along") == role:
                 head, _, tail = state.rpartition(".")
                 layer = head if tail in ("weight", "bias") and head else state
-                return f"{layer}:in" if role == "takes" else layer
+                side = ":in" if role == "takes" else f":{kind}" if kind in NAMED else ""
+                return layer + side
     return reached[0][0]
 
 
 def _unique(groups: list[Group]) -> list[Group]:
-    """Names told apart: a second group of the same layer is 'qkv#2'."""
+    """Names told apart: a second group of the same layer is 'conv#2'."""
     seen: Counter[str] = Counter()
     out = []
     for g in groups:

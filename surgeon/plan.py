@@ -20,12 +20,13 @@ Folds = Mapping[str, tuple[tuple[int, int, float], ...]]
 
 @dataclass(frozen=True)
 class Cuts:
-    """A group that may be cut: its channels before and after."""
+    """A group that may be cut: its channels before and after. `kind` is '' in plans of older surgeons."""
 
     name: str
     size: int
     kept: int
     exact: bool
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Left:
     name: str
     size: int
     why: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)

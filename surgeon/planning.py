@@ -26,7 +26,9 @@ def make_plan(
     removed = coupling.removed(np.concatenate([np.zeros(0, np.int64), *atoms]))
     left = {x.name for x in choice.left}
     groups = tuple(
-        Cuts(g.name, g.size, g.size - len(choice.removed.get(g.name, ())), g.inexact is None)
+        Cuts(
+            g.name, g.size, g.size - len(choice.removed.get(g.name, ())), g.inexact is None, g.kind
+        )
         for g in coupling.groups
         if g.name not in left or g.name in choice.removed
     )

@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 
 from surgeon.budget import Limit, Request, choose
 from surgeon.budget.choose import Choice
+from surgeon.budget.request import kinds
 from surgeon.check import CheckResult
 from surgeon.check import check as run_check
 from surgeon.couple import Coupling, couple
@@ -45,6 +46,8 @@ class Options(TypedDict, total=False):
     remove: Mapping[str, Sequence[int]]
     max_flops: str | float | None
     max_params: str | float | None
+    cut: str | Sequence[str]
+    equal: str | Sequence[str]
     seed: int
 
 
@@ -317,6 +320,9 @@ def _request(ratio: float | None, options: Options) -> Request:
     for what in ("max_flops", "max_params"):
         if given.get(what) is not None:
             given[what] = Limit.parse(given[what], what)
+    for what in ("cut", "equal"):
+        if given.get(what) is not None:
+            given[what] = kinds(given[what])
     given["ignore"] = tuple(given.get("ignore", ()))
     given["remove"] = {k: tuple(v) for k, v in given.get("remove", {}).items()}
     return Request(ratio=ratio, **given)

@@ -104,6 +104,8 @@ REFUSED = {
     r"scope 'everywhere' does not exist\nhint: one of local, global, isomorphic": {"ratio": 0.5, "scope": "everywhere"},
     r"by 'row' does not exist": {"ratio": 0.5, "by": "row"},
     r"a ratio and a limit contradict each other": {"ratio": 0.5, "max_flops": Limit(0.5, True)},
+    r"cut 'head' is no kind of channels\nhint: did you mean heads\? there are heads, head_dim, width, mlp": {"ratio": 0.5, "cut": ("head",)},
+    r"equal 'mpl' is no kind of channels\nhint: did you mean mlp": {"ratio": 0.5, "equal": ("mpl",)},
     r"round_to 0 must be a positive number or 'auto'": {"ratio": 0.5, "round_to": 0},
     r"nothing was asked": {},
 }  # fmt: skip
@@ -175,11 +177,11 @@ def test_a_group_is_never_emptied():
 
 def test_of_two_factors_the_larger_is_cut_and_the_other_is_said():
     choice = ask("separate_qkv", ratio=0.5)
-    assert "q" not in choice.removed and len(choice.removed["q#2"]) == 4
-    why = {x.name: x.why for x in choice.left}["q"]
+    assert "q:heads" not in choice.removed and len(choice.removed["q:head_dim"]) == 4
+    why = {x.name: x.why for x in choice.left}["q:heads"]
     assert why.startswith("the other factor of a product whose factor ")
-    both = ask("separate_qkv", ratio=0.5, ratio_for={"q": 0.25})
-    assert len(both.removed["q"]) == 1
+    both = ask("separate_qkv", ratio=0.5, ratio_for={"q:heads": 0.25})
+    assert len(both.removed["q:heads"]) == 1 and len(both.removed["q:head_dim"]) == 4
 
 
 def test_every_group_is_cut_or_said_to_be_left():
@@ -189,6 +191,157 @@ def test_every_group_is_cut_or_said_to_be_left():
         choice = ask(name, ratio=0.5)
         for g in known(name).groups:
             assert (g.name in choice.removed) != (g.name in {x.name for x in choice.left}), g.name
+
+
+# --- kinds -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cut", "removed"),
+    [
+        ((), {"embed": 16, "q:head_dim": 4, "v:head_dim": 4}),
+        (("heads",), {"q:heads": 2}),
+        (("head_dim",), {"q:head_dim": 4, "v:head_dim": 4}),
+        (("heads", "head_dim"), {"q:heads": 2, "q:head_dim": 4, "v:head_dim": 4}),
+        (("width",), {"embed": 16}),
+        (("heads", "width"), {"embed": 16, "q:heads": 2}),
+    ],
+)
+def test_only_the_kinds_that_are_named_are_cut(cut: tuple[str, ...], removed: dict[str, int]):
+    choice = ask("separate_qkv", ratio=0.5, cut=cut)
+    assert gone(choice) == removed
+    if "width" not in cut and cut:
+        why = {x.name: x.why for x in choice.left}["embed"]
+        assert why == f"not among the kinds to cut (--cut {','.join(cut)})"
+
+
+def test_of_two_factors_of_one_kind_one_is_cut():
+    choice = ask("grouped_query", ratio=0.5, cut=("heads", "head_dim"))
+    assert gone(choice) == {"q:heads": 1, "q:head_dim": 4, "v:head_dim": 4}
+
+
+@pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
+def test_kinds_hold_for_scopes_and_limits(scope: str):
+    free = {"heads", "mlp"}
+    for how in ({"ratio": 0.4}, {"max_flops": Limit(0.8, True)}):
+        choice = ask("scaled_class_token", cut=("heads", "mlp"), scope=scope, **how)
+        assert choice.removed
+        assert {known("scaled_class_token").group(n).kind for n in choice.removed} <= free
+
+
+def test_a_ratio_for_a_kind_that_is_not_cut_is_refused():
+    with pytest.raises(
+        OutOfReach, match=r"'embed' cannot be cut: not among the kinds to cut \(--cut heads\)"
+    ):
+        ask("separate_qkv", ratio=0.5, cut=("heads",), ratio_for={"embed": 0.5})
+
+
+def test_kinds_are_addresses():
+    assert gone(ask("separate_qkv", ratio_for={"*:heads": 0.25})) == {"q:heads": 1}
+    assert gone(ask("separate_qkv", ratio_for={"v:head_dim": 0.25})) == {"v:head_dim": 2}
+    assert gone(ask("separate_qkv", ratio_for={"proj:width": 0.25})) == {"embed": 8}
+    assert gone(ask("separate_qkv", ratio=0.5, ignore=("*:width", "k:head_dim"))) == {
+        "v:head_dim": 4
+    }
+    with pytest.raises(BadInput, match="no layer matches 'q:head'\nhint: did you mean q:heads"):
+        ask("separate_qkv", ratio_for={"q:head": 0.5})
+
+
+def test_heads_are_removed_by_hand():
+    choice = ask("separate_qkv", remove={"v:heads": (0, 2)})
+    (name,) = choice.removed
+    coupling = known("separate_qkv")
+    lost = coupling.removed(coupling.group(name).atoms[choice.removed[name]])
+    kept = coupling.kept(coupling.state["v.weight"][0], lost).tolist()
+    assert kept == [*range(8, 16), *range(24, 32)]
+
+
+WRONG_KIND = {
+    "'q:heads' has channels 0 to 3, not": {"q:heads": (4,)},
+    "'q:mlp' names no group\nhint: did you mean ": {"q:mlp": (0,)},
+    "'q:hedas' has an unknown side ':hedas'\nhint: write layer or layer:in, or a kind: layer:heads": {"q:hedas": (0,)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG_KIND)
+def test_a_wrong_kind_is_refused(text: str):
+    with pytest.raises(BadInput, match=text):
+        ask("separate_qkv", remove=WRONG_KIND[text])
+
+
+def test_a_group_with_a_number_is_an_address():
+    with pytest.raises(BadInput, match="'qkv:head_dim#3' names no group"):
+        ask("shifted_windows", remove={"qkv:head_dim#3": (0,)})
+    assert gone(ask("shifted_windows", remove={"qkv:head_dim#2": (1,)})) == {"qkv:head_dim#2": 1}
+
+
+# --- equal in number -----------------------------------------------------------------------------
+
+
+@cache
+def layers() -> Coupling:
+    """Two blocks of two-headed attention and an MLP: makes that differ by nothing but their place."""
+    return couple(record(Blocks().eval(), (torch.randn(2, 5, 12),)))
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Linear(12, 16), nn.Linear(16, 5)
+        one = {"qkv": (16, 48), "proj": (16, 16), "up": (16, 40), "down": (40, 16)}
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({k: nn.Linear(*s) for k, s in one.items()}) for _ in range(3)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for b in self.blocks:
+            q, k, v = b["qkv"](x).unflatten(2, (3, 4, 4)).permute(2, 0, 3, 1, 4)
+            y = (q @ k.transpose(2, 3)).softmax(-1) @ v
+            x = x + b["proj"](y.transpose(1, 2).flatten(2))
+            x = x + b["down"](b["up"](x).relu())
+        return self.head(x.mean(1))
+
+
+def chosen(**options) -> dict[str, int]:
+    coupling = layers()
+    scores = {}
+    for k, g in enumerate(coupling.groups):  # the first layers matter least
+        scores[g.name] = np.linspace(0.1, 2, g.size) * (1 + k) ** np.linspace(1, 0, g.size)
+    return gone(choose(coupling, scores, Request(**options)))
+
+
+@pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
+@pytest.mark.parametrize("how", [{"ratio": 0.4}, {"max_params": Limit(0.7, True)}], ids=str)
+def test_equal_kinds_keep_equal_numbers(scope: str, how: dict):
+    lost = chosen(scope=scope, equal=("heads", "mlp"), cut=("heads", "mlp"), **how)
+    for layer in ("qkv:heads", "up"):
+        assert len({lost.get(f"blocks.{i}.{layer}", 0) for i in range(3)}) == 1
+    total = 3 * (4 + 40)
+    if "ratio" in how:
+        assert sum(lost.values()) == pytest.approx(0.4 * total, abs=6)
+
+
+def test_without_equal_they_differ():
+    lost = chosen(scope="global", cut=("mlp",), ratio=0.4)
+    assert len({lost.get(f"blocks.{i}.up", 0) for i in range(3)}) > 1
+
+
+def test_one_that_stays_holds_the_others_back():
+    coupling = layers()
+    scores = {g.name: np.arange(g.size, dtype=float) for g in coupling.groups}
+    choice = choose(coupling, scores, Request(ratio=0.5, equal=("mlp",), ignore=("blocks.1.up",)))
+    assert not any(n.endswith("up") for n in choice.removed)
+    why = {x.name: x.why for x in choice.left}["blocks.0.up"]
+    assert why == "must keep as many channels as blocks.1.up, which stays (--equal mlp)"
+
+
+def test_equal_and_another_ratio_contradict_each_other():
+    with pytest.raises(
+        BadInput, match=r"--equal keeps blocks.0.up and blocks.1.up equal, and --ratio-for does not"
+    ):
+        chosen(ratio=0.5, equal=("mlp",), ratio_for={"blocks.1.up": 0.25})
 
 
 # --- globs -------------------------------------------------------------------------------------

@@ -205,13 +205,13 @@ def test_what_goes_with_a_channel(name: str, group: str, channels: tuple[int, ..
 
 def test_heads_and_head_dim_are_two_groups_of_one_product():
     coupling = coupled("fused_qkv")
-    head, dim = coupling.group("qkv#2"), coupling.group("qkv#3")
+    head, dim = coupling.group("qkv:heads"), coupling.group("qkv:head_dim")
     assert (head.size, dim.size) == (4, 8)
     assert dim.name in head.partners and head.name in dim.partners
-    one_head = removed(coupling, "qkv#2", 1)
+    one_head = removed(coupling, "qkv:heads", 1)
     assert one_head["qkv.weight"][0] == [*range(8, 16), *range(40, 48), *range(72, 80)]
     assert one_head["proj.weight"][1] == list(range(8, 16))
-    one_dim = removed(coupling, "qkv#3", 1)
+    one_dim = removed(coupling, "qkv:head_dim", 1)
     assert one_dim["qkv.weight"][0] == list(range(1, 96, 8))
 
 

@@ -54,7 +54,7 @@ GROUPS: dict[str, dict[str, tuple[int, str]]] = {
         "mix": (1, "position 0 is read by itself"), "mix#2": (16, ""), "mix:in": (17, INPUT), "head": (5, "model output"),
     },
     "separate_qkv": {
-        "embed": (32, ""), "embed:in": (12, INPUT), "q": (4, ""), "q#2": (8, ""), "v": (8, ""), "head": (5, "model output"),
+        "embed": (32, ""), "embed:in": (12, INPUT), "q:heads": (4, ""), "q:head_dim": (8, ""), "v:head_dim": (8, ""), "head": (5, "model output"),
     },
     "tied_embedding": {
         "embed": (50, "aten.embedding.default reads it as position, batch or space"), "embed#2": (16, ""), "first": (32, ""),

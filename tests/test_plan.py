@@ -57,14 +57,27 @@ def test_the_file_is_the_format_that_scripts_read():
     assert data["model"]["inputs"] == INPUTS
     assert data["model"]["source"] == "conv_chain"
     assert data["model"]["fingerprint"].startswith("sha256:")
-    assert data["groups"][0] == {"name": "stem", "size": 16, "kept": 8, "exact": True}
-    assert data["left"][-1] == {"name": "head", "size": 5, "why": "model output"}
+    assert data["groups"][0] == {
+        "name": "stem", "size": 16, "kept": 8, "exact": True, "kind": "mlp",
+    }  # fmt: skip
+    assert data["left"][-1] == {
+        "name": "head", "size": 5, "why": "model output", "kind": "mlp",
+    }  # fmt: skip
     kept = data["keep"]["stem.weight"]["0"]
     assert (
         list(data["keep"]["stem.weight"]) == ["0"] and len(kept) == 8 and kept == sorted(set(kept))
     )
     assert data["keep"]["conv.weight"]["1"] == kept
     assert "head.bias" not in data["keep"]
+
+
+def test_a_plan_without_kinds_still_loads():
+    data = planned("conv_chain").to_json()
+    data["groups"] = [{k: v for k, v in g.items() if k != "kind"} for g in data["groups"]]
+    data["left"] = [{k: v for k, v in x.items() if k != "kind"} for x in data["left"]]
+    plan = Plan.from_json(json.loads(dumps(data)))
+    assert plan.keep == planned("conv_chain").keep
+    assert {g.kind for g in plan.groups} == {x.kind for x in plan.left} == {""}
 
 
 def test_names_are_those_of_the_state_dict():
@@ -188,10 +201,10 @@ def test_groups_and_left_are_all_groups():
     assert {g.name for g in plan.groups} | {x.name for x in plan.left} == {
         g.name for g in coupling.groups
     }
-    assert Cuts("q#2", 8, 4, True) in plan.groups
+    assert Cuts("q:head_dim", 8, 4, True, "head_dim") in plan.groups
     frozen = {g.name for g in coupling.groups if g.why_not is not None}
     assert [x for x in plan.left if x.name in frozen] == [
-        Left("embed:in", 12, coupling.group("embed:in").why_not), Left("head", 5, "model output"),
+        Left("embed:in", 12, coupling.group("embed:in").why_not, "mlp"), Left("head", 5, "model output", "mlp"),
     ]  # fmt: skip
 
 

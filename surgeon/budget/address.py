@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from surgeon.couple import Coupling
 from surgeon.errors import BadInput, OutOfReach
 from surgeon.grouping import Group, Member
+from surgeon.kinds import KINDS
 
 Ids = NDArray[np.int64]
 
@@ -23,13 +24,34 @@ def layers_of(group: Group) -> set[str]:
     return {group.name, *map(_layer, makers), *(m.rpartition(".")[0] for m in makers if "." in m)}
 
 
+def kinds_of(group: Group) -> set[str]:
+    """The same with the group's kind: 'blocks.0.attn.q:heads', 'blocks.0.mlp.fc1:mlp'."""
+    layers = {n.partition(":")[0].partition("#")[0] for n in layers_of(group)}
+    return {group.name, *(f"{layer}:{group.kind}" for layer in layers)}
+
+
 def matching(groups: Sequence[Group], glob: str) -> list[Group]:
-    """Groups that a path or glob names; BadInput with the nearest names where there are none."""
-    found = [g for g in groups if any(fnmatchcase(n, glob) for n in layers_of(g))]
+    """Groups that a path or glob names; BadInput with the nearest names where there are none.
+
+    'blocks.0.*' names layers, 'blocks.0.*:heads' the groups of a kind that they make.
+    """
+    found = [g for g in groups if any(fnmatchcase(n, glob) for n in layers_of(g) | kinds_of(g))]
     if found:
         return found
-    names = sorted({n for g in groups for n in layers_of(g)})
-    raise BadInput(f"no layer matches '{glob}'", nearest(glob, names))
+    names = layers_of if ":" not in glob else kinds_of
+    raise BadInput(
+        f"no layer matches '{glob}'", nearest(glob, sorted({n for g in groups for n in names(g)}))
+    )
+
+
+def by_itself(group: Group, globs: Iterable[str]) -> bool:
+    """Whether a glob names this very group, not just a layer that makes it."""
+    own = kinds_of(group)
+    return any(
+        glob == group.name
+        or ((":" in glob or "#" in glob) and any(fnmatchcase(n, glob) for n in own))
+        for glob in globs
+    )
 
 
 def cuttable(groups: Sequence[Group], glob: str) -> list[Group]:
@@ -39,6 +61,11 @@ def cuttable(groups: Sequence[Group], glob: str) -> list[Group]:
     if not free:
         raise OutOfReach(f"'{glob}' cannot be cut: {found[0].why_not}")
     return free
+
+
+def nearest_of(word: str, words: Sequence[str]) -> str:
+    """The word that comes closest, the first where none does."""
+    return (difflib.get_close_matches(word, words, 1, 0.4) or [words[0]])[0]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -53,13 +80,54 @@ def positions(
 ) -> dict[str, Ids]:
     """Channels of each group that go when these positions of these layers go, by group name.
 
-    'layer1.0.conv1' means its output channels, 'layer2.0.conv1:in' its input kernels.
+    'layer1.0.conv1' means its output channels, 'layer2.0.conv1:in' its input kernels, 'attn.qkv:heads'
+    its heads.
     """
     chosen: dict[str, set[int]] = {}
     for address, wanted in remove.items():
-        for name, channels in _at(coupling, groups, address, sorted(set(wanted))).items():
+        here = sorted(set(wanted))
+        group = _group_at(groups, address)
+        found = _channels(group, address, here) if group else _at(coupling, groups, address, here)
+        for name, channels in found.items():
             chosen.setdefault(name, set()).update(channels)
     return {name: np.array(sorted(c), np.int64) for name, c in chosen.items()}
+
+
+def _group_at(groups: Sequence[Group], address: str) -> Group | None:
+    """The group whose own channels an address counts ('q:heads', 'conv#2'); None where it names a layer."""
+    layer, _, side = address.partition(":")
+    kind = side.partition("#")[0]
+    if kind not in KINDS and "#" not in layer:
+        return None
+    found = [g for g in groups if g.name == address] or [
+        g for g in groups if address in kinds_of(g)
+    ]
+    if len(found) == 1:
+        return found[0]
+    names = [g.name for g in found] or sorted({n for g in groups for n in kinds_of(g)})
+    what = "names several groups" if found else "names no group"
+    raise BadInput(f"'{address}' {what}", nearest(address, names))
+
+
+def _channels(group: Group, address: str, wanted: list[int]) -> dict[str, set[int]]:
+    """Channels of a group in the order in which the addressed layer holds them."""
+    _in_range(address, wanted, group.size)
+    if group.why_not is not None:
+        raise OutOfReach(f"'{address}' cannot be cut: {group.why_not}")
+    layer = address.partition(":")[0]
+    here = [m for m in group.members if _layer(m.state) == layer and m.role != "takes"]
+    member = (here or list(group.members))[0]
+    first = np.full(group.size, member.at.max(initial=0))
+    np.minimum.at(first, member.channel, member.at)
+    return {group.name: set(np.argsort(first, kind="stable")[wanted].tolist())}
+
+
+def _in_range(address: str, wanted: list[int], size: int) -> None:
+    if not wanted or wanted[0] < 0 or wanted[-1] >= size:
+        raise BadInput(
+            f"'{address}' has channels 0 to {size - 1}, not {wanted[:1] + wanted[-1:]}",
+            "surgeon inspect lists the layers and their channels",
+        )
 
 
 def _at(
@@ -67,11 +135,7 @@ def _at(
 ) -> dict[str, set[int]]:
     state, dim = _axis(groups, address)
     size = coupling.graph.state[state].shape[dim]
-    if not wanted or wanted[0] < 0 or wanted[-1] >= size:
-        raise BadInput(
-            f"'{address}' has channels 0 to {size - 1}, not {wanted[:1] + wanted[-1:]}",
-            "surgeon inspect lists the layers and their channels",
-        )
+    _in_range(address, wanted, size)
     goes = np.zeros(size, bool)
     goes[wanted] = True
     covered = np.zeros(size, bool)
@@ -105,7 +169,10 @@ def _axis(groups: Sequence[Group], address: str) -> tuple[str, int]:
     layer, _, side = address.partition(":")
     roles = ("takes",) if side == "in" else ("makes", "along")
     if side not in ("", "in"):
-        raise BadInput(f"'{address}' has an unknown side ':{side}'", "write layer or layer:in")
+        raise BadInput(
+            f"'{address}' has an unknown side ':{side}'",
+            f"write layer or layer:in, or a kind: layer:{nearest_of(side, KINDS)}",
+        )
     own = [m for g in groups for m in g.members if _layer(m.state) == layer]
     for role in roles:
         found = next((m for m in own if m.role == role), None)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.budget.address import cuttable, matching, positions
-from surgeon.budget.align import block_of_this_cpu, keep_count, step_of
+from surgeon.budget.address import positions
+from surgeon.budget.align import keep_count
 from surgeon.budget.cost import Cost
+from surgeon.budget.field import Field, Unit, field_of
 from surgeon.budget.request import Request
 from surgeon.couple import Coupling
 from surgeon.errors import OutOfReach
-from surgeon.grouping import Group
 from surgeon.plan import Left
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 Array = NDArray[np.float64]
-FLOOR = 0.05  # of a group's channels always stay when groups compete, and one at the least
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,6 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Field:
-    """The groups that compete, their channels from least to most important."""
-
-    groups: tuple[Group, ...]
-    order: Mapping[str, Ids]
-    scores: Mapping[str, Array]
-    step: Mapping[str, int]
-    ratio_for: Mapping[str, float]
-    scope: str
-
-
 def choose(coupling: Coupling, scores: Mapping[str, Array], request: Request) -> Choice:
     """Which channels go. OutOfReach where a limit cannot be met or nothing can be cut."""
     by_hand = positions(coupling, coupling.groups, request.remove)
@@ -56,23 +43,25 @@ def choose(coupling: Coupling, scores: Mapping[str, Array], request: Request) ->
                 f"--remove takes all {len(channels)} channels of {name}: one must stay",
                 "leave out at least one position",
             )
-    field, left, notes = _field(coupling, scores, request, by_hand)
-    counts: dict[str, int] = {}
+    field = field_of(coupling, scores, request, by_hand)
+    counts: Sequence[int] = ()
     if request.limits:
         counts = _reach(coupling, field, request, by_hand)
     elif request.ratio is not None or request.ratio_for:
         counts = _counts(field, request.ratio or 0.0)
-    removed = {n: np.sort(field.order[n][:k]) for n, k in counts.items() if k}
+    chosen = (u.channels(k) for u, k in zip(field.units, counts, strict=False) if k)
+    removed = {g.name: np.sort(channels) for unit in chosen for g, channels in unit}
     removed |= by_hand
     if not removed:
-        _nothing(field, request, left)
-    return Choice(removed, tuple(left), tuple(notes))
+        _nothing(field, request)
+    return Choice(removed, field.left, field.notes)
 
 
-def _nothing(field: _Field, request: Request, left: Sequence[Left]) -> None:
+def _nothing(field: Field, request: Request) -> None:
     if request.ratio == 0:
         return  # a ratio of nothing is a plan of nothing
-    if field.groups:
+    left = field.left
+    if field.units:
         met = "the limits are met already" if request.limits else "that is no channel of any group"
         raise OutOfReach(f"nothing is removed: {met}", "ask for more")
     why = "; ".join(f"{x.name}: {x.why}" for x in left[:4]) or "no layer has channels"
@@ -81,101 +70,52 @@ def _nothing(field: _Field, request: Request, left: Sequence[Left]) -> None:
     )
 
 
-def _field(
-    coupling: Coupling,
-    scores: Mapping[str, Array],
-    request: Request,
-    by_hand: Mapping[str, Ids],
-) -> tuple[_Field, list[Left], list[str]]:
-    left = [Left(g.name, g.size, g.why_not) for g in coupling.groups if g.why_not is not None]
-    free = [g for g in coupling.groups if g.why_not is None]
-    ignored = {g.name: p for p in request.ignore for g in matching(coupling.groups, p)}
-    left += [
-        Left(g.name, g.size, f"ignored ({ignored[g.name]})") for g in free if g.name in ignored
-    ]
-    free = [g for g in free if g.name not in ignored and g.name not in by_hand]
-    ratio_for = {
-        g.name: r for p, r in request.ratio_for.items() for g in cuttable(coupling.groups, p)
-    }
-    free, other = _one_factor_each(free, set(request.ratio_for))
-    left += other
-    round_to = block_of_this_cpu() if request.round_to == "auto" else int(request.round_to or 1)
-    step = {g.name: step_of(g, round_to) for g in free}
-    small = [g.name for g in free if g.size < step[g.name]]
-    notes = [f"narrower than round_to, cut by the plain ratio: {', '.join(small)}"] if small else []
-    order = {g.name: np.argsort(scores[g.name], kind="stable") for g in free}
-    return _Field(tuple(free), order, scores, step, ratio_for, request.scope), left, notes
-
-
-def _one_factor_each(groups: Sequence[Group], named: set[str]) -> tuple[list[Group], list[Left]]:
-    """Of the factors of a product (conv groups x channels in each) the one with more channels is cut.
-
-    Cutting both at one ratio would remove more of the layer than was asked. A factor that the
-    user names by itself is cut as well.
-    """
-    taken: dict[str, Group] = {}
-    left: list[Left] = []
-    for group in sorted(groups, key=lambda g: (g.name not in named, -g.size)):
-        rival = next((p for p in group.partners if p in taken), None)
-        if rival is None or group.name in named:
-            taken[group.name] = group
+def _counts(field: Field, ratio: float) -> list[int]:
+    """Channels that each group of each unit loses at this ratio, under the request's scope."""
+    out = [0] * len(field.units)
+    pools: dict[int, list[int]] = {}
+    for k, unit in enumerate(field.units):
+        if unit.ratio is not None or field.scope == "local":
+            share = ratio if unit.ratio is None else unit.ratio
+            out[k] = unit.size - keep_count(unit.size, share, unit.step)
         else:
-            why = f"the other factor of a product whose factor {rival} is cut; name it in --ratio-for to cut it too"
-            left.append(Left(group.name, group.size, why))
-    return [g for g in groups if g.name in taken], left
-
-
-def _counts(field: _Field, ratio: float) -> dict[str, int]:
-    """Channels to remove of each group at this ratio, under the request's scope."""
-    named = [g for g in field.groups if g.name in field.ratio_for]
-    rest = [g for g in field.groups if g.name not in field.ratio_for]
-    out = {
-        g.name: g.size - keep_count(g.size, field.ratio_for[g.name], field.step[g.name])
-        for g in named
-    }
-    if field.scope == "local":
-        return out | {g.name: g.size - keep_count(g.size, ratio, field.step[g.name]) for g in rest}
-    pools: dict[int, list[Group]] = {}
-    for g in rest:
-        pools.setdefault(g.key if field.scope == "isomorphic" else 0, []).append(g)
+            key = unit.groups[0].key if field.scope == "isomorphic" else 0
+            pools.setdefault(key, []).append(k)
     for pool in pools.values():
-        out |= _compete(field, pool, ratio)
+        lost = _compete([field.units[k] for k in pool], ratio)
+        for k, share in zip(pool, lost, strict=True):
+            unit = field.units[k]
+            out[k] = unit.size - keep_count(unit.size, share, unit.step)
     return out
 
 
-def _compete(field: _Field, pool: Sequence[Group], ratio: float) -> dict[str, int]:
-    """The least important channels of a whole pool go; scores are relative to their group's mean."""
-    keys, owner = [], []
-    for k, g in enumerate(pool):
-        ranked = field.scores[g.name][field.order[g.name]]
-        finite = ranked[np.isfinite(ranked)]
-        mean = float(np.abs(finite).mean()) if len(finite) else 1.0
-        free = g.size - max(int(np.ceil(g.size * FLOOR)), 1)
-        keys.append((ranked / (mean or 1.0))[:free])
-        owner.append(np.full(free, k))
-    total = sum(g.size for g in pool)
-    goes = np.argsort(np.concatenate(keys), kind="stable")[: int(total * ratio + 0.5)]
-    counts = np.bincount(np.concatenate(owner)[goes], minlength=len(pool))
-    return {
-        g.name: g.size - keep_count(g.size, int(n) / g.size, field.step[g.name])
-        for g, n in zip(pool, counts, strict=True)
-    }
+def _compete(pool: Sequence[Unit], ratio: float) -> list[float]:
+    """The least important channels of a whole pool go: the share that each unit loses."""
+    keys = np.concatenate([u.ranked for u in pool])
+    owner = np.concatenate([np.full(len(u.ranked), k) for k, u in enumerate(pool)])
+    weight = np.array([len(u.groups) for u in pool])
+    order = np.argsort(keys, kind="stable")
+    wanted = int(sum(u.count for u in pool) * ratio + 0.5)
+    goes = order[np.cumsum(weight[owner[order]]) <= wanted]
+    counts = np.bincount(owner[goes], minlength=len(pool))
+    return [int(n) / u.size for n, u in zip(counts, pool, strict=True)]
 
 
 def _reach(
-    coupling: Coupling, field: _Field, request: Request, by_hand: Mapping[str, Ids]
-) -> dict[str, int]:
+    coupling: Coupling, field: Field, request: Request, by_hand: Mapping[str, Ids]
+) -> list[int]:
     """The least cut that meets every limit: bisection on the ratio, then channels given back."""
     cost = Cost(coupling)
-    whole = cost.total(_mask(coupling, field, {}, {}))
+    none = [0] * len(field.units)
+    whole = cost.total(_mask(coupling, field, none, {}))
     bounds = {what: limit.of(getattr(whole, what)) for what, limit in request.limits.items()}
 
-    def fits(counts: Mapping[str, int]) -> bool:
+    def fits(counts: Sequence[int]) -> bool:
         total = cost.total(_mask(coupling, field, counts, by_hand))
         return all(getattr(total, what) <= bound for what, bound in bounds.items())
 
-    if fits({}):
-        return {}
+    if fits(none):
+        return none
     most = _counts(field, 1 - 1e-9)
     if not fits(most):
         floor = cost.total(_mask(coupling, field, most, by_hand))
@@ -203,26 +143,25 @@ def _unreachable(
     )
 
 
-def _give_back(
-    field: _Field, counts: dict[str, int], fits: Callable[[Mapping[str, int]], bool]
-) -> dict[str, int]:
-    """Return one step of channels at a time to the groups cut most, while the limit still holds."""
-    counts = dict(counts)
-    waiting = sorted((g for g in field.groups if counts.get(g.name)), key=lambda g: -g.size)
+def _give_back(field: Field, counts: list[int], fits: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Return one step of channels at a time to the units cut most, while the limit still holds."""
+    counts = list(counts)
+    waiting = sorted((k for k, n in enumerate(counts) if n), key=lambda k: -field.units[k].size)
     while waiting:
         still = []
-        for g in waiting:
-            fewer = max(counts[g.name] - field.step[g.name], 0)
-            if counts[g.name] and fits(counts | {g.name: fewer}):
-                counts[g.name] = fewer
-                still.append(g)
+        for k in waiting:
+            fewer = [*counts[:k], max(counts[k] - field.units[k].step, 0), *counts[k + 1 :]]
+            if counts[k] and fits(fewer):
+                counts = fewer
+                still.append(k)
         waiting = still
     return counts
 
 
 def _mask(
-    coupling: Coupling, field: _Field, counts: Mapping[str, int], by_hand: Mapping[str, Ids]
+    coupling: Coupling, field: Field, counts: Sequence[int], by_hand: Mapping[str, Ids]
 ) -> NDArray[np.bool_]:
-    atoms = [g.atoms[field.order[g.name][: counts.get(g.name, 0)]] for g in field.groups]
+    chosen = (u.channels(k) for u, k in zip(field.units, counts, strict=True) if k)
+    atoms = [g.atoms[channels] for unit in chosen for g, channels in unit]
     hand = [coupling.group(n).atoms[c] for n, c in by_hand.items()]
     return coupling.removed(np.concatenate([np.zeros(0, np.int64), *atoms, *hand]))

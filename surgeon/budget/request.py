@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from surgeon.errors import BadInput
+from surgeon.kinds import KINDS
 
 SCOPES = ("local", "global", "isomorphic")
 BY = ("group", "filter", "shared-kernel")
@@ -53,7 +55,9 @@ class Request:
     ratio_for: {glob: ratio} for groups by layer path. ignore: globs of layers whose outputs stay.
     scope: 'local', 'global' or 'isomorphic' (arXiv 2407.04616). round_to: channels kept are a
     multiple of it; 'auto' is this CPU's block. by: whose weights decide. remove: {'layer1.0.conv1' or
-    'layer2.0.conv1:in': positions}. max_flops, max_params: limits, instead of a ratio.
+    'layer2.0.conv1:in': positions}. max_flops, max_params: limits, instead of a ratio. cut: kinds of
+    channels that may go (`surgeon.kinds`), all where none is named; of heads x head_dim one is cut,
+    or each that is named. equal: kinds whose groups of one make keep equally many channels.
     """
 
     ratio: float | None = None
@@ -66,6 +70,8 @@ class Request:
     remove: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     max_flops: Limit | None = None
     max_params: Limit | None = None
+    cut: tuple[str, ...] = ()
+    equal: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +81,8 @@ class Request:
             raise BadInput(f"scope '{self.scope}' does not exist", f"one of {', '.join(SCOPES)}")
         if self.by not in BY:
             raise BadInput(f"by '{self.by}' does not exist", f"one of {', '.join(BY)}")
+        _check_kinds("cut", self.cut)
+        _check_kinds("equal", self.equal)
         if self.limits and self.ratio is not None:
             raise BadInput(
                 "a ratio and a limit contradict each other",
@@ -103,6 +111,23 @@ class Request:
         if callable(self.criterion):
             data["criterion"] = getattr(self.criterion, "__name__", type(self.criterion).__name__)
         return data
+
+
+def kinds(text: str | Sequence[str]) -> tuple[str, ...]:
+    """'heads,mlp', or a list of kinds -> each once, in the order of KINDS; a word that is none stays."""
+    words = text.split(",") if isinstance(text, str) else list(text)
+    found = dict.fromkeys(str(word).strip() for word in words)
+    return tuple(sorted(found, key=lambda k: KINDS.index(k) if k in KINDS else len(KINDS)))
+
+
+def _check_kinds(what: str, given: tuple[str, ...]) -> None:
+    for word in given:
+        if word not in KINDS:
+            close = difflib.get_close_matches(word, KINDS, 1, 0.3)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise BadInput(
+                f"{what} '{word}' is no kind of channels", f"{hint}there are {', '.join(KINDS)}"
+            )
 
 
 def _check_ratio(what: str, ratio: Any) -> None:

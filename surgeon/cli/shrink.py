@@ -56,6 +56,20 @@ RoundTo = Annotated[
         metavar="N|auto", help="Channels kept are a multiple of N; auto is this CPU's block"
     ),
 ]
+Kinds = Annotated[
+    str | None,
+    typer.Option(
+        "--cut",
+        metavar="KINDS",
+        help="Only these kinds: heads, head_dim, mlp, width; all by default",
+    ),
+]
+Equal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KINDS", help="Kinds whose groups of one make keep equally many channels: heads,mlp"
+    ),
+]
 Limit = Annotated[
     str | None, typer.Option(metavar="LIMIT", help="Instead of a ratio, at most: 0.5x, 900M, 1.2G")
 ]
@@ -72,6 +86,8 @@ def shrink(
     ratio_for: RatioFor = None,
     ignore: Ignore = None,
     remove: Remove = None,
+    cut: Kinds = None,
+    equal: Equal = None,
     max_flops: Limit = None,
     max_params: Limit = None,
     criterion: Criterion = None,
@@ -101,6 +117,8 @@ def shrink(
         "ratio_for": parse.shares(ratio_for),
         "ignore": ignore,
         "remove": parse.positions(remove),
+        "cut": cut,
+        "equal": equal,
         "max_flops": max_flops,
         "max_params": max_params,
         "criterion": criterion,

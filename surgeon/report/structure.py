@@ -59,6 +59,7 @@ def _group(group: Group) -> dict[str, Any]:
     members = group.members
     return {
         "name": group.name,
+        "kind": group.kind,
         "size": group.size,
         "exact": group.inexact is None,
         "inexact": group.inexact,

@@ -44,18 +44,18 @@ def before_after(report: dict[str, Any]) -> Table:
 def groups_cut(report: dict[str, Any]) -> Table:
     """Every group that may be cut: channels before and after."""
     numbers = ("channels", "kept")
-    made = table("groups", "group", *numbers, "", right=numbers)
+    made = table("groups", "group", "kind", *numbers, "", right=numbers)
     for group in report["groups"]:
         note = "" if group["exact"] else "not exact: what stays changes"
-        row(made, group["name"], group["size"], group["kept"], note)
+        row(made, group["name"], group["kind"], group["size"], group["kept"], note)
     return made
 
 
 def groups_left(report: dict[str, Any]) -> Table:
     """Every group that was left alone, and why."""
-    made = table("left alone", "group", "channels", "why", right=("channels",))
+    made = table("left alone", "group", "kind", "channels", "why", right=("channels",))
     for left in report["left"]:
-        row(made, left["name"], left["size"], left["why"])
+        row(made, left["name"], left["kind"], left["size"], left["why"])
     return made
 
 
@@ -75,12 +75,13 @@ def layers(found: list[dict[str, Any]]) -> Table:
 def groups(found: list[dict[str, Any]]) -> Table:
     """Every group: what it couples, exact or not, cuttable or why not."""
     made = table(
-        "groups", "group", "channels", "couples", "exact", "may be cut", right=("channels",)
+        "groups", "group", "kind", "channels", "couples", "exact", "may be cut", right=("channels",)
     )
     for group in found:
         exact = "yes" if group["inexact"] is None else f"no: {group['inexact']}"
         may = "yes" if group["why_not"] is None else f"no: {group['why_not']}"
-        row(made, group["name"], group["size"], _couples(group["layers"]), exact, may)
+        couples = _couples(group["layers"])
+        row(made, group["name"], group["kind"], group["size"], couples, exact, may)
     return made
 
 

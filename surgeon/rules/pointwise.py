@@ -26,13 +26,25 @@ BINARY = """
 """.split()
 
 
-@chooses(
-    *(f"aten.{name}" for name in (*IDENTITY, *UNARY, *BINARY)),
-    family="pointwise",
-    forms=("... -> ...", "..., ... -> ...", "..., ..., ... -> ..."),
-)
+SUMS = (
+    "add addcdiv addcmul lerp rsub sub".split()
+)  # what is added here may come from several layers
+
+SCALES = """
+    alias clone contiguous detach lift_fresh lift_fresh_copy _to_copy to positive dropout native_dropout
+    alpha_dropout feature_dropout div mul neg true_divide
+""".split()  # linear in each of their tensors
+
+_FORMS = ("... -> ...", "..., ... -> ...", "..., ..., ... -> ...")
+
+
 def pointwise(node: Node) -> Form:
     """Every tensor argument passes through, broadcast from the right."""
     at = tuple(i for i, arg in enumerate(node.args) if isinstance(arg, Value))
     outputs = ", ".join("..." for _ in node.outputs)
     return Form(", ".join("..." for _ in at) + " -> " + outputs, at=at)
+
+
+for _name in (*IDENTITY, *UNARY, *BINARY):
+    _sense = "sum" if _name in SUMS else "scale" if _name in SCALES else ""
+    chooses(f"aten.{_name}", family="pointwise", forms=_FORMS, sense=_sense)(pointwise)

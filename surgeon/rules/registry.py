@@ -55,13 +55,17 @@ Move = Callable[[Site], "list[Dims] | Dims"]
 
 @dataclass(frozen=True)
 class Rule:
-    """`forms` is what people read; exactly one of `choose` and `move` is what runs."""
+    """`forms` is what people read; exactly one of `choose` and `move` is what runs.
+
+    `sense`: 'sum' adds its tensors, 'scale' is linear in each of them, '' says nothing.
+    """
 
     op: str
     family: str
     forms: tuple[str, ...]
     choose: Choose | None = None
     move: Move | None = None
+    sense: str = ""
 
 
 RULES: dict[str, Rule] = {}
@@ -79,12 +83,14 @@ def factor(op: str, text: str, *, family: str, at: tuple[int, ...] | None = None
     _add(Rule(op, family, (text,), choose=lambda _node: form))
 
 
-def chooses(*ops: str, family: str, forms: tuple[str, ...]) -> Callable[[Choose], Choose]:
+def chooses(
+    *ops: str, family: str, forms: tuple[str, ...], sense: str = ""
+) -> Callable[[Choose], Choose]:
     """Register ops whose notation depends on their arguments."""
 
     def register(choose: Choose) -> Choose:
         for op in ops:
-            _add(Rule(op, family, forms, choose=choose))
+            _add(Rule(op, family, forms, choose=choose, sense=sense))
         return choose
 
     return register
