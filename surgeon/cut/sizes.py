@@ -187,9 +187,7 @@ def _unflatten(call: Call, sizes: Sizes) -> Call:
     return call.put(2, _fill(call.args[2], new, old))
 
 
-@_resizes(
-    "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "tensor_split"
-)
+@_resizes("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
 def _split(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
     dim = call.arg(2, call.kwargs.get("dim", 0)) % len(call.x.shape)
@@ -198,6 +196,17 @@ def _split(call: Call, sizes: Sizes) -> Call:
     new = [sizes.shape(out)[dim] for out in call.outputs]
     args = (call.args[0], new, dim)
     return Call("aten.split_with_sizes.default", args, {}, call.x, call.outputs, call.nodes)
+
+
+@_resizes("tensor_split")
+def _tensor_split(call: Call, sizes: Sizes) -> Call:
+    """Slices at written positions: torch runs it as slices, and so it must stay."""
+    new = _split(call, sizes)
+    if new is call:
+        return call
+    ends = np.cumsum(new.args[1][:-1]).tolist()
+    args = (call.args[0], ends, new.args[2])
+    return Call("aten.tensor_split.indices", args, {}, call.x, call.outputs, call.nodes)
 
 
 @_resizes("slice", "narrow")

@@ -34,6 +34,7 @@ def observe(program: Program, inputs: tuple[Any, ...]) -> Observed:
     """Record one forward of a program on meta tensors, node by node; the program is not changed."""
     twin = shell(program, to_meta).eval()
     assert isinstance(twin, Program)
+    twin.change_literals(_on_meta)  # what the graph makes by itself (an LSTM's first state)
     recorder = Recorder(on_meta=True)
     graph = recorder.graph
     for name, tensor in named_state(twin).items():
@@ -59,3 +60,7 @@ def observe(program: Program, inputs: tuple[Any, ...]) -> Observed:
         output = twin.run(inputs, observe=see)
     graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     return Observed(graph, ran)
+
+
+def _on_meta(literal: Any) -> Any:
+    return torch.device("meta") if isinstance(literal, torch.device) else literal

@@ -159,12 +159,16 @@ class Program(nn.Module):
                 return fn(torch.empty(0, device=literal)).device
             return literal
 
+        self.change_literals(moved)
+        return self
+
+    def change_literals(self, changed: Callable[[Any], Any]) -> None:
+        """Put `changed(literal)` in place of every literal argument of the graph."""
         for node in self.graph.nodes:
             if node.op == "call_function":
-                node.args = map_aggregate(node.args, moved)
-                node.kwargs = map_aggregate(node.kwargs, moved)
+                node.args = map_aggregate(node.args, changed)
+                node.kwargs = map_aggregate(node.kwargs, changed)
         self._steps.clear()
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled steps point at this program's tensors; a copy compiles its own.
