@@ -49,6 +49,8 @@ class Tally:
         if verdict.kind == "program":
             self.programs[verdict.why] += 1
         if verdict.kind == "wrong":
+            if verdict.why not in self.wrong:
+                print(f"wrong: {verdict.detail}\n    judge({recipe}, {ask}, {deep})", flush=True)
             self.wrong.setdefault(verdict.why, []).append((recipe, ask, deep))
         self.cut = [a + b for a, b in zip(self.cut, verdict.cut, strict=True)]
 

@@ -30,6 +30,17 @@ FOUND = {
         ),
         Ask(ratio=0.15),
     ),
+    "a gather where a strided slice was lays the tensor out otherwise": (
+        Recipe(
+            (Form("words", (6,)),),
+            (
+                Step("embedding", (0,), (9, None, 0)),
+                Step("slice_", (1,), (0, 2, "end", 4)),
+                Step("head", (2,), (2,)),
+            ),
+        ),
+        Ask("max_flops"),
+    ),
 }
 
 

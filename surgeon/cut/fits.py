@@ -19,7 +19,8 @@ _FREE = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follo
 @dataclass(frozen=True)
 class Misfit:
     """Why a cut model's forward is not the planned one. It is not `certain` where torch runs other
-    ops on the cut sizes (it drops dimensions of one): then only numbers can tell."""
+    ops on the cut tensors (it drops dimensions of one, and copies what is not laid out in a row): then
+    only numbers can tell."""
 
     why: str
     certain: bool = True
@@ -35,8 +36,11 @@ def misfit(
     outputs = [sizes.shape(v) for v in original.outputs]
     if outputs != [v.shape for v in slim.outputs]:
         return Misfit(f"its outputs have shapes {[list(v.shape) for v in slim.outputs]}")
-    if [n.op for n in original.nodes] != [n.op for n in slim.nodes] and _narrowed_to_one(sizes):
-        return Misfit("torch runs other ops on dimensions of one", certain=False)
+    if [n.op for n in original.nodes] != [n.op for n in slim.nodes]:
+        if _narrowed_to_one(sizes):
+            return Misfit("torch runs other ops on dimensions of one", certain=False)
+        if _laid_out_otherwise(original, slim, sizes):
+            return Misfit("torch runs other ops on tensors laid out otherwise", certain=False)
     if len(original.nodes) != len(slim.nodes):
         return Misfit(f"its forward runs {len(slim.nodes)} ops instead of {len(original.nodes)}")
     used = {v for node in original.nodes for v in node.inputs} | set(original.outputs)
@@ -57,11 +61,37 @@ def _new_ones(value: Value, sizes: Sizes) -> list[int]:
     return [n for n, old in zip(sizes.shape(value), value.shape, strict=True) if n != old]
 
 
-def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool]) -> str | None:
-    used, folded = known
+def _laid_out_otherwise(original: Graph, slim: Graph, sizes: Sizes) -> bool:
+    """Whether a planned op gives a tensor in a row where it did not, or the other way round (a gather
+    for a slice), before the first op that is not as planned."""
+    for old, new in zip(original.nodes, slim.nodes, strict=False):
+        if new.op not in (old.op, _wanted(old, sizes).op):
+            return False
+        for a, b in zip(old.outputs, new.outputs, strict=False):
+            if a is not None and b is not None and _in_a_row(a) != _in_a_row(b):
+                return True
+    return False
+
+
+def _in_a_row(value: Value) -> bool:
+    """Whether a tensor is contiguous."""
+    each = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride), strict=False):
+        if size != 1 and stride != each:
+            return False
+        each *= size
+    return True
+
+
+def _wanted(old: Node, sizes: Sizes) -> Call:
     x = next(iter(old.inputs), None)
     outputs = tuple(v for v in old.outputs if v is not None)
-    want = resize(Call(old.op, old.args, old.kwargs, x, outputs, (old,)), sizes)
+    return resize(Call(old.op, old.args, old.kwargs, x, outputs, (old,)), sizes)
+
+
+def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool]) -> str | None:
+    used, folded = known
+    want = _wanted(old, sizes)
     if new.op not in (old.op, want.op) and not _both_split(want, new):
         return f"{new.op} runs where {old.op} did"
     for a, b in zip(old.outputs, new.outputs, strict=True):
