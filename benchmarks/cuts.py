@@ -29,7 +29,6 @@ def surgeon_stages(name: str) -> Iterator[Facts]:
     """surgeon at ratio 0.5 without options."""
     import surgeon
     from surgeon.report.reach import reach
-    from surgeon.shrink import as_tuple, two_at_least
 
     _import_early()
     model, inputs = build(name)
@@ -48,8 +47,7 @@ def surgeon_stages(name: str) -> Iterator[Facts]:
     found = reach(traced.coupling)
     held = [{"why": h.why, "share": h.share, "states": h.states[:2]} for h in found.held[:6]]
     yield {"share": found.share, "held": held, "unknown": list(traced.unknown)}
-    given = two_at_least(as_tuple(inputs)) if not isinstance(inputs, dict) else inputs
-    yield _tried("check", lambda: _proven(model, result.model, result.plan, given))
+    yield _tried("check", lambda: _proven(model, result.model, result.plan, traced.inputs))
     yield _tried("train", lambda: _trains(name, result.model, inputs))
     yield _tried("export", lambda: _exported(result.model, inputs))
 
@@ -138,9 +136,9 @@ def _exported(model: nn.Module, inputs: Any) -> Facts:
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    from surgeon import Inputs
+
+    return Inputs.of(inputs).run(model)
 
 
 def _count(model: nn.Module) -> int:

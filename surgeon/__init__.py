@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from surgeon.rules.registry import rule
     from surgeon.score import criterion
     from surgeon.shrink import Result, apply, remove, shrink, trace
+    from surgeon.trace.inputs import Inputs
 
 __version__ = "0.1.0"
 
 _HOME = {
     "CheckResult": "surgeon.check",
+    "Inputs": "surgeon.trace.inputs",
     "Plan": "surgeon.plan",
     "Result": "surgeon.shrink",
     "apply": "surgeon.shrink",
@@ -45,8 +47,8 @@ _HOME = {
 }
 
 __all__ = [
-    "BadInput", "CheckFailed", "CheckResult", "OutOfReach", "Plan", "Result", "SurgeonError",
-    "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_model",
+    "BadInput", "CheckFailed", "CheckResult", "Inputs", "OutOfReach", "Plan", "Result",
+    "SurgeonError", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_model",
     "remove", "rule", "save", "shrink", "trace",
 ]  # fmt: skip
 

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from surgeon.errors import BadInput, CheckFailed
 from surgeon.masking import Masks
 from surgeon.plan import Keep, Plan
 from surgeon.shake import follow, shake, strange_weight
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.record import (
     Recorder,
@@ -55,17 +56,16 @@ class CheckResult:
         return {**vars(self), "notes": list(self.notes), "proven": True}
 
 
-def check(
-    model: nn.Module, slim: nn.Module, plan: Plan, inputs: Tensor | tuple[Any, ...], seed: int = 0
-) -> CheckResult:
+def check(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Any, seed: int = 0) -> CheckResult:
     """Prove that `slim` computes what `model` computes with the plan's channels masked.
 
+    inputs: a tensor, a tuple of arguments, a mapping of keywords, or `Inputs`.
     Float inputs are replaced by noise of their shape, integer ones are used as they are. Runs in
     float64 where both models allow it. Raises CheckFailed naming the first node that differs,
     BadInput where the model fails in forward or is not deterministic.
     """
     model, slim = unwrapped(model), unwrapped(slim)
-    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    inputs = Inputs.of(inputs)
     try:
         return _on_noise(model, slim, plan, inputs, (torch.float64, seed))
     except NotDeterministic:
@@ -88,7 +88,7 @@ def _on_noise(
     model: nn.Module,
     slim: nn.Module,
     plan: Plan,
-    inputs: tuple[Any, ...],
+    inputs: Inputs,
     how: tuple[torch.dtype | None, int],
 ) -> CheckResult:
     """On noise; on the inputs as they are where noise is outside what the network takes (a log).
@@ -99,7 +99,7 @@ def _on_noise(
     try:
         return _check(model, slim, plan, _noise(inputs, seed, dtype), dtype)
     except _NothingFinite:
-        own = tree_map_only(Tensor, lambda t: cast(t, dtype), inputs)
+        own = inputs.map(lambda t: cast(t, dtype))
     try:
         return _check(model, slim, plan, own, dtype)
     except _NothingFinite:
@@ -109,7 +109,7 @@ def _on_noise(
         ) from None
 
 
-def _noise(inputs: tuple[Any, ...], seed: int, dtype: torch.dtype | None) -> tuple[Any, ...]:
+def _noise(inputs: Inputs, seed: int, dtype: torch.dtype | None) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
 
     def noise(t: Tensor) -> Tensor:
@@ -119,14 +119,14 @@ def _noise(inputs: tuple[Any, ...], seed: int, dtype: torch.dtype | None) -> tup
         drawn = torch.randn(t.shape, generator=generator, dtype=new)
         return drawn.to(t.device, widened(t.dtype, dtype))
 
-    return tree_map_only(Tensor, noise, inputs)
+    return inputs.map(noise)
 
 
 def _check(
     model: nn.Module,
     slim: nn.Module,
     plan: Plan,
-    inputs: tuple[Any, ...],
+    inputs: Inputs,
     dtype: torch.dtype | None,
 ) -> CheckResult:
     carried = _carried_by(model, inputs)
@@ -136,7 +136,7 @@ def _check(
 
 def _compared(
     what: tuple[nn.Module, nn.Module, Plan],
-    inputs: tuple[Any, ...],
+    inputs: Inputs,
     dtype: torch.dtype | None,
     carried: float,
 ) -> CheckResult:
@@ -173,11 +173,11 @@ def _compared(
     return CheckResult(error, tolerance, name, outputs, ops, notes)
 
 
-def _carried_by(model: nn.Module, inputs: tuple[Any, ...]) -> float:
+def _carried_by(model: nn.Module, inputs: Inputs) -> float:
     """Runs the original three times in float32, which is quick: is it deterministic, does it respond?"""
     for dtype in (torch.float32, None):
         light = _cast(model, dtype)
-        same = tree_map_only(Tensor, lambda t: cast(t, dtype), inputs)  # noqa: B023
+        same = inputs.map(lambda t: cast(t, dtype))  # noqa: B023
         with floats_as(dtype):
             try:
                 plain = _run(light, same)
@@ -206,7 +206,7 @@ def _is_number(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _on_others(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+def _on_others(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """The outputs on different inputs of the same kind; vectors stay where the network refuses others
     (the lengths of sequences, in order)."""
     try:
@@ -215,16 +215,16 @@ def _on_others(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
         return _run(model, _flipped(inputs, 2))
 
 
-def _flipped(inputs: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+def _flipped(inputs: Inputs, rank: int) -> Inputs:
     """Every tensor of at least this rank in reverse order."""
-    return tree_map_only(Tensor, lambda t: t.flip(-1) if t.dim() >= rank else t, inputs)
+    return inputs.map(lambda t: t.flip(-1) if t.dim() >= rank else t)
 
 
 def _proof(
     twin: nn.Module,
     small: nn.Module,
     keep: Keep,
-    inputs: tuple[Any, ...],
+    inputs: Inputs,
     tolerance: float,
 ) -> tuple[float, int, int]:
     """Error, ops and outputs of one comparison; CheckFailed above the tolerance. Masks `twin` in place."""
@@ -244,17 +244,15 @@ def _cast(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return shell(model, lambda t: cast(t, dtype)).eval()
 
 
-def _run(
-    model: nn.Module, inputs: tuple[Any, ...], mode: TorchDispatchMode | None = None
-) -> list[Tensor]:
+def _run(model: nn.Module, inputs: Inputs, mode: TorchDispatchMode | None = None) -> list[Tensor]:
     with torch.inference_mode(False):
-        inputs = tree_map_only(Tensor, torch.clone, inputs)
+        inputs = inputs.map(torch.clone)
     try:
         with forward_mode():
             if mode is None:
-                return output_tensors(model(*inputs))
+                return output_tensors(inputs.run(model))
             with mode:
-                return output_tensors(model(*inputs))
+                return output_tensors(inputs.run(model))
     except (CheckFailed, BadInput):
         raise
     except Exception as error:
@@ -367,7 +365,7 @@ def _failure(
     twin: nn.Module,
     small: nn.Module,
     keep: Keep,
-    inputs: tuple[Any, ...],
+    inputs: Inputs,
     found: tuple[float, float],
 ) -> CheckFailed:
     """The failed check, with the first node whose kept elements differ."""

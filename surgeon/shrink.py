@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 from typing_extensions import Unpack
 
 from surgeon.budget import Limit, Request, choose
@@ -26,9 +25,11 @@ from surgeon.plan import Plan
 from surgeon.planning import make_plan, model_facts
 from surgeon.report.reach import Reach, reach
 from surgeon.score import Criterion, Weights, scores_of
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
 from surgeon.trace.record import named_state, record
+from surgeon.trace.recorded import describe, recorded
 from surgeon.trace.wrappers import unwrapped
 
 Progress = Callable[[str], None]
@@ -58,7 +59,7 @@ class Result:
     model: nn.Module
     plan: Plan
     way: str
-    inputs: tuple[Any, ...]
+    inputs: Inputs
     why: str | None = None
     check: CheckResult | None = None
     measured: BeforeAfter | None = None
@@ -112,7 +113,7 @@ class Traced:
 
     graph: Graph
     coupling: Coupling
-    inputs: tuple[Any, ...]  # what it was traced with: a batch of one is doubled
+    inputs: Inputs  # what it was traced with: a batch of one is doubled
 
     @property
     def groups(self) -> Any:
@@ -134,11 +135,12 @@ class Proposal:
     notes: tuple[str, ...]
 
 
-def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
+def trace(model: nn.Module, example_inputs: Any) -> Traced:
     """Record one forward of `model` and couple its channels; nothing is changed.
 
-    example_inputs: a tensor, or a tuple of what `forward` takes; batch 2 or more is best, since an
-    extent of one says nothing about what it is. Raises BadInput where forward fails.
+    example_inputs: a tensor, a tuple of what `forward` takes, a mapping of its keywords, or `Inputs`
+    for both; batch 2 or more is best, since an extent of one says nothing about what it is. Raises
+    BadInput where forward fails.
     """
     if not isinstance(model, nn.Module):
         raise BadInput(
@@ -149,8 +151,8 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
         raise BadInput(
             "a TorchScript module cannot be cut", "give the Python module it was made from"
         )
-    model, given = unwrapped(model), as_tuple(example_inputs)
-    inputs = two_at_least(given)
+    model, given = unwrapped(model), Inputs.of(example_inputs)
+    inputs = given.two_at_least()
     try:
         graph = _graph(model, inputs)
     except BadInput:
@@ -160,13 +162,13 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Traced:
     return Traced(graph, couple(graph), inputs)
 
 
-def _graph(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
+def _graph(model: nn.Module, inputs: Inputs) -> Graph:
     return observe(model, inputs).graph if isinstance(model, Program) else record(model, inputs)
 
 
 def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     model: nn.Module,
-    example_inputs: Tensor | tuple[Any, ...],
+    example_inputs: Any,
     ratio: float | None = None,
     *,
     check: bool = True,
@@ -186,7 +188,7 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     >>> r = shrink(net, torch.zeros(1, 3, 224, 224), ratio=0.5)  # doctest: +SKIP
     """
     run = _Run(progress)
-    model, inputs = unwrapped(model), as_tuple(example_inputs)
+    model, inputs = unwrapped(model), Inputs.of(example_inputs)
     proposal = _propose(model, inputs, _request(ratio, options), source, run)
     traced, plan = proposal.traced, proposal.plan
     done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
@@ -195,7 +197,7 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
 
 def propose(
     model: nn.Module,
-    example_inputs: Tensor | tuple[Any, ...],
+    example_inputs: Any,
     ratio: float | None = None,
     *,
     source: str | None = None,
@@ -204,7 +206,7 @@ def propose(
 ) -> Proposal:
     """What `shrink` would cut with the same arguments; nothing is cut. Raises as `shrink` does."""
     request = _request(ratio, options)
-    return _propose(model, as_tuple(example_inputs), request, source, _Run(progress))
+    return _propose(model, Inputs.of(example_inputs), request, source, _Run(progress))
 
 
 def check_options(ratio: float | None = None, **options: Unpack[Options]) -> None:
@@ -213,22 +215,20 @@ def check_options(ratio: float | None = None, **options: Unpack[Options]) -> Non
 
 
 def _propose(
-    model: nn.Module, inputs: tuple[Any, ...], request: Request, source: str | None, run: _Run
+    model: nn.Module, inputs: Inputs, request: Request, source: str | None, run: _Run
 ) -> Proposal:
     traced = run("trace and couple", lambda: trace(model, inputs))
     coupling = traced.coupling
     choice, broken = run("score and plan", lambda: _choose(model, coupling, request))
-    facts = model_facts(traced.graph, source, _described(inputs))
+    facts = model_facts(traced.graph, source, describe(inputs))
     plan = make_plan(coupling, choice, facts, request.as_dict())
     return Proposal(traced, plan, _notes(model, coupling, choice, broken) + traced.graph.notes)
 
 
-def apply(
-    plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None = None
-) -> nn.Module:
+def apply(plan: Plan, model: nn.Module, example_inputs: Any = None) -> nn.Module:
     """The slim copy that a plan describes, in eval mode. Raises BadInput at the first mismatch.
 
-    Without example_inputs, zeros of the shapes recorded in the plan are used.
+    Without example_inputs, constants of the shapes recorded in the plan are used.
     """
     return apply_checked(plan, model, example_inputs, check=False, measure=False).model
 
@@ -236,7 +236,7 @@ def apply(
 def apply_checked(
     plan: Plan,
     model: nn.Module,
-    example_inputs: Tensor | tuple[Any, ...] | None = None,
+    example_inputs: Any = None,
     *,
     check: bool = True,
     measure: bool = True,
@@ -245,7 +245,7 @@ def apply_checked(
     """Replay a plan as `shrink` would have cut it, proven and measured."""
     run = _Run(progress)
     model = unwrapped(model)
-    inputs = as_tuple(example_inputs) if example_inputs is not None else inputs_of(plan)
+    inputs = Inputs.of(example_inputs) if example_inputs is not None else inputs_of(plan)
     traced = run("trace and couple", lambda: trace(model, inputs))
     done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
     given = (model, inputs, traced)
@@ -254,7 +254,7 @@ def apply_checked(
 
 def remove(
     model: nn.Module,
-    example_inputs: Tensor | tuple[Any, ...],
+    example_inputs: Any,
     channels: Mapping[str, Sequence[int]],
     **kwargs: Any,
 ) -> Result:
@@ -263,34 +263,9 @@ def remove(
     return shrink(model, example_inputs, remove=channels, **kwargs)
 
 
-def as_tuple(inputs: Any) -> tuple[Any, ...]:
-    """Inputs as a tuple of what forward takes."""
-    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-
-
-def two_at_least(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A batch of one doubled: an extent of one cannot be told from a dimension that is not there."""
-    sizes = {x.shape[0] for x in inputs if isinstance(x, Tensor) and x.dim()}
-    if sizes != {1} or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
-        return inputs
-    return tuple(torch.cat([x, x]) for x in inputs)
-
-
-def inputs_of(plan: Plan) -> tuple[Tensor, ...]:
-    """Zeros of the shapes and types that a plan was made with."""
-    recorded = plan.model.get("inputs") or ()
-    if not recorded:
-        raise BadInput("the plan records no inputs", "give example inputs (--input)")
-    try:
-        return tuple(torch.zeros(x["shape"], dtype=getattr(torch, x["dtype"])) for x in recorded)
-    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
-        raise BadInput(f"the plan's inputs cannot be read: {error}") from None
-
-
-def _described(inputs: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """Shapes and types of inputs, for the plan."""
-    tensors = [x for x in tree_leaves(inputs) if isinstance(x, Tensor)]
-    return [{"shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")} for x in tensors]
+def inputs_of(plan: Plan) -> Inputs:
+    """Constants of the shapes and types that a plan was made with."""
+    return recorded(plan.model.get("inputs"))
 
 
 class _Run:
@@ -355,7 +330,7 @@ def _notes(
 
 
 def _finish(
-    given: tuple[nn.Module, tuple[Any, ...], Traced],
+    given: tuple[nn.Module, Inputs, Traced],
     done: Cut,
     plan: Plan,
     notes: tuple[str, ...],

@@ -97,7 +97,7 @@ class TestHuggingFace:
         built = build(f"hf:{tmp_path}")
         assert isinstance(built.model, nn.Module)
         assert built.inputs is not None
-        assert built.inputs[0].dtype == torch.int64
+        assert built.inputs.tensors[0].dtype == torch.int64
         assert not built.trained
         built.model.save_pretrained(tmp_path)
         assert build(f"hf:{tmp_path}").trained
@@ -114,7 +114,7 @@ class TestFile:
         assert build(f"{file}:plain").inputs is None
         inputs = build(f"{file}:both").inputs
         assert inputs is not None
-        assert inputs[0].shape == (5, 3)
+        assert inputs.tensors[0].shape == (5, 3)
 
     def test_it_may_import_its_neighbours(self, tmp_path: Path) -> None:
         (tmp_path / "neighbour_of_net.py").write_text("WIDTH = 6\n")
@@ -183,7 +183,7 @@ class TestGuess:
     ) -> None:
         guess = guess_input(model)
         assert guess is not None
-        assert guess.inputs[0].shape == shape
+        assert guess.inputs.tensors[0].shape == shape
         assert why in guess.why
 
     def test_a_view_that_swallows_any_size_does_not_mislead(self) -> None:
@@ -198,7 +198,7 @@ class TestGuess:
 
         guess = guess_input(Net())
         assert guess is not None
-        assert guess.inputs[0].shape == (2, 1, 28, 28)
+        assert guess.inputs.tensors[0].shape == (2, 1, 28, 28)
 
     def test_nothing_fits(self) -> None:
         class Two(nn.Module):
@@ -221,12 +221,12 @@ class TestGuess:
 
 class TestParse:
     def test_several_with_types(self) -> None:
-        image, tokens = parse_inputs("1,3,8,8; 2,5:int64")
+        image, tokens = parse_inputs("1,3,8,8; 2,5:int64").args
         assert image.shape == (1, 3, 8, 8)
         assert image.dtype == torch.float32
         assert tokens.shape == (2, 5)
         assert tokens.dtype == torch.int64
-        assert torch.equal(image, parse_inputs("1,3,8,8")[0])
+        assert torch.equal(image, parse_inputs("1,3,8,8").args[0])
 
     @pytest.mark.parametrize(
         ("text", "says"),

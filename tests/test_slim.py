@@ -100,7 +100,7 @@ class TestWays:
     def test_open_model_has_the_recorded_inputs(self, result: surgeon.Result, file: Path) -> None:
         surgeon.save(result, file)
         source = surgeon.open_model(file)
-        assert source.inputs[0].shape == (2, 3, 8, 8)
+        assert source.inputs.tensors[0].shape == (2, 3, 8, 8)
         assert source.payload is not None
         assert plan_of(source.payload) == result.plan
 

@@ -65,23 +65,23 @@ class TestReference:
         assert source.name == "resnet18"
         assert source.arch == "torchvision:resnet18"
         assert not source.model.training
-        assert source.inputs[0].shape == (2, 3, 224, 224)
+        assert source.inputs.tensors[0].shape == (2, 3, 224, 224)
         assert "random weights" in source.notes[0]
         assert "input 2,3,224,224: the default of torchvision:resnet18" in source.notes
 
     def test_a_file_with_inputs_of_its_own(self, net: Path) -> None:
         source = open_model(f"{net}:with_inputs")
-        assert source.inputs[0].shape == (2, 3, 9, 9)
+        assert source.inputs.tensors[0].shape == (2, 3, 9, 9)
         assert source.name == "with_inputs"
 
     def test_a_file_without(self, net: Path) -> None:
         source = open_model(f"{net}:make")
-        assert source.inputs[0].shape == (2, 3, 32, 32)
+        assert source.inputs.tensors[0].shape == (2, 3, 32, 32)
         assert "the first conv" in source.notes[-1]
 
     def test_the_users_input_wins(self, net: Path) -> None:
         source = open_model(f"{net}:with_inputs", input="1,3,20,20")
-        assert source.inputs[0].shape == (1, 3, 20, 20)
+        assert source.inputs.tensors[0].shape == (1, 3, 20, 20)
 
     def test_with_another_arch(self) -> None:
         with pytest.raises(BadInput, match="an architecture already"):
@@ -240,8 +240,8 @@ class TestState:
     def test_published_checkpoints_with_the_users_file(self, file: str, factory: str) -> None:
         arch = f"{Path(__file__).parents[1] / 'models' / 'cifar_resnet.py'}:{factory}"
         source = open_model(SHARED / file, arch=arch)
-        assert source.inputs[0].shape == (2, 3, 32, 32)
-        assert source.model(source.inputs[0]).shape == (2, 10)
+        assert source.inputs.tensors[0].shape == (2, 3, 32, 32)
+        assert source.model(source.inputs.tensors[0]).shape == (2, 10)
         assert any("weights taken from 'state_dict'" in note for note in source.notes)
 
     @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared checkpoints are not here")
@@ -259,7 +259,7 @@ class TestOtherFiles:
         assert not source.model.training
         assert source.arch is None
         assert any("--arch not needed" in note for note in source.notes)
-        assert source.inputs[0].shape == (2, 3, 224, 224)
+        assert source.inputs.tensors[0].shape == (2, 3, 224, 224)
 
     def test_a_program(self, tmp_path: Path) -> None:
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
@@ -267,7 +267,7 @@ class TestOtherFiles:
         torch.export.save(torch.export.export(model, (x,)), tmp_path / "m.pt2")
         source = open_model(tmp_path / "m.pt2")
         assert source.program is not None
-        assert torch.equal(source.inputs[0], x)
+        assert torch.equal(source.inputs.tensors[0], x)
         assert source.model.state_dict().keys() == model.state_dict().keys()
         assert not source.model.training
         torch.testing.assert_close(source.model(x), model(x))
@@ -281,7 +281,7 @@ class TestOtherFiles:
         source = open_model(file)
         x = torch.randn(2, 3, 9, 9)
         assert torch.allclose(source.model(x), result.model(x), atol=1e-6)
-        assert source.inputs[0].shape == (2, 3, 9, 9)
+        assert source.inputs.tensors[0].shape == (2, 3, 9, 9)
         assert source.payload is not None
         assert source.notes == ("input 2,3,9,9: recorded with the model",)
 

@@ -28,7 +28,8 @@ Arch = Annotated[
 Input = Annotated[
     str | None,
     typer.Option(
-        metavar="SIZES", help="Example input: 1,3,224,224; several with ';', a type as 1,128:int64"
+        metavar="SIZES",
+        help="Example input: 1,3,224,224; several with ';', a type as 1,128:int64, a keyword as input_ids=1,128:int64",
     ),
 ]
 Allow = Annotated[

@@ -17,6 +17,7 @@ from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program
 from surgeon.trace.record import record_as
 
@@ -36,16 +37,16 @@ class Cut:
     certain: bool = True
 
 
-def cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan) -> Cut:
+def cut(model: nn.Module, inputs: Any, coupling: Coupling, plan: Plan) -> Cut:
     """A smaller copy of `model`; the model is not touched.
 
     Raises BadInput where the plan does not fit, SurgeonError where neither surgery can write it.
     """
     with torch.inference_mode(False):  # what is made here may be trained
-        return _cut(model, inputs, coupling, plan)
+        return _cut(model, Inputs.of(inputs), coupling, plan)
 
 
-def _cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan) -> Cut:
+def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cut:
     if isinstance(model, Program):
         program, certain = cut_program(model, inputs, plan)
         return Cut(program, "program", certain=certain)
@@ -64,7 +65,7 @@ def _cut(model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Pl
 
 
 def cut_fitting(
-    model: nn.Module, inputs: tuple[Any, ...], coupling: Coupling, plan: Plan
+    model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan
 ) -> tuple[CutModule, Misfit | None]:
     """Module surgery: the slim module, and where its forward does not follow the cut."""
     sizes = Sizes(coupling, removed_by(coupling, plan))
@@ -79,9 +80,7 @@ def cut_fitting(
     return slim, found
 
 
-def _misfit(
-    slim: CutModule, inputs: tuple[Any, ...], coupling: Coupling, sizes: Sizes
-) -> Misfit | None:
+def _misfit(slim: CutModule, inputs: Inputs, coupling: Coupling, sizes: Sizes) -> Misfit | None:
     try:
         after = record_as(slim.model, inputs, on_meta=coupling.graph.on_meta)
     except BadInput as error:

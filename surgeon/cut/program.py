@@ -21,11 +21,12 @@ from surgeon.graph import Value
 from surgeon.plan import Plan
 from surgeon.planning import removed_by
 from surgeon.slices import sliced
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import Observed, observe
 from surgeon.trace.program import Program, to_program
 
 
-def cut_program(model: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> tuple[Program, bool]:
+def cut_program(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[Program, bool]:
     """A smaller program that computes what the plan leaves of `model`, in eval mode, and whether that
     is certain without comparing numbers.
 
@@ -52,7 +53,7 @@ def cut_program(model: nn.Module, inputs: tuple[Any, ...], plan: Plan) -> tuple[
     return program.eval(), found is None
 
 
-def _fits(program: Program, inputs: tuple[Any, ...], seen: Observed, sizes: Sizes) -> Misfit | None:
+def _fits(program: Program, inputs: Inputs, seen: Observed, sizes: Sizes) -> Misfit | None:
     try:
         after = observe(program, inputs)
     except (RuntimeError, IndexError, TypeError, AssertionError) as error:

@@ -15,10 +15,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.files.inputs import BATCH, LENGTH
+from surgeon.trace.inputs import Inputs
 
 _FORMS = "torchvision:resnet50, timm:convnext_atto, hf:FOLDER or path/to/file.py:factory"
 
@@ -33,7 +34,7 @@ class Built:
     """
 
     model: nn.Module
-    inputs: tuple[Tensor, ...] | None
+    inputs: Inputs | None
     default_shape: tuple[int, ...] | None
     note: str
     trained: bool = False
@@ -152,11 +153,11 @@ def _from_hf(folder: str, options: dict[str, Any]) -> Built:
     return Built(_call(make, f"hf:{folder}", config), _hf_inputs(config), None, note)
 
 
-def _hf_inputs(config: Any) -> tuple[Tensor, ...] | None:
+def _hf_inputs(config: Any) -> Inputs | None:
     if size := getattr(config, "image_size", None):
-        return (torch.zeros(BATCH, getattr(config, "num_channels", 3), size, size),)
+        return Inputs.of(torch.zeros(BATCH, getattr(config, "num_channels", 3), size, size))
     if getattr(config, "vocab_size", None):
-        return (torch.ones(BATCH, LENGTH, dtype=torch.int64),)
+        return Inputs.of(torch.ones(BATCH, LENGTH, dtype=torch.int64))
     return None
 
 
@@ -178,8 +179,8 @@ def _from_file(path: Path, factory: str) -> Built:
             f"{path}:{factory} returned {type(model).__name__}, not an nn.Module",
             "return the model, or (model, example inputs)",
         )
-    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
-    return Built(model, inputs, None, f"{factory}() in {path.name}")
+    given = None if inputs is None else Inputs.of(inputs)
+    return Built(model, given, None, f"{factory}() in {path.name}")
 
 
 def import_file(path: Path) -> ModuleType:

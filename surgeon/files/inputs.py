@@ -1,13 +1,16 @@
 """Example inputs for a model: as the user wrote them, or guessed from its first layer and tried."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from surgeon.errors import BadInput
+from surgeon.trace.inputs import Inputs
 
 BATCH = 2  # of inputs that nobody gave: tracing keeps a batch of 2 apart from sizes of 1
 LENGTH = 16  # of a made-up sequence of tokens or frames
@@ -19,24 +22,53 @@ _DTYPES = {
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
     )
 }
-_FORM = "write sizes as 1,3,224,224; several inputs as 1,3,64,64;1,10; a type as 1,128:int64"
+_FORM = (
+    "write sizes as 1,3,224,224; several inputs as 1,3,64,64;1,10; a type as 1,128:int64; "
+    "a keyword as input_ids=1,128:int64"
+)
+_NAMED = re.compile(r"\s*([A-Za-z_]\w*)\s*=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Guess:
     """An input that this model's forward accepts, and why it was tried."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     why: str
 
 
-def parse_inputs(text: str) -> tuple[Tensor, ...]:
+def parse_inputs(text: str) -> Inputs:
     """The inputs that `--input` describes, filled with reproducible noise.
 
-    `1,3,224,224` is one float32 input, `1,3,64,64;1,128:int64` two. Errors: BadInput with the
-    part that cannot be read.
+    `1,3,224,224` is one float32 input, `1,3,64,64;1,128:int64` two, `input_ids=1,128:int64` a
+    keyword. Errors: BadInput with the part that cannot be read.
     """
-    return tuple(_parse_one(part, seed) for seed, part in enumerate(text.split(";")))
+    args: list[Tensor] = []
+    kwargs: dict[str, Tensor] = {}
+    for seed, part in enumerate(text.split(";")):
+        named = _NAMED.fullmatch(part)
+        if named is None:
+            if kwargs:
+                raise BadInput(
+                    f"--input {part!r} has no name and stands behind one that has", _FORM
+                )
+            args.append(_parse_one(part, seed))
+        elif named[1] in kwargs:
+            raise BadInput(f"--input names {named[1]} twice", _FORM)
+        else:
+            kwargs[named[1]] = _parse_one(named[2], seed)
+    return Inputs(tuple(args), kwargs)
+
+
+def noisy(inputs: Inputs) -> Inputs:
+    """The same call with reproducible noise in its tensors, none of the integers above what they were."""
+    seeds = count()
+
+    def noise(x: Tensor) -> Tensor:
+        drawn = example(tuple(x.shape), x.dtype, next(seeds))
+        return drawn if x.is_floating_point() else torch.minimum(drawn, x)
+
+    return inputs.map(noise)
 
 
 def _parse_one(text: str, seed: int) -> Tensor:
@@ -60,7 +92,7 @@ def guess_input(model: nn.Module) -> Guess | None:
     that batch: a `view(-1, 400)` swallows any image size, but not without changing the batch.
     """
     for shape, dtype, why in _candidates(model):
-        inputs = (example(shape, dtype),)
+        inputs = Inputs.of(example(shape, dtype))
         if _accepts(model, inputs):
             return Guess(inputs, why)
     return None
@@ -135,18 +167,18 @@ def _for_conv(
         yield (BATCH, conv.in_channels, *size), torch.float32, why
 
 
-def _accepts(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+def _accepts(model: nn.Module, inputs: Inputs) -> bool:
     return any(_runs(model, inputs, device) for device in ("meta", "cpu"))
 
 
-def _runs(model: nn.Module, inputs: tuple[Tensor, ...], device: str) -> bool:
+def _runs(model: nn.Module, inputs: Inputs, device: str) -> bool:
     """Whether the forward runs there; meta costs nothing, but not every forward can."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    inputs = tuple(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
+    inputs = inputs.map(lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype))
     state = {k: v.to(device) for k, v in [*model.named_parameters(), *model.named_buffers()]}
     try:
         with torch.no_grad():
-            out = torch.func.functional_call(model, state, inputs)
+            out = torch.func.functional_call(model, state, inputs.args, dict(inputs.kwargs))
     except Exception:  # noqa: BLE001 - the question is only whether it runs
         return False
     first = _first_tensor(out)

@@ -21,6 +21,7 @@ from surgeon.errors import BadInput, SurgeonError
 from surgeon.files.atomic import write_bytes
 from surgeon.files.codec import decode, encode
 from surgeon.plan import Plan, fingerprint
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program, to_program
 from surgeon.trace.record import named_state
 
@@ -47,9 +48,7 @@ def save_safetensors(model: nn.Module, path: str | Path) -> None:
     write_bytes(Path(path), to_safetensors(state))
 
 
-def document_of(
-    model: nn.Module, plan: Plan, inputs: tuple[Any, ...], arch: str | None
-) -> dict[str, Any]:
+def document_of(model: nn.Module, plan: Plan, inputs: Inputs, arch: str | None) -> dict[str, Any]:
     """What slim.pth holds: tensors, and JSON in strings."""
     rebuilt = not isinstance(model, Program) and _rebuilds(arch, plan)
     program = None if rebuilt else _program(model, inputs)
@@ -78,7 +77,7 @@ def _rebuilds(arch: str | None, plan: Plan) -> bool:
     return fingerprint(shapes) == plan.model.get("fingerprint")
 
 
-def _program(model: nn.Module, inputs: tuple[Any, ...]) -> Program:
+def _program(model: nn.Module, inputs: Inputs) -> Program:
     if isinstance(model, Program):
         return model
     try:

@@ -14,7 +14,9 @@ from surgeon.errors import BadInput
 from surgeon.files import arch as arches
 from surgeon.files import fit, inputs
 from surgeon.files.checkpoint import Checkpoint, read, strip_prefix
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import from_exported
+from surgeon.trace.recorded import recorded
 
 # Prefixes that only some scripts add, taken off where the names fit nothing otherwise.
 _MAYBE_PREFIXES = ("model.", "net.", "backbone.", "encoder.")
@@ -27,14 +29,14 @@ _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$
 class Source:
     """An opened model.
 
-    `model` is in eval mode, `inputs` are positional example inputs (batch 2 where guessed), `name`
+    `model` is in eval mode, `inputs` are example inputs (batch 2 where guessed), `name`
     is short and good for file names, `arch` the reference the model was built from (None for a
     pickled module or a program), `notes` are sentences the user should see, `payload` is the
     slim document and `program` the exported program that it came from.
     """
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     name: str
     arch: str | None = None
     notes: tuple[str, ...] = field(default=())
@@ -48,7 +50,7 @@ class _Opened:
 
     model: nn.Module
     arch: str | None = None
-    inputs: tuple[Tensor, ...] | None = None
+    inputs: Inputs | None = None
     shape: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
@@ -102,7 +104,7 @@ def _open(checkpoint: Checkpoint, ref: str, arch: str | None) -> _Opened:
     if checkpoint.kind == "slim":
         return _slim(checkpoint, arch)
     if checkpoint.kind == "program":
-        return _program(checkpoint, ref)
+        return _program(checkpoint)
     if checkpoint.kind == "module" and checkpoint.module is not None:
         unused = ("--arch not needed: the file holds the whole module",) if arch else ()
         return _Opened(checkpoint.module, notes=(*checkpoint.notes, *unused))
@@ -116,22 +118,16 @@ def _slim(checkpoint: Checkpoint, arch: str | None) -> _Opened:
     as_program = (checkpoint.payload or {}).get("way") == "program"
     base = arches.build(arch).model if arch is not None and not as_program else None
     model = slim.load_payload(checkpoint.payload, model=base)
-    zeros = importlib.import_module("surgeon.shrink").inputs_of(slim.plan_of(checkpoint.payload))
-    given = tuple(inputs.example(tuple(x.shape), x.dtype, seed) for seed, x in enumerate(zeros))
+    made_with = slim.plan_of(checkpoint.payload).model.get("inputs")
+    given = inputs.noisy(recorded(made_with))
     return _Opened(model, arch, given, notes=checkpoint.notes)
 
 
-def _program(checkpoint: Checkpoint, ref: str) -> _Opened:
+def _program(checkpoint: Checkpoint) -> _Opened:
     program = checkpoint.program
     assert program is not None  # what kind "program" means
-    args, kwargs = program.example_inputs or ((), {})
-    examples = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-    if len(examples) != len(args) or kwargs:
-        raise BadInput(
-            f"{ref}: this program takes more than positional tensors",
-            "export it again with tensors as positional inputs",
-        )
-    return _Opened(from_exported(program), inputs=tuple(examples) or None, notes=checkpoint.notes)
+    given = Inputs(*program.example_inputs) if program.example_inputs else None
+    return _Opened(from_exported(program), inputs=given, notes=checkpoint.notes)
 
 
 # a state dict and its architecture
@@ -243,7 +239,7 @@ def _fitted(
 # inputs, and the last look
 
 
-def _finish(opened: _Opened, name: str, given: tuple[Tensor, ...] | None) -> Source:
+def _finish(opened: _Opened, name: str, given: Inputs | None) -> Source:
     model = opened.model
     model.eval()
     notes = [*opened.notes, *_bad_numbers(model)]
@@ -253,25 +249,30 @@ def _finish(opened: _Opened, name: str, given: tuple[Tensor, ...] | None) -> Sou
     return Source(model, given, name, opened.arch, tuple(notes))
 
 
-def _inputs(opened: _Opened, name: str) -> tuple[tuple[Tensor, ...], str]:
+def _inputs(opened: _Opened, name: str) -> tuple[Inputs, str]:
     if opened.inputs is not None:
-        return tuple(opened.inputs), "recorded with the model"
+        return opened.inputs, "recorded with the model"
     if opened.shape is not None:
-        return (inputs.example(opened.shape),), f"the default of {opened.arch}"
+        return Inputs.of(inputs.example(opened.shape)), f"the default of {opened.arch}"
     guess = inputs.guess_input(opened.model)
     if guess is None:
         own = inputs.refusal(opened.model)
         raise BadInput(
             f"{name}: no input could be guessed that this model accepts"
             + (f"\n  its forward fails with {own}" if own else ""),
-            "say its sizes, for example --input 1,3,224,224 (several: 1,3,64,64;1,10:int64)",
+            "say its sizes, for example --input 1,3,224,224 (several: 1,3,64,64;1,10:int64, "
+            "named: input_ids=1,16:int64)",
         )
     return guess.inputs, guess.why
 
 
-def _describe(tensors: tuple[Tensor, ...]) -> str:
-    shapes = (f"{','.join(map(str, x.shape))}:{str(x.dtype)[6:]}" for x in tensors)
-    return ";".join(shapes).replace(":float32", "")
+def _describe(given: Inputs) -> str:
+    shapes = (f"{','.join(map(str, x.shape))}:{str(x.dtype)[6:]}" for x in given.tensors)
+    named = (
+        f"{name}={shape}" if name in given.kwargs else shape
+        for name, shape in zip(given.names, shapes, strict=True)
+    )
+    return ";".join(named).replace(":float32", "")
 
 
 def _bad_numbers(model: nn.Module) -> list[str]:

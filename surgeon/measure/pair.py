@@ -13,6 +13,8 @@ from surgeon.measure import Budget, Comparison, Measurement, compare_models, mea
 if TYPE_CHECKING:
     from torch import nn
 
+    from surgeon.trace.inputs import Inputs
+
 
 @dataclass(frozen=True)
 class BeforeAfter:
@@ -37,7 +39,7 @@ class BeforeAfter:
 def before_after(
     model: nn.Module,
     slim: nn.Module,
-    inputs: tuple[Any, ...],
+    inputs: Any,
     slim_onnx: Path | None = None,
     budget: Budget | None = None,
     threads: int = 1,
@@ -56,7 +58,7 @@ def before_after(
             return BeforeAfter(before, after, None, (f"not timed: {error.message}",))
 
 
-def counted(model: nn.Module, slim: nn.Module, inputs: tuple[Any, ...]) -> BeforeAfter:
+def counted(model: nn.Module, slim: nn.Module, inputs: Any) -> BeforeAfter:
     """Parameters, FLOPs and bytes of both, without timing."""
     before, after = (measure(m, inputs, latency=False) for m in (model, slim))
     return BeforeAfter(before, after, None)
@@ -65,7 +67,7 @@ def counted(model: nn.Module, slim: nn.Module, inputs: tuple[Any, ...]) -> Befor
 def _timed(
     models: tuple[nn.Module, nn.Module],
     counts: tuple[Measurement, Measurement],
-    inputs: tuple[Any, ...],
+    inputs: Inputs,
     places: tuple[Path, Path | None],
     budget: Budget | None,
 ) -> BeforeAfter:
@@ -92,10 +94,11 @@ def _timed(
     return BeforeAfter(measured[0], measured[1], speed)
 
 
-def single(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def single(inputs: Any) -> Inputs:
     """The first example of inputs that share a batch; as they are where they do not."""
-    sizes = {x.shape[0] for x in inputs if getattr(x, "shape", ())}
-    return tuple(x[:1] for x in inputs) if len(sizes) == 1 else inputs
+    from surgeon.trace.inputs import Inputs
+
+    return Inputs.of(inputs).first()
 
 
 def _runtime() -> str:

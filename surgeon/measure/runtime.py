@@ -159,11 +159,10 @@ def onnx_bytes(path: str | Path) -> int:
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(args, kwargs) of a forward call: a mapping is keywords, a sequence is positions."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, tuple | list):
-        return tuple(inputs), {}
-    return (inputs,), {}
+    from surgeon.trace.inputs import Inputs
+
+    call = Inputs.of(inputs)
+    return call.args, dict(call.kwargs)
 
 
 def flat_inputs(inputs: Any) -> list[Any]:
@@ -171,6 +170,8 @@ def flat_inputs(inputs: Any) -> list[Any]:
 
     Plain numbers and None are no inputs of an exported file: they are part of its graph.
     """
+    if hasattr(inputs, "kwargs"):  # Inputs
+        inputs = (inputs.args, inputs.kwargs)
     if isinstance(inputs, Mapping):
         inputs = tuple(inputs.values())
     if isinstance(inputs, tuple | list):

@@ -16,9 +16,9 @@ from surgeon.files.inputs import example, parse_inputs
 from surgeon.files.source import open_model
 from surgeon.measure.latency import Budget, Comparison, Timing, compare, time_one
 from surgeon.measure.memory import peak_memory
-from surgeon.measure.pair import single
 from surgeon.measure.runtime import OrtRunner, TorchRunner, import_onnxruntime
 from surgeon.report.environment import processor
+from surgeon.trace.inputs import Inputs
 
 Progress = Callable[[str], None]
 
@@ -39,7 +39,7 @@ class Terms:
 class _Contestant:
     name: str
     runner: OrtRunner | TorchRunner
-    inputs: tuple[Any, ...]
+    inputs: Inputs
     path: Path | None  # of its ONNX file
     notes: tuple[str, ...] = ()
 
@@ -68,7 +68,7 @@ def contest(
             "name": c.name,
             "runtime": f"{c.runner.runtime} {c.runner.version}",
             "precision": c.runner.precision,
-            "inputs": [list(x.shape) for x in c.inputs],
+            "inputs": [list(x.shape) for x in c.inputs.tensors],
             "latency": timings[c.name].as_dict(),
             "noise": timings[c.name].noise,
             "ratio": ratios.get(c.name) if isinstance(ratios, dict) else None,
@@ -115,13 +115,13 @@ def _conditions(models: list[dict[str, Any]], terms: Terms) -> Iterator[str]:
 def _enter(ref: str, name: str, terms: Terms, draft: Path) -> _Contestant:
     if ref.endswith(".onnx"):
         path = Path(ref)
-        inputs = _batched(parse_inputs(terms.input), 1) if terms.input else _own_inputs(path, terms)
+        inputs = parse_inputs(terms.input) if terms.input else _own_inputs(path, terms)
         runner = OrtRunner(path, inputs, terms.threads)
         runner.outputs()  # inputs of another size fail here, with a message
         return _Contestant(name, runner, inputs, path)
     arch = terms.arch if Path(ref).exists() else None
     source = open_model(ref, arch, terms.input, terms.allow, terms.unsafe_pickle)
-    inputs = source.inputs if terms.input else _batched(single(source.inputs), terms.batch)
+    inputs = source.inputs if terms.input else source.inputs.first().times(terms.batch)
     try:
         path = export_onnx(source.model, draft, inputs, dynamic_batch=False).path
     except BadInput as error:
@@ -131,15 +131,11 @@ def _enter(ref: str, name: str, terms: Terms, draft: Path) -> _Contestant:
     return _Contestant(name, OrtRunner(path, inputs, terms.threads), inputs, path, source.notes)
 
 
-def _batched(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
-    return tuple(torch.cat([x] * batch) for x in inputs) if batch > 1 else inputs
-
-
 _TYPES = {"float": torch.float32, "float16": torch.float16, "double": torch.float64,
           "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}  # fmt: skip
 
 
-def _own_inputs(path: Path, terms: Terms) -> tuple[Any, ...]:
+def _own_inputs(path: Path, terms: Terms) -> Inputs:
     """Noise of the shapes that an ONNX file declares; open dimensions are the batch."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file", "check the path")
@@ -159,4 +155,4 @@ def _own_inputs(path: Path, terms: Terms) -> tuple[Any, ...]:
             raise BadInput(f"{path}: sizes of input {value.name} are open", "give --input")
         shape = tuple(d if isinstance(d, int) else terms.batch for d in value.shape)
         found.append(example(shape, _TYPES[kind], seed))
-    return tuple(found)
+    return Inputs(tuple(found))

@@ -17,6 +17,7 @@ from surgeon.files.atomic import write_bytes, write_text
 from surgeon.files.slim import save, save_safetensors
 from surgeon.report.document import dumps
 from surgeon.report.page import page
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def write_reports(report: dict[str, Any], folder: Path) -> None:
     write_text(folder / "report.html", page(report))
 
 
-def write_program(program: Program, path: Path, inputs: tuple[Any, ...]) -> tuple[str, ...]:
+def write_program(program: Program, path: Path, inputs: Inputs) -> tuple[str, ...]:
     """Write the program as a .pt2, which runs with torch alone; a note where torch cannot export it."""
     try:
         with warnings.catch_warnings():
@@ -71,15 +72,16 @@ def write_program(program: Program, path: Path, inputs: tuple[Any, ...]) -> tupl
     return ()
 
 
-def _exported(program: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    shapes = None
-    if getattr(program, "dynamic_batch", False):
-        batch = torch.export.Dim("batch", min=1)
-        sizes = {x.shape[0] for x in inputs if getattr(x, "shape", ())}
-        shapes = tuple({0: batch} if len(sizes) == 1 else None for _ in inputs)
-    # forward takes *args: its shapes are one tuple
-    given = (shapes,) if shapes is not None else None
-    exported = torch.export.export(program, inputs, dynamic_shapes=given, strict=False)
+def _exported(program: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    inputs = inputs.two_at_least()  # torch.export takes a batch of one for a constant
+    call = inputs.args, dict(inputs.kwargs)
+    shapes = torch.export.ShapesCollection()
+    if getattr(program, "dynamic_batch", False) and inputs.batch:
+        for tensor in inputs.tensors:
+            if tensor.dim():
+                shapes[tensor] = {0: torch.export.Dim("batch", min=1)}
+    given = shapes.dynamic_shapes(program, *call)
+    exported = torch.export.export(program, *call, dynamic_shapes=given, strict=False)
     for node in exported.graph.nodes:
         for key in _TRACES:
             node.meta.pop(key, None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from surgeon.shrink import Traced
 
 
-def structure(traced: Traced, model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
+def structure(traced: Traced, model: nn.Module, inputs: Any) -> dict[str, Any]:
     """Plain data for `inspect --json`: layers, groups with all members, totals, unknown ops."""
     counted = flops(model, inputs)
     params = parameters(model)

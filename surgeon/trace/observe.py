@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from surgeon.graph import Graph, Node, Value
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program
 from surgeon.trace.record import Recorder, forward_mode, named_state, output_tensors, shell, to_meta
 
@@ -30,7 +31,7 @@ class Observed:
     ran: dict[str, Ran]
 
 
-def observe(program: Program, inputs: tuple[Any, ...]) -> Observed:
+def observe(program: Program, inputs: Any) -> Observed:
     """Record one forward of a program on meta tensors, node by node; the program is not changed."""
     twin = shell(program, to_meta).eval()
     assert isinstance(twin, Program)
@@ -40,7 +41,7 @@ def observe(program: Program, inputs: tuple[Any, ...]) -> Observed:
     for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
     graph.parameters = frozenset(n for n, _ in twin.named_parameters(remove_duplicate=False))
-    inputs = tree_map_only(Tensor, to_meta, inputs)
+    inputs = Inputs.of(inputs).map(to_meta)
     recorder.begin(inputs)
     holders = (n for n in twin.graph.nodes if n.op == "placeholder")
     ran = {n.name: Ran((), (v,)) for n, v in zip(holders, graph.inputs, strict=True)}
@@ -57,7 +58,7 @@ def observe(program: Program, inputs: tuple[Any, ...]) -> Observed:
         done = len(graph.nodes)
 
     with forward_mode(), recorder:
-        output = twin.run(inputs, observe=see)
+        output = twin.run(inputs.args, inputs.kwargs, observe=see)
     graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     return Observed(graph, ran)
 

@@ -17,6 +17,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
 
@@ -175,19 +176,19 @@ class Program(nn.Module):
         return {**super().__getstate__(), "_steps": {}}
 
 
-def to_program(
-    model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
-) -> Program:
+def to_program(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Program:
     """Export the eval-mode `model` as a Program that owns a copy of its state.
 
+    inputs: as `Inputs.of` takes them; `kwargs` come on top.
     Tensors whose first dimension equals the first tensor's share the batch; it stays dynamic
     where torch allows it (a batch of 1 is traced as 2), else it is fixed and `notes` say why. The
     model is not changed, and its mode is restored. Raises BadInput with the cause where
     torch.export or the graph refuses.
     """
     notes: list[str] = []
+    call = Inputs.of(inputs)
     with _evaluating(model):
-        given = _usual((tuple(inputs), dict(kwargs or {})))
+        given = _usual((call.args, {**call.kwargs, **(kwargs or {})}))
         model = _usual_model(model)
         exported, refusal = _export(_Plainly(model, notes), given)
         lifted = lift(exported, "model.")

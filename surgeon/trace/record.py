@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.copied import copied
+from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shapes import known
 
@@ -42,11 +43,13 @@ _SHORT = {
 }  # fmt: skip
 
 
-def record(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
+def record(model: nn.Module, inputs: Any) -> Graph:
     """The graph of one eval-mode forward of `model` on `inputs`; neither is changed.
 
-    Raises BadInput with the model's own error where its forward fails on these inputs.
+    inputs: as `Inputs.of` takes them. Raises BadInput with the model's own error where its forward
+    fails on these inputs.
     """
+    inputs = Inputs.of(inputs)
     try:
         return _record(model, inputs, on_meta=True)
     except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
@@ -56,7 +59,7 @@ def record(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
         return graph
 
 
-def record_as(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Graph:
+def record_as(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
     """As `record`, on tensors of the kind that is known to do (the original's, for its cut copy)."""
     try:
         return _record(model, inputs, on_meta=on_meta)
@@ -64,15 +67,17 @@ def record_as(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Gr
         raise forward_failed(error, inputs) from error
 
 
-def forward_failed(error: BaseException, inputs: tuple[Any, ...]) -> BadInput:
+def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
     """The model's own error, with the inputs it was given."""
     shapes = ", ".join(
-        f"{short(t.dtype)}{list(t.shape)}" for t in tree_leaves(inputs) if isinstance(t, Tensor)
+        f"{name}={shape}" if name in inputs.kwargs else shape
+        for name, t in zip(inputs.names, inputs.tensors, strict=True)
+        for shape in [f"{short(t.dtype)}{list(t.shape)}"]
     )
     text = str(error).strip().split("\n")[0]
     return BadInput(
         f"the model fails in forward: {type(error).__name__}: {text}\n  with inputs {shapes}",
-        "give the inputs that it takes (--input 1,3,224,224; several separated by ';')",
+        "give the inputs that it takes (--input 1,3,224,224; several separated by ';', named input_ids=1,16:int64)",
     )
 
 
@@ -109,10 +114,10 @@ def to_meta(tensor: Tensor) -> Tensor:
     return tensor.to("meta") if floats else tensor.clone()
 
 
-def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Graph:
+def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
     twin = shell(model, to_meta if on_meta else torch.clone).eval()
     if on_meta:
-        inputs = tree_map_only(Tensor, to_meta, inputs)
+        inputs = inputs.map(to_meta)
     recorder = Recorder(on_meta)
     for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
@@ -120,7 +125,7 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], *, on_meta: bool) -> Grap
     recorder.graph.parameters = frozenset(names)
     recorder.begin(inputs)
     with forward_mode(), module_paths(twin, recorder), recorder:
-        output = twin(*inputs)
+        output = inputs.run(twin)
     recorder.graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     recorder.graph.on_meta = on_meta
     return recorder.graph

@@ -1,0 +1,83 @@
+"""Inputs as plan.json holds them: shapes, types and structure, no numbers; read back as constants.
+
+    [{"shape": [2, 3, 224, 224], "dtype": "float32"},                            the first position
+     {"name": "attention_mask", "shape": [2, 16], "dtype": "int64", "fill": 1},  a keyword
+     {"list": [{"shape": ...}, {"shape": ...}]}, {"value": true}]                structure, constants
+
+`fill` is the largest number of an integer tensor, which a forward may look at; 0 where it is not said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgeon.errors import BadInput
+from surgeon.trace.inputs import Inputs
+
+_PLAIN = (bool, int, float, str, type(None))
+_HINT = "give example inputs (--input)"
+
+
+def describe(inputs: Inputs) -> list[dict[str, Any]]:
+    """One entry an argument, positions first."""
+    named = ({"name": name, **_entry(value)} for name, value in inputs.kwargs.items())
+    return [*map(_entry, inputs.args), *named]
+
+
+def recorded(entries: Any) -> Inputs:
+    """The call that `describe` wrote down, with tensors of one number each.
+
+    Raises BadInput where there is none, or where it cannot be read.
+    """
+    if not entries:
+        raise BadInput("the plan records no inputs", _HINT)
+    try:
+        args = tuple(_value(entry) for entry in entries if "name" not in entry)
+        kwargs = {str(entry["name"]): _value(entry) for entry in entries if "name" in entry}
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"the plan's inputs cannot be read: {error}", _HINT) from None
+    return Inputs(args, kwargs)
+
+
+def _entry(value: Any) -> dict[str, Any]:
+    if isinstance(value, Tensor):
+        entry = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        largest = _largest(value)
+        return {**entry, "fill": largest} if largest else entry
+    if isinstance(value, Mapping):
+        return {"dict": {str(key): _entry(item) for key, item in value.items()}}
+    if isinstance(value, (list, tuple)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_entry(item) for item in value]}
+    if isinstance(value, _PLAIN):
+        return {"value": value}
+    return {"object": type(value).__name__}
+
+
+def _largest(tensor: Tensor) -> int:
+    """The largest number of an integer tensor, 0 of one that holds none to see."""
+    real = not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta)
+    return int(tensor.max()) if real and tensor.numel() else 0
+
+
+def _value(entry: Mapping[str, Any]) -> Any:
+    if "shape" in entry:
+        blank = torch.zeros(tuple(entry["shape"]), dtype=getattr(torch, entry["dtype"]))
+        return blank.fill_(entry["fill"]) if "fill" in entry else blank
+    if "list" in entry:
+        return _values(entry["list"])
+    if "tuple" in entry:
+        return tuple(_values(entry["tuple"]))
+    if "dict" in entry:
+        return {key: _value(item) for key, item in entry["dict"].items()}
+    if "object" in entry:
+        raise ValueError(f"a {entry['object']} is no tensor, and was not stored")
+    return entry["value"]
+
+
+def _values(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [_value(entry) for entry in entries]
