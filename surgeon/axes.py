@@ -77,6 +77,7 @@ class Algebra:
     _frozen: list[tuple[Ids, Why]] = field(default_factory=list)
     _mixed: list[tuple[Ids, Why]] = field(default_factory=list)
     _products: list[Product] = field(default_factory=list)
+    ties: list[tuple[Ids, ...]] = field(default_factory=list)  # runs that one split makes equal
     _interned: dict[bytes, Leaf] = field(default_factory=dict)
     _merged: dict[tuple[int, ...], Leaf] = field(default_factory=dict)
     _keep: list[Dim] = field(default_factory=list)  # keeps the ids of cache keys alive
@@ -127,6 +128,15 @@ class Algebra:
         for leaf in dim:
             if leaf.ids is not None:
                 self._mixed.append((leaf.ids, Why(why, self.where)))
+
+    def tie(self, runs: Sequence[Dim]) -> None:
+        """The code that makes these runs (chunk) gives each as many elements as the others.
+
+        Not a law: what is removed may break it, and then only that code no longer fits.
+        """
+        ids = tuple(np.concatenate([np.zeros(0, np.int64), *_all_ids(run)]) for run in runs)
+        if len(ids) > 1 and all(len(run) for run in ids):
+            self.ties.append(ids)
 
     def equate(self, a: Dim, b: Dim) -> None:
         """Element i of `a` is element i of `b`: they stay or go together. Sizes must agree."""
@@ -346,6 +356,10 @@ def _root(leaf: Leaf) -> Leaf:
             leaf.root = leaf.root.root
         leaf = leaf.root
     return leaf
+
+
+def _all_ids(dim: Dim) -> list[Ids]:
+    return [leaf.ids for leaf in dim if leaf.ids is not None]
 
 
 def _ids(leaf: Leaf) -> Ids:

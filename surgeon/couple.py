@@ -52,7 +52,24 @@ class Coupling:
     def ties(self) -> tuple[frozenset[str], ...]:
         """Sets of groups, by name, that must lose equally many channels for the module's own forward
         to fit: runs of an even split, each of them one whole group beside what all of them share."""
-        return ()
+        number = np.full(self.classes.count, -1, np.int64)
+        for k, group in enumerate(self.groups):
+            number[group.atoms] = k
+        found = []
+        for runs in self.algebra.ties:
+            parts = [self._groups_in(run, number) for run in runs]
+            own = [part - set.intersection(*parts) for part in parts]
+            if all(len(part) == 1 for part in own):
+                found.append(frozenset(self.groups[k].name for part in own for k in part))
+        return tuple(dict.fromkeys(found))
+
+    def _groups_in(self, ids: Ids, number: Ids) -> set[int]:
+        """Groups that a run consists of; none where it holds only a part of one."""
+        labels = np.unique(self.classes.label[ids])
+        atoms = self.classes.atoms_of(np.zeros_like(labels), labels, 1).indices
+        here, count = np.unique(number[atoms], return_counts=True)
+        whole = all(k >= 0 and n == self.groups[k].size for k, n in zip(here, count, strict=True))
+        return set(here.tolist()) if whole else set()
 
     @cached_property
     def _by_name(self) -> dict[str, Group]:

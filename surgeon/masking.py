@@ -95,6 +95,7 @@ class Masks:
         letters = _Letters(str(func), form.sizes)
         for _, terms, tensor in operands:
             letters.read(terms, self.of(tensor))
+        letters.settle()
         mixing = {x for _, terms, _ in operands for t in terms for x in t.mixing}
         if any(bool(letters.gone[x].any()) for x in mixing if x in letters.gone):
             out = _on_kept(func, args, kwargs, operands, (letters, notation.outputs))
@@ -120,6 +121,7 @@ class _Letters:
         self.sizes = dict(sizes)
         self.gone: dict[str, Tensor] = {}
         self.passed: Tensor | None = None
+        self._open: list[tuple[Term, Tensor]] = []  # removed, but no product by themselves
 
     def read(self, terms: tuple[Term, ...], mask: Tensor) -> None:
         """Take the removed positions of every factor of an operand from its mask."""
@@ -150,11 +152,19 @@ class _Letters:
         for k, g in enumerate(gone):
             again |= _along(g, k, len(sizes))
         if not torch.equal(again, box):
-            raise CheckFailed(f"what is removed at {self.op} is no product of rows and columns")
+            self._open.append((term, along))
         for letter, g in zip(term.letters, gone, strict=True):
             known = self.gone.get(letter)
             self.gone[letter] = g if known is None or len(known) != len(g) else known | g
             self.sizes[letter] = len(g)
+
+    def settle(self) -> None:
+        """A padded element carries no mask: its operand is a product only with the rows and columns
+        that the other operands (the weights) have lost."""
+        for term, along in self._open:
+            product = self.along(term, along.device)
+            if product is None or bool((along & ~product).any()):
+                raise CheckFailed(f"what is removed at {self.op} is no product of rows and columns")
 
     def _factors(self, term: Term, size: int) -> list[int] | None:
         known = [self.sizes.get(x) for x in term.letters]

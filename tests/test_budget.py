@@ -344,6 +344,31 @@ def test_equal_and_another_ratio_contradict_each_other():
         chosen(ratio=0.5, equal=("mlp",), ratio_for={"blocks.1.up": 0.25})
 
 
+EVEN = ("enter", "enter#2", "enter#3")
+
+
+@pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
+@pytest.mark.parametrize(
+    "how", [{"ratio": 0.4}, {"ratio": 0.3, "round_to": 4}, {"max_flops": Limit(0.6, True)}, {"max_params": Limit(0.7, True)}], ids=str
+)  # fmt: skip
+def test_runs_of_an_even_split_lose_equally_many(scope: str, how: dict):
+    choice = ask("even_split", scope=scope, **how)
+    lost = gone(choice)
+    assert len({lost.get(n, 0) for n in EVEN}) == 1 and lost.get("enter", 0) > 0
+    assert len({tuple(choice.removed[n].tolist()) for n in EVEN}) > 1  # each by its own scores
+    assert any("equal in number" in n and "enter = enter#2 = enter#3" in n for n in choice.notes)
+    if "round_to" in how:
+        assert (12 - lost["enter"]) % 4 == 0
+
+
+def test_a_tie_gives_way_to_what_is_asked():
+    lost = gone(ask("even_split", ratio=0.5, ratio_for={"enter#2": 0.25}))
+    assert [lost[n] for n in EVEN] == [6, 3, 6]
+    lost = gone(ask("even_split", ratio=0.5, ignore=("enter#3",)))
+    assert [lost.get(n, 0) for n in EVEN] == [6, 6, 0]
+    assert gone(ask("even_split", remove={"enter": (1, 2)})) == {"enter": 2}
+
+
 # --- globs -------------------------------------------------------------------------------------
 
 

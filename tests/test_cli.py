@@ -219,6 +219,7 @@ class TestShrink:
         options = (
             "--ratio-for", "conv1=0.25", "--ratio-for", "conv2=50%", "--ignore", "fc", "--criterion", "l1",
             "--by", "filter", "--scope", "global", "--round-to", "2", "--seed", "3", "--max-params", "0.9x",
+            "--cut", "mlp, width", "--equal", "mlp",
         )  # fmt: skip
         code, out, err = go("shrink", *NET, *options, "--dry-run", "--json")
         assert code == 0, err
@@ -227,6 +228,7 @@ class TestShrink:
         assert (request["ignore"], request["criterion"], request["by"]) == (["fc"], "l1", "filter")
         assert (request["scope"], request["round_to"], request["seed"]) == ("global", 2, 3)
         assert request["max_params"] == "0.9x"
+        assert (request["cut"], request["equal"]) == (["width", "mlp"], ["mlp"])
 
     def test_channels_by_hand(self, go: Go) -> None:
         args = ("--remove", "conv1=0,2-3", "--remove", "conv2:in=7")
@@ -296,6 +298,7 @@ class TestOthers:
             "Conv2d",
             "8x3x3x3",
             "model output",
+            "kind",
             "ops without a channel rule: none",
         ):
             assert said in out
@@ -306,6 +309,7 @@ class TestOthers:
         assert sum(layer["flops"] for layer in found["layers"]) <= found["flops"]
         first = found["groups"][0]
         assert (first["name"], first["size"], first["cuttable"]) == ("conv1", 8, True)
+        assert first["kind"] == "mlp" and found["ties"] == []
         assert {"state": "conv2.weight", "dim": 1, "role": "takes", "positions": 8} in first[
             "members"
         ]

@@ -230,6 +230,7 @@ class TestOptions:
             (("--ratio-for", "conv1"), "cannot be read"),
             (("--ratio-for", "0=2"), "outside [0, 1)"),
             ((*RATIO, "--scope", "world"), "scope 'world' does not exist"),
+            ((*RATIO, "--cut", "head"), "did you mean heads?"),
             ((*RATIO, "--by", "weight"), "by 'weight' does not exist"),
             ((*RATIO, "--round-to", "0"), "--round-to '0'"),
             ((*RATIO, "--round-to", "many"), "--round-to 'many'"),
@@ -267,6 +268,10 @@ class TestOptions:
     def test_nothing_to_cut(self, refused: Refused) -> None:
         said = refused("shrink", "nets.py:fixed", *RATIO, code=3)
         assert "nothing can be cut (fc" in said
+
+    def test_no_channels_of_a_kind(self, refused: Refused) -> None:
+        said = refused("shrink", *NET, *RATIO, "--cut", "heads", code=3)
+        assert "nothing can be cut (" in said and "not among the kinds to cut (--cut heads)" in said
 
     def test_json_has_the_error_on_stdout(
         self, here: Path, capsys: pytest.CaptureFixture[str]

@@ -235,6 +235,44 @@ def test_grouped_query_attention_cuts_a_shared_head_with_its_queries():
     assert gone["q.weight"] == {0: list(range(16, 32))}
 
 
+TIES = {
+    "even_split": {frozenset({"enter", "enter#2", "enter#3"})},
+    "split_and_concat": {frozenset({"enter", "enter#2"})},
+    "shifted_windows": {frozenset({"qkv:head_dim", "qkv:head_dim#2"})},  # the heads are shared
+    "chunk_gate": set(),  # one group: channel i goes with channel i + 16
+    "rotary": set(),
+    "lstm": set(),
+    "conv_chain": set(),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_runs_of_an_even_split_are_tied(name: str):
+    assert set(coupled(name).ties) == TIES[name]
+
+
+class Halves(nn.Module):
+    """An even split whose halves are used together, or by a reader that sees the middle by itself."""
+
+    def __init__(self, middle: bool):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.inner = nn.Linear(4, 5) if middle else None
+
+    def forward(self, x):
+        x = self.conv(x).mean((2, 3))
+        a, b = x.chunk(2, 1)
+        out = self.head(torch.cat([a, b.relu()], 1))
+        return out + self.inner(x[:, 2:6]) if self.inner else out
+
+
+@pytest.mark.parametrize(("middle", "sizes"), [(False, [8]), (True, [4, 4])])
+def test_runs_that_are_not_one_whole_group_each_are_not_tied(middle: bool, sizes: list[int]):
+    coupling = couple(record(Halves(middle).eval(), (torch.randn(2, 3, 6, 6),)))
+    assert [g.size for g in coupling.groups if g.why_not is None] == sizes
+    assert len(coupling.algebra.ties) == 1 and coupling.ties == ()
+
+
 # --- what no rule can carry --------------------------------------------------------------------
 
 

@@ -40,6 +40,9 @@ FOUND: dict[str, dict[str, str]] = {
     "adapted_mlp": {"embed": "width", "first": "mlp", "down1": "mlp"},
     "projected_shortcut": {"stem": "mlp", "first": "mlp", "second": "width"},
     "gated_residual": {"stem": "mlp", "expand": "mlp", "squeeze": "mlp"},
+    "even_split": {
+        "enter": "mlp", "enter#2": "mlp", "enter#3": "mlp", "first": "mlp", "second": "mlp", "leave": "mlp",
+    },
     "conv_chain": {"stem": "mlp", "conv": "mlp", "last": "mlp"},
     "residual_adds": {"stem": "width", "first": "mlp", "inner": "mlp"},
     "dense_concat": {"stem": "mlp", "first": "mlp", "second": "mlp", "last": "mlp"},

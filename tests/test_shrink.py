@@ -274,3 +274,45 @@ def test_every_hard_case_is_proven(name: str, scope: str) -> None:
     if scope == "local":
         total = sum(g.size for g in result.plan.groups)
         assert 0.3 < result.plan.removed / total <= 0.6
+
+
+class TestKinds:
+    """Which channels may go, and which stay equal in number."""
+
+    def test_heads_and_head_dim_are_separate_choices(self) -> None:
+        case = NETS["separate_qkv"]
+        model, inputs = case.build(), case.inputs()
+        for wanted, kept in (
+            ("heads", {"q:heads": 2}),
+            ("head_dim", {"q:head_dim": 4, "v:head_dim": 4}),
+        ):
+            result = surgeon.shrink(model, inputs, 0.5, cut=wanted, measure=False)
+            assert result.check is not None
+            assert {g.name: g.kept for g in result.plan.groups} == kept
+            assert result.plan.request["cut"] == (wanted,)
+        both = surgeon.shrink(model, inputs, 0.5, cut=["head_dim", "heads"], measure=False)
+        assert both.model.get_parameter("q.weight").shape == (2 * 4, 32)
+
+    def test_a_kind_that_is_none(self) -> None:
+        with pytest.raises(
+            BadInput, match="cut 'hed' is no kind of channels\nhint: did you mean heads"
+        ):
+            check_options(0.5, cut="mlp,hed")
+
+    def test_an_even_split_stays_one_in_the_module(self) -> None:
+        case = NETS["even_split"]
+        model, inputs = case.build(), case.inputs()
+        result = surgeon.shrink(model, inputs, 0.4, scope="global", measure=False)
+        assert result.way == "module" and result.check is not None
+        by_hand = surgeon.remove(model, inputs, {"enter": [0, 1, 2, 5, 7]}, measure=False)
+        assert by_hand.way == "program" and by_hand.check is not None
+
+    def test_pads_go_with_the_rows_and_columns_that_they_lie_in(self) -> None:
+        case = NETS["padded_groups"]
+        for options in (
+            {},
+            {"scope": "global", "criterion": "random"},
+            {"ratio_for": {"stem#2": 0.5}},
+        ):
+            result = surgeon.shrink(case.build(), case.inputs(), 0.5, measure=False, **options)  # type: ignore[arg-type]
+            assert result.check is not None and result.plan.removed

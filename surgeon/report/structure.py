@@ -30,6 +30,7 @@ def structure(traced: Traced, model: nn.Module, inputs: Any) -> dict[str, Any]:
         "unknown_ops": list(traced.unknown),
         "layers": list(_layers(model, counted, params)),
         "groups": [_group(group) for group in traced.groups],
+        "ties": [sorted(names) for names in traced.coupling.ties],
         "notes": [*traced.graph.notes, *_uncounted(counted)],
     }
 

@@ -150,6 +150,8 @@ def split(site: Site) -> list[Dims]:
         size = site.shape(i)[dim]
         out.append(_take(site, dim, np.arange(start, start + size)))
         start += size
+    if len({size_of(dims[dim]) for dims in out}) == 1:
+        site.algebra.tie([dims[dim] for dims in out])
     return out
 
 

@@ -1,4 +1,4 @@
-"""What attention comes in: who shares heads, what is contracted with what, and what rides along."""
+"""What attention comes in: who shares heads, what is contracted with what; and parts that stay equal."""
 
 import torch
 import torch.nn.functional as F
@@ -188,3 +188,31 @@ class GatedResidual(ImageNet):
         x = self.expand(x)
         gate = self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))).sigmoid()
         return F.relu(x + x * gate)
+
+
+@net("stem", "conv", inputs=image)
+class PaddedGroups(ImageNet):
+    """Channels padded with a constant, then read in groups: the pads lie in rows and columns that go."""
+
+    def __init__(self):
+        super().__init__(24)
+        self.conv = nn.Conv2d(20, 24, 3, padding=1, groups=4)
+
+    def body(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(F.pad(x, (0, 0, 0, 0, 1, 3), value=0.5)))
+
+
+@net("enter", "first", "second", "leave", inputs=image)
+class EvenSplit(nn.Module):
+    """Three runs of a chunk that are free of each other: its forward needs them equally wide."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv2d(3, 36, 1)
+        self.first, self.second = nn.Conv2d(12, 8, 3, padding=1), nn.Conv2d(12, 8, 1)
+        self.leave, self.head = nn.Conv2d(28, 24, 1), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = F.silu(self.enter(x)).chunk(3, 1)
+        x = torch.cat([self.first(a), F.relu(self.second(b)), c], 1)
+        return self.head(F.relu(self.leave(x)).mean((2, 3)))
