@@ -23,6 +23,7 @@ from surgeon.errors import BadInput, CheckFailed
 from surgeon.masking import Masks
 from surgeon.plan import Keep, Plan
 from surgeon.shake import follow, shake, strange_weight
+from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.record import (
@@ -64,8 +65,12 @@ def check(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Any, seed: int 
     float64 where both models allow it. Raises CheckFailed naming the first node that differs,
     BadInput where the model fails in forward or is not deterministic.
     """
-    model, slim = unwrapped(model), unwrapped(slim)
+    original, slim = unwrapped(model), unwrapped(slim)
     inputs = Inputs.of(inputs)
+    _has_values(original, slim)
+    model = ready(original).model
+    if model is not original:
+        _same_function(original, model, _noise(inputs, seed, None))
     try:
         return _on_noise(model, slim, plan, inputs, (torch.float64, seed))
     except NotDeterministic:
@@ -74,6 +79,27 @@ def check(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Any, seed: int 
         result = _on_noise(model, slim, plan, inputs, (None, seed))
         note = f"compared in {result.dtype}: {str(error).splitlines()[0][:120]} in float64"
         return CheckResult(**{**vars(result), "notes": (*result.notes, note)})
+
+
+def _has_values(*models: nn.Module) -> None:
+    for model in models:
+        for name, tensor in named_state(model).items():
+            if tensor.is_meta:
+                raise BadInput(
+                    f"nothing can be compared: {name} is on the meta device and has no values",
+                    "load the weights first, or leave the check out (check=False)",
+                )
+
+
+def _same_function(original: nn.Module, plain: nn.Module, inputs: Inputs) -> None:
+    """The copy with plain weights is what the plan speaks of; it must compute what the original does."""
+    error = _compare(_run(_cast(original, None), inputs), _run(_cast(plain, None), inputs))
+    tolerance = TOLERANCE.get(own_dtype(original), 1e-5)
+    if not error <= tolerance:
+        raise CheckFailed(
+            f"weights made plain change the output by {error:.2e} of its range (allowed {tolerance:.0e})",
+            "take the parametrization off before cutting",
+        )
 
 
 class NotDeterministic(BadInput):

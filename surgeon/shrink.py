@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-import torch
 from torch import nn
 from typing_extensions import Unpack
 
@@ -25,10 +24,11 @@ from surgeon.plan import Plan
 from surgeon.planning import make_plan, model_facts
 from surgeon.report.reach import Reach, reach
 from surgeon.score import Criterion, Weights, scores_of
+from surgeon.trace.folding import read_state, ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
-from surgeon.trace.record import named_state, record
+from surgeon.trace.record import record
 from surgeon.trace.recorded import describe, recorded
 from surgeon.trace.wrappers import unwrapped
 
@@ -114,6 +114,8 @@ class Traced:
     graph: Graph
     coupling: Coupling
     inputs: Inputs  # what it was traced with: a batch of one is doubled
+    model: nn.Module  # what was traced: the caller's own, or a copy with plain weights
+    notes: tuple[str, ...] = ()
 
     @property
     def groups(self) -> Any:
@@ -147,11 +149,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Traced:
             f"a model is an nn.Module, not {type(model).__name__}",
             "surgeon.files.open_model opens files",
         )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise BadInput(
-            "a TorchScript module cannot be cut", "give the Python module it was made from"
-        )
-    model, given = unwrapped(model), Inputs.of(example_inputs)
+    usable, given = ready(model), Inputs.of(example_inputs)
+    model = usable.model
     inputs = given.two_at_least()
     try:
         graph = _graph(model, inputs)
@@ -159,7 +158,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Traced:
         if inputs is given:
             raise
         inputs, graph = given, _graph(model, given)  # a network made for one example at a time
-    return Traced(graph, couple(graph), inputs)
+    return Traced(graph, couple(graph), inputs, model, usable.notes + graph.notes)
 
 
 def _graph(model: nn.Module, inputs: Inputs) -> Graph:
@@ -191,7 +190,7 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     model, inputs = unwrapped(model), Inputs.of(example_inputs)
     proposal = _propose(model, inputs, _request(ratio, options), source, run)
     traced, plan = proposal.traced, proposal.plan
-    done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
+    done = run("cut", lambda: cut(traced.model, traced.inputs, traced.coupling, plan))
     return _finish((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
 
 
@@ -219,10 +218,11 @@ def _propose(
 ) -> Proposal:
     traced = run("trace and couple", lambda: trace(model, inputs))
     coupling = traced.coupling
+    model = traced.model
     choice, broken = run("score and plan", lambda: _choose(model, coupling, request))
     facts = model_facts(traced.graph, source, describe(inputs))
     plan = make_plan(coupling, choice, facts, request.as_dict())
-    return Proposal(traced, plan, _notes(model, coupling, choice, broken) + traced.graph.notes)
+    return Proposal(traced, plan, _notes(coupling, choice, broken) + traced.notes)
 
 
 def apply(plan: Plan, model: nn.Module, example_inputs: Any = None) -> nn.Module:
@@ -247,9 +247,9 @@ def apply_checked(
     model = unwrapped(model)
     inputs = Inputs.of(example_inputs) if example_inputs is not None else inputs_of(plan)
     traced = run("trace and couple", lambda: trace(model, inputs))
-    done = run("cut", lambda: cut(model, traced.inputs, traced.coupling, plan))
+    done = run("cut", lambda: cut(traced.model, traced.inputs, traced.coupling, plan))
     given = (model, inputs, traced)
-    return _finish(given, done, plan, traced.graph.notes, run, (check, measure))
+    return _finish(given, done, plan, traced.notes, run, (check, measure))
 
 
 def remove(
@@ -306,14 +306,12 @@ def _request(ratio: float | None, options: Options) -> Request:
 def _choose(
     model: nn.Module, coupling: Coupling, request: Request
 ) -> tuple[Choice, tuple[str, ...]]:
-    weights = Weights(named_state(model), request.by, request.seed)
+    weights = Weights(read_state(model), request.by, request.seed)
     scores, broken = scores_of(coupling.groups, weights, request.criterion)
     return choose(coupling, scores, request), broken
 
 
-def _notes(
-    model: nn.Module, coupling: Coupling, choice: Choice, broken: Sequence[str]
-) -> tuple[str, ...]:
+def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[str, ...]:
     notes = list(choice.notes)
     if broken:
         notes.append(f"NaN or infinite weights, their channels go first: {', '.join(broken)}")

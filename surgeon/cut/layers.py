@@ -96,10 +96,16 @@ def _batch_norm(module: nn.BatchNorm2d, layer: Layer) -> None:
             module.num_features = tensor.shape[0]
 
 
+_RANK = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
+
+
 @_sets(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def _instance_norm(module: nn.InstanceNorm2d, layer: Layer) -> None:
-    if module.weight is not None:
-        module.num_features = module.weight.shape[0]
+    """Without weights or statistics nothing of it is cut, but it still says how wide its input is."""
+    rank = next(n for kind, n in _RANK.items() if isinstance(module, kind))
+    seen = (v for node in layer.nodes for v in (*node.inputs, *node.outputs) if v is not None)
+    x = next((v for v in seen if len(v.shape) == rank), None)
+    module.num_features = layer.sizes.shape(x)[1] if x is not None else module.num_features
 
 
 @_sets(nn.GroupNorm)

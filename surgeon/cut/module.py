@@ -13,7 +13,7 @@ from surgeon.cut.sizes import Sizes
 from surgeon.graph import Node
 from surgeon.plan import Folds, Keep
 from surgeon.slices import sliced
-from surgeon.trace.copied import copied
+from surgeon.trace.folding import own_copy, recompute
 from surgeon.trace.record import named_state
 
 
@@ -36,7 +36,8 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
     for name, tensor in named_state(model).items():
         if name in keep and id(tensor) not in memo:
             memo[id(tensor)] = sliced(tensor, keep[name], places)
-    slim = copied(model, memo)
+    slim = own_copy(model, memo).eval()
+    recompute(slim)
     nodes: dict[str, list[Node]] = defaultdict(list)
     for node in sizes.coupling.graph.nodes:
         nodes[node.module].append(node)
@@ -45,4 +46,4 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
     for path, module in slim.named_modules():
         if path in nodes:
             set_widths(module, Layer(path, tuple(nodes[path]), sizes, folded, folds))
-    return CutModule(slim.eval(), frozenset(folded), folds)
+    return CutModule(slim, frozenset(folded), folds)

@@ -163,9 +163,8 @@ def _built(arch: Any) -> nn.Module:
 def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
     from surgeon.shrink import inputs_of, trace
 
-    model = model.eval()
     traced = trace(model, inputs_of(plan))
-    made, found = cut_fitting(model, traced.inputs, traced.coupling, plan)
+    made, found = cut_fitting(traced.model, traced.inputs, traced.coupling, plan)
     if found is not None:
         raise BadInput(
             f"the recorded cut does not fit this model: {found.why}", "build it as the original was"

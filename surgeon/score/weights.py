@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surgeon.errors import BadInput
 from surgeon.grouping import Group, Member
 
 Array = NDArray[np.float64]
@@ -37,6 +38,11 @@ class Weights:
         key = (member.state, member.dim, p)
         if key not in self._norms:
             w = self.state[member.state].detach()
+            if w.is_meta:
+                raise BadInput(
+                    f"{member.state} is on the meta device: it has no values to score",
+                    "load the weights first, or ask for criterion='random'",
+                )
             w = w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
             w = w.abs() if w.is_complex() else w
             sums = _power_sums(w, member.dim, p)

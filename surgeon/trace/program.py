@@ -17,8 +17,10 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput
+from surgeon.trace.hooks import has_hooks
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
+from surgeon.trace.record import shell
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
 
 
@@ -189,8 +191,7 @@ def to_program(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None =
     call = Inputs.of(inputs)
     with _evaluating(model):
         given = _usual((call.args, {**call.kwargs, **(kwargs or {})}))
-        model = _usual_model(model)
-        exported, refusal = _export(_Plainly(model, notes), given)
+        exported, refusal = _export(_Plainly(_usual_model(model), notes), given)
         lifted = lift(exported, "model.")
         state = [*_copies(model), *_constants(exported, lifted.constants)]
     if refusal is not None:
@@ -246,7 +247,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _usual_model(model: nn.Module) -> nn.Module:
-    """The model, or a copy where its tensors were made in inference mode and refuse autograd."""
+    """The model, or a copy where its tensors were made in inference mode and refuse autograd.
+
+    Its hooks are not to see the export: then a copy of its structure, on the same tensors, runs.
+    """
+    if has_hooks(model):
+        return shell(model, lambda tensor: tensor)
     state = (*model.parameters(), *model.buffers())
     return copy.deepcopy(model) if any(t.is_inference() for t in state) else model
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from types import FrameType
@@ -29,6 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.copied import copied
+from surgeon.trace.hooks import isolate
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shapes import known
@@ -85,13 +87,16 @@ def shell(model: nn.Module, swap: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of the model's structure with every tensor swapped; parameters stay parameters."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for tensor in _own_tensors(module):
+        for tensor in tensors_of(module):
             if id(tensor) not in memo:
                 memo[id(tensor)] = _swapped(tensor, swap)
-    return copied(model, memo)
+    twin = copied(model, memo)
+    isolate(twin, memo)
+    return twin
 
 
-def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """A module's own parameters and buffers, and the tensors among its plain attributes."""
     yield from (t for t in module._parameters.values() if t is not None)
     yield from (t for t in module._buffers.values() if t is not None)
     for value in module.__dict__.values():  # plain attributes, and lists of them (LSTM's weights)
@@ -145,7 +150,21 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 def forward_mode() -> Iterator[None]:
     """How surgeon runs forwards: no gradients, and the plain ops below autograd, which inference mode
     would leave undecomposed."""
-    with torch.inference_mode(False), torch.no_grad(), plain_attention(), plain_recurrence():
+    plainly = (plain_attention(), plain_recurrence(), uncompiled())
+    with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+        for context in plainly:
+            stack.enter_context(context)
+        yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """What torch.compile wraps runs as it was written."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile")  # of the hooks that name modules
         yield
 
 
