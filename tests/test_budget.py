@@ -334,7 +334,7 @@ def test_one_that_stays_holds_the_others_back():
     choice = choose(coupling, scores, Request(ratio=0.5, equal=("mlp",), ignore=("blocks.1.up",)))
     assert not any(n.endswith("up") for n in choice.removed)
     why = {x.name: x.why for x in choice.left}["blocks.0.up"]
-    assert why == "must keep as many channels as blocks.1.up, which stays (--equal mlp)"
+    assert why == "must keep as many channels as blocks.1.up, which stays (--equal)"
 
 
 def test_equal_and_another_ratio_contradict_each_other():
@@ -342,6 +342,24 @@ def test_equal_and_another_ratio_contradict_each_other():
         BadInput, match=r"--equal keeps blocks.0.up and blocks.1.up equal, and --ratio-for does not"
     ):
         chosen(ratio=0.5, equal=("mlp",), ratio_for={"blocks.1.up": 0.25})
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("ratio", [0.3, 0.4, 0.6])
+def test_equal_head_dim_is_one_number_for_q_and_v(ratio: float, scope: str):
+    """Rotary's q loses pairs, v loses single columns: a head keeps as much of both."""
+    lost = gone(ask("rotary", ratio=ratio, scope=scope, equal=("head_dim",)))
+    assert lost.get("v:head_dim", 0) == 2 * lost.get("q:head_dim", 0) > 0
+    fused = gone(ask("shifted_windows", ratio=ratio, scope=scope, equal=("head_dim",)))
+    assert fused["qkv:head_dim"] == fused["qkv:head_dim#2"]
+
+
+def test_equal_head_dim_leaves_other_sizes_apart():
+    """SAGAN's q holds 4, its v as many as the stream: they were never equal."""
+    assert gone(ask("stream_attention", ratio=0.5, equal=("head_dim",))) == {
+        "stem": 8,
+        "q:head_dim": 2,
+    }
 
 
 EVEN = ("enter", "enter#2", "enter#3")

@@ -93,9 +93,9 @@ def _compete(pool: Sequence[Unit], ratio: float) -> list[float]:
     """The least important channels of a whole pool go: the share that each unit loses."""
     keys = np.concatenate([u.ranked for u in pool])
     owner = np.concatenate([np.full(len(u.ranked), k) for k, u in enumerate(pool)])
-    weight = np.array([len(u.groups) for u in pool])
+    weight = np.array([u.weight for u in pool])
     order = np.argsort(keys, kind="stable")
-    wanted = int(sum(u.count for u in pool) * ratio + 0.5)
+    wanted = int(sum(u.size * u.weight for u in pool) * ratio + 0.5)
     goes = order[np.cumsum(weight[owner[order]]) <= wanted]
     counts = np.bincount(owner[goes], minlength=len(pool))
     return [int(n) / u.size for n, u in zip(counts, pool, strict=True)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import lcm
+from math import gcd, lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.budget.address import by_itself, cuttable, matching
 from surgeon.budget.align import block_of_this_cpu, step_of
+from surgeon.budget.alike import equal_sets
 from surgeon.budget.request import Request
 from surgeon.couple import Coupling
 from surgeon.errors import BadInput, OutOfReach
@@ -25,9 +26,10 @@ FLOOR = 0.05  # of a group's channels always stay when groups compete, and one a
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """Groups of one size that lose equally many channels; most units are a single group.
+    """Groups that lose the same share, each in steps of its own; most units are a single group.
 
-    `step`: channels kept are a multiple of it. `ratio`: the user's own for these groups.
+    A group of twice the size (v's head_dim beside q's rotated pairs) loses two channels for one.
+    `step`: what is kept is a multiple of it. `ratio`: the user's own for these groups.
     """
 
     groups: tuple[Group, ...]
@@ -35,15 +37,15 @@ class Unit:
     step: int
     ratio: float | None
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """Channels of each group."""
-        return self.groups[0].size
+        """Channels of the smallest group."""
+        return min(g.size for g in self.groups)
 
-    @property
-    def count(self) -> int:
-        """Channels of all of them."""
-        return self.size * len(self.groups)
+    @cached_property
+    def weight(self) -> int:
+        """Channels that go over all groups when one of the smallest goes."""
+        return sum(g.size for g in self.groups) // self.size
 
     @cached_property
     def order(self) -> tuple[Ids, ...]:
@@ -53,14 +55,15 @@ class Unit:
     @cached_property
     def ranked(self) -> Array:
         """What losing one more channel of each group costs, relative to the group's mean; the floor left out."""
-        each = [_relative(s[o]) for s, o in zip(self.scores, self.order, strict=True)]
+        both = zip(self.scores, self.order, strict=True)
+        each = [_relative(s[o]).reshape(self.size, -1).mean(1) for s, o in both]
         free = self.size - max(int(np.ceil(self.size * FLOOR)), 1)
-        return np.mean(each, axis=0)[:free] if len(each) > 1 else each[0][:free]
+        return np.mean(each, axis=0)[:free]
 
     def channels(self, count: int) -> Iterator[tuple[Group, Ids]]:
-        """The `count` least important channels of each group."""
+        """The least important channels of each group, `count` of the smallest one."""
         for group, order in zip(self.groups, self.order, strict=True):
-            yield group, order[:count]
+            yield group, order[: count * (group.size // self.size)]
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,19 @@ def field_of(
     ratios = _ratios(groups, request, {n for n, why in left.items() if why == other_kind})
     free = [g for g in groups if g.name not in left and g.name not in by_hand]
     left |= _other_factors(free, request)
-    left |= _held_back(groups, left, request)
+    alike = equal_sets(groups, request.equal)
+    left |= _held_back(alike, left)
     free = [g for g in free if g.name not in left]
+    _agree(free, alike, ratios)
     round_to = block_of_this_cpu() if request.round_to == "auto" else int(request.round_to or 1)
-    sets = [*_alike(free, ratios, request), *coupling.ties]
     units = tuple(
         Unit(
             tuple(unit),
             tuple(scores[g.name] for g in unit),
-            lcm(*(step_of(g, round_to) for g in unit)),
+            _step(unit, round_to),
             ratios.get(unit[0].name),
         )
-        for unit in _joined(free, sets, ratios)
+        for unit in _joined(free, [*alike, *coupling.ties], ratios)
     )
     out = tuple(Left(g.name, g.size, left[g.name], g.kind) for g in groups if g.name in left)
     return Field(units, request.scope, out, tuple(_said(units, coupling.ties)))
@@ -156,58 +160,58 @@ def _other_factors(groups: Sequence[Group], request: Request) -> dict[str, str]:
     return left
 
 
-def _held_back(
-    groups: Sequence[Group], left: Mapping[str, str], request: Request
-) -> dict[str, str]:
+def _held_back(sets: Sequence[frozenset[str]], left: Mapping[str, str]) -> dict[str, str]:
     """Groups that must stay whole because one that they must equal does (--equal)."""
-    whole = {_make(g): g.name for g in groups if g.name in left}
-    return {
-        g.name: f"must keep as many channels as {whole[_make(g)]}, which stays (--equal {g.kind})"
-        for g in groups
-        if g.name not in left and g.kind in request.equal and _make(g) in whole
-    }
+    found: dict[str, str] = {}
+    while True:
+        new: dict[str, str] = {}
+        for names in sets:
+            whole = next((n for n in sorted(names) if n in left or n in found), None)
+            rest = names - left.keys() - found.keys()
+            why = f"must keep as many channels as {whole}, which stays (--equal)"
+            new |= dict.fromkeys(rest if whole else (), why)
+        if not new:
+            return found
+        found |= new
 
 
-def _make(group: Group) -> tuple[str, int, int]:
-    return group.kind, group.key, group.size
-
-
-def _alike(
-    free: Sequence[Group], ratios: Mapping[str, float], request: Request
-) -> list[frozenset[str]]:
-    """Sets of groups that --equal keeps equal: of one kind, one make and one size."""
-    sets: dict[tuple[str, int, int], list[str]] = {}
-    for g in free:
-        if g.kind in request.equal:
-            sets.setdefault(_make(g), []).append(g.name)
-    for names in sets.values():
-        if len({ratios.get(n) for n in names}) > 1:
-            odd = next(n for n in names if ratios.get(n) != ratios.get(names[0]))
+def _agree(
+    free: Sequence[Group], sets: Sequence[frozenset[str]], ratios: Mapping[str, float]
+) -> None:
+    """BadInput where --ratio-for says something else of groups that --equal keeps equal."""
+    here = [g.name for g in free]
+    for names in sets:
+        together = [n for n in here if n in names]
+        odd = [n for n in together if ratios.get(n) != ratios.get(together[0])]
+        if odd:
             raise BadInput(
-                f"--equal keeps {names[0]} and {odd} equal, and --ratio-for does not",
+                f"--equal keeps {together[0]} and {odd[0]} equal, and --ratio-for does not",
                 "name all of them in --ratio-for, or leave out --equal",
             )
-    return [frozenset(names) for names in sets.values()]
 
 
 def _joined(
     free: Sequence[Group], sets: Sequence[frozenset[str]], ratios: Mapping[str, float]
 ) -> list[list[Group]]:
     """The free groups in units, in their order: sets that share a group are one unit."""
-    place = {g.name: k for k, g in enumerate(free)}
-    unit = list(range(len(free)))
+    units = {g.name: [g] for g in free}
     for names in sets:
-        here = sorted(place[n] for n in names if n in place)
-        for k in here[1:]:
-            first = here[0]
-            alike = free[k].size == free[first].size
-            if alike and ratios.get(free[k].name) == ratios.get(free[first].name):
-                old, new = sorted((unit[k], unit[first]), reverse=True)
-                unit = [new if u == old else u for u in unit]
-    out: dict[int, list[Group]] = {}
-    for k, g in enumerate(free):
-        out.setdefault(unit[k], []).append(g)
-    return list(out.values())
+        first, *others = [g.name for g in free if g.name in names] or [""]
+        for other in others:
+            a, b = units[first], units[other]
+            both = a + b
+            least = min(g.size for g in both)
+            nested = all(g.size % least == 0 for g in both)
+            if a is not b and nested and ratios.get(first) == ratios.get(other):
+                units |= dict.fromkeys((g.name for g in both), both)
+    return list({id(unit): unit for unit in units.values()}.values())
+
+
+def _step(unit: Sequence[Group], round_to: int) -> int:
+    """Channels of the smallest group in whose steps every group keeps a multiple of its own step."""
+    least = min(g.size for g in unit)
+    steps = [(step_of(g, round_to), g.size // least) for g in unit]
+    return lcm(*(step // gcd(step, per) for step, per in steps))
 
 
 def _said(units: Sequence[Unit], ties: Sequence[frozenset[str]]) -> Iterator[str]:
