@@ -22,7 +22,9 @@ from torch.utils._pytree import tree_leaves
 from surgeon.errors import BadInput, CheckFailed
 from surgeon.masking import Masks
 from surgeon.plan import Keep, Plan
+from surgeon.rules import RULES, USER
 from surgeon.shake import follow, shake, strange_weight
+from surgeon.trace.called import Called, send_calls
 from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
@@ -336,6 +338,8 @@ class _Masked(TorchDispatchMode):
         self.ops = 0
         self.masks = Masks()
         self.trail = trail
+        self._inside = False  # a module that has a rule: its call is the op
+        send_calls(model, self._call)
         with torch.no_grad():
             for name, tensor in named_state(model).items():
                 self.masks.begin(tensor, keep.get(name, {}))
@@ -347,6 +351,8 @@ class _Masked(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if self._inside:
+            return func(*args, **(kwargs or {}))
         if func in PLAIN:
             with self:
                 return PLAIN[func](*args, **(kwargs or {}))
@@ -354,6 +360,20 @@ class _Masked(TorchDispatchMode):
         out = self.masks.run(func, args, kwargs or {})
         if self.trail is not None:
             self.trail += [(str(func), _kept_of(self.masks, t)) for t in _tensors(out)]
+        return out
+
+    def _call(self, called: Called) -> Any:
+        if self._inside:
+            return called.run(called.operands())
+        self.ops += 1
+        self._inside = True
+        try:
+            out = self.masks.call(called)
+            if self.trail is not None:
+                name = called.what.rule.op
+                self.trail += [(name, _kept_of(self.masks, t)) for t in _tensors(out)]
+        finally:
+            self._inside = False
         return out
 
 
@@ -414,7 +434,10 @@ def _failure(
             ),
             "every node agrees by itself: the outputs differ by accumulated rounding",
         )
-    return CheckFailed(f"{message}\n  {where}", "this is a bug in surgeon: nothing was written")
+    own = ", ".join(f"{r.op} '{r.forms[0]}'" for r in RULES.values() if r.family == USER)
+    told = f"\n  with rules of your own: {own}" if own else ""
+    hint = "is it the model that this plan makes of the original, with the same weights?"
+    return CheckFailed(f"{message}\n  {where}{told}", hint)
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from surgeon.axes import Algebra, Dim, Dims, opaque, size_of
 from surgeon.classes import Classes, Why
+from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.grouping import Group, Use, group_all
 from surgeon.kinds import kinds_of
-from surgeon.rules import Binding, Form, Rule, Site, Term, lookup, parse, spread
+from surgeon.rules import USER, Binding, Form, Rule, Site, Term, lookup, parse, spread
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -165,10 +166,23 @@ class _Reader:
         rule = lookup(node.op)
         if rule is None:
             self._refuse(node)
+        elif rule.family == USER:
+            self._users(node, rule)
         elif rule.choose is not None:
             self._factors(node, rule.choose(node))
         else:
             self._move(node, rule)
+
+    def _users(self, node: Node, rule: Rule) -> None:
+        """A rule that the user gave may not fit the call."""
+        assert rule.choose is not None
+        try:
+            self._factors(node, rule.choose(node))
+        except (ValueError, AssertionError) as error:
+            raise BadInput(
+                f"the rule '{rule.forms[0]}' does not fit {node.describe()}: {error}",
+                "write a letter for each dimension, '*' for any number of them that are never cut",
+            ) from error
 
     def _refuse(self, node: Node) -> None:
         self.unknown.append(node)

@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from surgeon.errors import CheckFailed
 from surgeon.graph import Node, Value
 from surgeon.rules import Rule, Term, lookup, parse, spread
+from surgeon.trace.called import Called
 
 
 class Masks:
@@ -55,6 +56,27 @@ class Masks:
         if rule.move is not None:
             return self._move(rule, func, args, kwargs)
         return self._compute(rule, func, args, kwargs)
+
+    def call(self, called: Called) -> Any:
+        """Run a module that has a rule on masked tensors; where it mixes, on the kept elements."""
+        rule, operands = called.what.rule, called.operands()
+        notation = parse(rule.text)
+        terms = list(enumerate(notation.inputs))
+        given = [(i, t, operands[i]) for i, t in terms]
+        letters = _Letters(rule.op, called.what.sizes)
+        for _, t, tensor in given:
+            letters.read(t, self.of(tensor))
+        letters.settle()
+        if letters.mixed(given):
+            small = called.run(_shrunk(operands, given, letters), letters.kept())
+            placed = zip(notation.outputs, _flat((small,)), strict=False)
+            new = iter([_placed(tensor, t, letters) for t, tensor in placed])
+            out = tree_map_only(Tensor, lambda _: next(new), small)
+        else:
+            out = called.run(operands)
+        for t, tensor in zip(notation.outputs, _flat((out,)), strict=False):
+            self._settle(tensor, letters.write(t, tensor.shape, tensor.device))
+        return out
 
     def _move(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if rule.op == "aten.index_put":
@@ -96,8 +118,7 @@ class Masks:
         for _, terms, tensor in operands:
             letters.read(terms, self.of(tensor))
         letters.settle()
-        mixing = {x for _, terms, _ in operands for t in terms for x in t.mixing}
-        if any(bool(letters.gone[x].any()) for x in mixing if x in letters.gone):
+        if letters.mixed(operands):
             out = _on_kept(func, args, kwargs, operands, (letters, notation.outputs))
         else:
             out = func(*args, **kwargs)
@@ -194,6 +215,16 @@ class _Letters:
                 mask = mask | _along(along, d, len(shape))
         return mask
 
+    def mixed(self, operands: Sequence[tuple[int, tuple[Term, ...], Tensor]]) -> bool:
+        """Whether something is removed along a factor that mixes."""
+        mixing = {x for _, terms, _ in operands for t in terms for x in t.mixing}
+        return any(bool(self.gone[x].any()) for x in mixing if x in self.gone)
+
+    def kept(self) -> dict[str, int]:
+        """How many positions of each factor stay."""
+        gone = {x: int((~g).sum()) for x, g in self.gone.items()}
+        return {**self.sizes, **gone}
+
     def along(self, term: Term, device: torch.device) -> Tensor | None:
         """Removed positions of a term: the product of its factors."""
         found = [self.gone.get(x) for x in term.letters]
@@ -215,12 +246,7 @@ def _on_kept(
 ) -> Any:
     """Run a mixing op on the kept elements, and put its outputs back in their places."""
     letters, outputs = said
-    small = list(args)
-    for i, terms, tensor in operands:
-        for d, term in enumerate(spread(terms, tensor.dim())):
-            along = letters.along(term, tensor.device)
-            if along is not None and len(along) == small[i].shape[d]:
-                small[i] = small[i].index_select(d, torch.nonzero(~along).flatten())
+    small = _shrunk(args, operands, letters)
     _resized(str(func), small, letters)
     out = func(*small, **kwargs)
     placed = [
@@ -230,6 +256,21 @@ def _on_kept(
     if _in_place(func):
         return args[0].copy_(placed[0])
     return tuple(placed) if isinstance(out, (tuple, list)) else placed[0]
+
+
+def _shrunk(
+    args: Sequence[Any],
+    operands: list[tuple[int, tuple[Term, ...], Tensor]],
+    letters: _Letters,
+) -> list[Any]:
+    """The arguments with the kept elements of their operands alone."""
+    small = list(args)
+    for i, terms, tensor in operands:
+        for d, term in enumerate(spread(terms, tensor.dim())):
+            along = letters.along(term, tensor.device)
+            if along is not None and len(along) == small[i].shape[d]:
+                small[i] = small[i].index_select(d, torch.nonzero(~along).flatten())
+    return small
 
 
 def _resized(op: str, args: list[Any], letters: _Letters) -> None:

@@ -17,13 +17,15 @@ from surgeon.check import CheckResult
 from surgeon.check import check as run_check
 from surgeon.couple import Coupling, couple
 from surgeon.cut import Cut, cut
-from surgeon.errors import BadInput
+from surgeon.errors import BadInput, CheckFailed
 from surgeon.graph import Graph
 from surgeon.measure.pair import BeforeAfter, before_after
 from surgeon.plan import Plan
 from surgeon.planning import make_plan, model_facts
 from surgeon.report.reach import Reach, reach
+from surgeon.rules import RULES, USER
 from surgeon.score import Criterion, Weights, scores_of
+from surgeon.trace.called import calls
 from surgeon.trace.folding import read_state, ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
@@ -315,16 +317,29 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
     notes = list(choice.notes)
     if broken:
         notes.append(f"NaN or infinite weights, their channels go first: {', '.join(broken)}")
+    inside = tuple(f"{call.path}." for _, call in calls(coupling.graph))  # run, and not looked at
     unread = [
         n
         for n, v in coupling.graph.state.items()
-        if n in coupling.graph.parameters and v not in coupling.dims
+        if n in coupling.graph.parameters and v not in coupling.dims and not n.startswith(inside)
     ]
     if unread:
         notes.append(
             f"not used by the eval forward, left whole: {', '.join(unread[:4])} ({len(unread)} tensors)"
         )
     return tuple(notes)
+
+
+def _proven(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs) -> CheckResult:
+    """The oracle on what was just cut: where it fails, nobody but surgeon, or a user's rule, can be wrong."""
+    try:
+        return run_check(model, slim, plan, inputs)
+    except CheckFailed as error:
+        theirs = any(r.family == USER for r in RULES.values())
+        hint = "this is a bug in surgeon: nothing was written"
+        if theirs:
+            hint = "see that your rules say what the ops compute; if they do, " + hint
+        raise CheckFailed(error.message, hint) from error
 
 
 def _finish(
@@ -339,7 +354,7 @@ def _finish(
     plan = replace(plan, folds=done.folds)
     proof = measured = None
     if wanted[0] or not done.certain:
-        proof = run("check", lambda: run_check(model, done.model, plan, traced.inputs))
+        proof = run("check", lambda: _proven(model, done.model, plan, traced.inputs))
         notes += proof.notes
     if wanted[1]:
         measured = run("measure", lambda: before_after(model, done.model, inputs))

@@ -3,9 +3,11 @@
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import surgeon
 from surgeon.report.optable import op_markdown
+from surgeon.rules.registry import forget
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +31,18 @@ def test_every_public_name_of_the_examples_exists():
     used = set(re.findall(r"surgeon\.([a-zA-Z_]+)[(.]", between("## From Python", "## How it")))
     assert {"shrink", "save", "load", "trace", "check"} <= used
     assert [name for name in used if not hasattr(surgeon, name)] == []
+
+
+def test_the_module_that_is_given_a_rule_is_cut():
+    code = between("<!-- module rule -->\n```python", "```")
+    scope: dict[str, Any] = {}
+    try:
+        exec(code, scope)
+    finally:
+        forget(scope["Gain"])
+    result = scope["r"]
+    assert result.model[1].channels == 4
+    assert result.check is not None and result.check.error <= result.check.tolerance
 
 
 def test_ci_runs_the_test_command_that_users_are_given():

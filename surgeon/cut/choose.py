@@ -17,6 +17,7 @@ from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
+from surgeon.trace.called import calls
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program
 from surgeon.trace.record import record_as
@@ -52,7 +53,10 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
         return Cut(program, "program", certain=certain)
     slim, found = cut_fitting(model, inputs, coupling, plan)
     if found is None:
-        return Cut(slim.model, "module", folds=slim.folds)
+        certain = not any(
+            True for _ in calls(coupling.graph)
+        )  # what is inside, nothing was seen of
+        return Cut(slim.model, "module", folds=slim.folds, certain=certain)
     try:
         program, certain = cut_program(model, inputs, plan)
     except BadInput as error:

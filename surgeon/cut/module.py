@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from surgeon.cut.sizes import Sizes
 from surgeon.graph import Node
 from surgeon.plan import Folds, Keep
 from surgeon.slices import sliced
+from surgeon.trace.called import CalledAs, calls
 from surgeon.trace.folding import own_copy, recompute
 from surgeon.trace.record import named_state
 
@@ -46,4 +48,17 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
     for path, module in slim.named_modules():
         if path in nodes:
             set_widths(module, Layer(path, tuple(nodes[path]), sizes, folded, folds))
+    for node, call in calls(sizes.coupling.graph):
+        _say_sizes(slim, node, call, sizes)
     return CutModule(slim, frozenset(folded), folds)
+
+
+def _say_sizes(slim: nn.Module, node: Node, call: CalledAs, sizes: Sizes) -> None:
+    """Set the attributes that a module's own rule says hold sizes, and its layers' own."""
+    module = slim.get_submodule(call.path)
+    for attribute in call.rule.sizes:
+        new = [sizes.factor(node, x) for x in call.rule.factors(attribute)]
+        setattr(module, attribute, prod(new))
+    for path, layer in module.named_modules(prefix=call.path):
+        if layer is not module:
+            set_widths(layer, Layer(path, (), sizes))

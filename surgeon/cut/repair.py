@@ -16,6 +16,7 @@ from torch import nn
 
 from surgeon.cut.sizes import Call, Sizes, resize
 from surgeon.graph import Node
+from surgeon.trace.called import CalledAs
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ def _candidates(slim: nn.Module, sizes: Sizes) -> Iterator[Change]:
 def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
     """(old, new) of every size that the node was given and the cut changes."""
     outputs = tuple(v for v in node.outputs if v is not None)
+    if isinstance(
+        node.target, CalledAs
+    ):  # its sizes are its own: those of the tensors that it is given
+        for value in (*node.inputs, *outputs):
+            pairs = zip(value.shape, sizes.shape(value), strict=True)
+            yield from ((a, b) for a, b in pairs if a != b)
+        return
     call = Call(node.op, node.args, node.kwargs, next(iter(node.inputs), None), outputs, (node,))
     new = resize(call, sizes)
     if new.op != call.op:

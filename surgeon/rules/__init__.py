@@ -2,10 +2,10 @@
 
 from surgeon.rules import contract, movement, normalize, pointwise, reduce, select
 from surgeon.rules.notation import Binding, Notation, Term, parse, spread
-from surgeon.rules.registry import RULES, Form, Rule, Site, factor, lookup
+from surgeon.rules.registry import RULES, USER, Form, Rule, Site, factor, lookup
 
 __all__ = [
-    "RULES", "Binding", "Form", "Notation", "Rule", "Site", "Term",
+    "RULES", "USER", "Binding", "Form", "Notation", "Rule", "Site", "Term",
     "contract", "factor", "lookup", "movement", "normalize", "parse", "pointwise", "reduce", "select",
     "spread",
 ]  # fmt: skip

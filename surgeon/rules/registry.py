@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from surgeon.axes import Algebra, Dims
+from surgeon.errors import BadInput
 from surgeon.graph import Node, Value
 
 
@@ -69,6 +71,7 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
+USER = "user"  # the family of rules that the user gave
 
 
 def _add(rule: Rule) -> None:
@@ -116,28 +119,125 @@ def lookup(op: str) -> Rule | None:
     return None
 
 
-def rule(op: str, text: str) -> None:
-    """Give an op its rule: `surgeon.rule("mylib::scale", "n c *, c -> n c *")`.
+@dataclass(frozen=True)
+class ModuleRule:
+    """One call of a module as one op. Its operands are the tensors that its forward is given, then its
+    own state `state` (all parameters, then all buffers, where None).
 
-    op: 'namespace::name', as registered with torch.library. text: factor notation, an operand a
-    tensor argument in order, whatever stands between them. Raises ValueError where the op has a rule
-    or the text cannot be read, and when the op is met with another number of tensor arguments.
+    `sizes` says which attributes hold sizes: {'channels': 'c', 'width': 'g c'} for products.
     """
+
+    op: str
+    text: str
+    state: tuple[str, ...] | None
+    sizes: Mapping[str, str]
+
+    def factors(self, attribute: str) -> tuple[str, ...]:
+        """The factors that an attribute is the product of."""
+        return tuple(x for x in self.sizes[attribute] if x.isalpha())
+
+
+MODULES: dict[type, ModuleRule] = {}
+
+
+def module_rule(kind: type) -> ModuleRule | None:
+    """The rule of a module's class: its own, or that of the class whose forward it has."""
+    for base in kind.__mro__:
+        found = MODULES.get(base)
+        if found is not None:
+            return (
+                found if getattr(kind, "forward", None) is getattr(base, "forward", None) else None
+            )
+    return None
+
+
+def rule(
+    op: str | type,
+    text: str,
+    *,
+    state: tuple[str, ...] | None = None,
+    sizes: Mapping[str, str] | None = None,
+) -> None:
+    """Give an op or a module its rule: `surgeon.rule("mylib::scale", "n c *, c -> n c *")`.
+
+    op: 'namespace::name', as registered with torch.library; or a module's class, whose calls are then
+    one op each, whatever its forward does inside. text: factor notation, an operand a tensor
+    argument in order, whatever stands between them; a module's own tensors follow. state: which of
+    them and in what order, by name (default: parameters, then buffers). sizes: which attributes of
+    the module hold sizes, {'channels': 'c'}.
+
+    Raises ValueError where there is a rule already or the text cannot be read.
+    """
+    _check_notation(text)
+    if isinstance(op, type):
+        _add_module(
+            op,
+            ModuleRule(f"module:{op.__module__}.{op.__qualname__}", text, state, dict(sizes or {})),
+        )
+        return
+    if state is not None or sizes is not None:
+        raise ValueError(f"state and sizes are a module's; {op} is an op")
+    if not all(op.partition("::")):
+        raise ValueError(f"an op is named 'namespace::name', not '{op}'")
+
+    def choose(node: Node) -> Form:
+        arguments = node.target._schema.arguments
+        at = tuple(i for i, a in enumerate(arguments) if "Tensor" in str(a.type))
+        return Form(text, at=_counted(node, at, text))
+
+    _add(Rule(op.replace("::", "."), USER, (text,), choose=choose))
+
+
+def forget(op: str | type) -> None:
+    """Take back a rule that `rule` gave."""
+    name = MODULES.pop(op).op if isinstance(op, type) else op.replace("::", ".")
+    if RULES[name].family != USER:
+        raise ValueError(f"{name} is surgeon's own")
+    del RULES[name]
+
+
+def _add_module(kind: type, given: ModuleRule) -> None:
+    letters = {x for terms in _parsed(given.text).inputs for t in terms for x in t.letters}
+    for attribute in given.sizes:
+        unknown = set(given.factors(attribute)) - letters
+        if unknown or not given.factors(attribute):
+            raise ValueError(
+                f"'{given.sizes[attribute]}' of {attribute} is no factor of '{given.text}'"
+            )
+
+    def choose(node: Node) -> Form:
+        return Form(
+            given.text, node.target.sizes, _counted(node, tuple(range(len(node.args))), given.text)
+        )
+
+    if kind not in MODULES and given.op in RULES:  # a class that was defined anew, as notebooks do
+        for old in [k for k, r in MODULES.items() if r.op == given.op]:
+            forget(old)
+    _add(Rule(given.op, USER, (given.text,), choose=choose))
+    MODULES[kind] = given
+
+
+def _parsed(text: str) -> Any:
     from surgeon.rules.notation import parse
 
-    notation = parse(text)
+    return parse(text)
+
+
+def _check_notation(text: str) -> None:
+    notation = _parsed(text)
     given = {x for terms in notation.inputs for t in terms for x in t.letters}
     if notation.kept - given:
         made = ", ".join(sorted(notation.kept - given))
         raise ValueError(f"factor {made} of '{text}' stands in an output and in no input")
 
-    def choose(node: Node) -> Form:
-        arguments = node.target._schema.arguments
-        at = tuple(i for i, a in enumerate(arguments) if "Tensor" in str(a.type))
-        if len(at) != len(notation.inputs):
-            raise ValueError(
-                f"{op} takes {len(at)} tensors, its rule '{text}' {len(notation.inputs)}"
-            )
-        return Form(text, at=at)
 
-    _add(Rule(op.replace("::", "."), "user", (text,), choose=choose))
+def _counted(node: Node, at: tuple[int, ...], text: str) -> tuple[int, ...]:
+    """The operands' places; BadInput where the rule speaks of another number of them."""
+    count = len(_parsed(text).inputs)
+    if len(at) != count:
+        shapes = ", ".join(str(v) for v in node.inputs)
+        raise BadInput(
+            f"{node.op} has {len(at)} tensors ({shapes}), its rule '{text}' {count}",
+            "write an operand for each tensor argument, then for each tensor of a module's own (state=)",
+        )
+    return at

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from types import FrameType
@@ -24,18 +24,20 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
+from surgeon.trace.called import Called, send_calls
 from surgeon.trace.copied import copied
 from surgeon.trace.hooks import isolate
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shapes import known
 
-_SKIP = (torch.__path__[0] + os.sep, __file__)
+_SKIP = (torch.__path__[0] + os.sep, os.path.dirname(__file__) + os.sep)
 _ALIKE = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _READS_INTEGERS = {torch.ops.aten._pack_padded_sequence.default}  # real ones, beside meta floats
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
@@ -129,7 +131,11 @@ def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)
     recorder.begin(inputs)
-    with forward_mode(), module_paths(twin, recorder), recorder:
+    send_calls(twin, recorder.call)
+    leaving = (
+        nullcontext() if on_meta else _Leaving(recorder)
+    )  # what is on meta has nothing to give
+    with forward_mode(), module_paths(twin, recorder), leaving, recorder:
         output = inputs.run(twin)
     recorder.graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     recorder.graph.on_meta = on_meta
@@ -224,6 +230,28 @@ def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
         after.remove()
 
 
+_LEAVES = {getattr(Tensor, name): name for name in ("numpy", "__array__", "__dlpack__", "data_ptr")}
+
+
+class _Leaving(TorchFunctionMode):
+    """Notes the tensors that leave torch: nobody sees what becomes of them."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _LEAVES:
+            self.recorder.leave(_LEAVES[func], args[0])
+        return func(*args, **(kwargs or {}))
+
+
 class ValuesLost(Exception):
     """Numbers written in the code became a meta tensor: only real tensors show them."""
 
@@ -239,6 +267,7 @@ class Recorder(TorchDispatchMode):
         self._known: dict[int, Value] = {}
         self._alive: list[Tensor] = []  # ids are only good while the tensors live
         self._from_inputs: set[int] = set()  # tensors whose values another input would change
+        self._inside = False  # a module that has a rule: its call is the op
 
     def begin(self, inputs: Any) -> None:
         """Mark the tensors of the inputs: what is computed from them is no constant."""
@@ -254,6 +283,8 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self._inside:
+            return self._run(func, args, kwargs)
         if func in PLAIN:
             with self:
                 return PLAIN[func](*args, **kwargs)
@@ -275,6 +306,47 @@ class Recorder(TorchDispatchMode):
                 tuple([self.value(o) if isinstance(o, Tensor) else None for o in outputs]),
                 self.path[-1],
                 _source(sys._getframe(1)),
+            )
+        )
+        return out
+
+    def leave(self, how: str, tensor: Tensor) -> None:
+        """A tensor handed to numpy or to other code, as a node without a rule and without outputs."""
+        if self._inside:
+            return
+        op, source = f"Tensor.{how}", _source(sys._getframe(1))
+        lost = Value(len(self.graph.values), (), short(tensor.dtype))
+        self.graph.values.append(lost)
+        noted = (self.value(tensor),)
+        node = Node(len(self.graph.nodes), op, None, noted, {}, (lost,), self.path[-1], source)
+        self.graph.nodes.append(node)
+
+    def call(self, called: Called) -> Any:
+        """One call of a module that has a rule, as one node."""
+        operands = called.operands()
+        noted = tuple(self.value(t) for t in operands)
+        before, self._inside = self._inside, True
+        try:
+            out = called.run(operands)
+        finally:
+            self._inside = before
+        if before:  # within another module that has a rule
+            return out
+        results = output_tensors(out)
+        if any(id(t) in self._from_inputs for t in operands):
+            self._from_inputs.update(map(id, results))
+        values = tuple(self.value(t) for t in results)
+        source = _source(sys._getframe(1))
+        self.graph.nodes.append(
+            Node(
+                len(self.graph.nodes),
+                called.what.rule.op,
+                called.what,
+                noted,
+                {},
+                values,
+                called.what.path,
+                source,
             )
         )
         return out
