@@ -160,7 +160,11 @@ class _Reader:
             return tuple(opaque(n) for n in value.shape)
         self.weights.add(value)
         name = value.state[0]
-        return tuple(self.algebra.fresh(n, (name, d)) for d, n in enumerate(value.shape))
+        dims = tuple(self.algebra.fresh(n, (name, d)) for d, n in enumerate(value.shape))
+        for d, dim in enumerate(dims) if self.graph.fixed else ():
+            if why := self.graph.fixed.get((name, d)):
+                self.algebra.freeze(dim, why)
+        return dims
 
     def _read(self, node: Node) -> None:
         rule = lookup(node.op)

@@ -6,7 +6,7 @@ name); a `Node` is one op with the values in place of its tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,9 @@ class Graph:
     state: dict[str, Value] = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()  # the names in `state` that are parameters
     on_meta: bool = True
+    fixed: Mapping[tuple[str, int], str] = field(
+        default_factory=dict
+    )  # state dims that must stay: why
     notes: tuple[str, ...] = ()
 
     @property

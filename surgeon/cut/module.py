@@ -14,6 +14,7 @@ from surgeon.cut.sizes import Sizes
 from surgeon.graph import Node
 from surgeon.plan import Folds, Keep
 from surgeon.slices import sliced
+from surgeon.trace.adapters import say_widths
 from surgeon.trace.called import CalledAs, calls
 from surgeon.trace.folding import own_copy, recompute
 from surgeon.trace.record import named_state
@@ -50,6 +51,7 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
             set_widths(module, Layer(path, tuple(nodes[path]), sizes, folded, folds))
     for node, call in calls(sizes.coupling.graph):
         _say_sizes(slim, node, call, sizes)
+    say_widths(slim)
     return CutModule(slim, frozenset(folded), folds)
 
 

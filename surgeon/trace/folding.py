@@ -1,4 +1,4 @@
-"""Weights that are computed from others: folded to plain ones on a copy where a cut would change them.
+"""Weights that are computed from others: made plain on a copy where a cut would change them.
 
 `torch.nn.utils.parametrize` and the older hooks compute a weight at every forward. Where a kept
 element of it depends on elements of its own row and column alone (a mask, softplus, weight norm), the parts are cut and it stays a
@@ -22,6 +22,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from surgeon.couple import Coupling, couple
 from surgeon.errors import BadInput
 from surgeon.rules import Rule, lookup, parse
+from surgeon.trace.adapters import is_merged
 from surgeon.trace.copied import copied
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import named_state, record, tensors_of
@@ -47,13 +48,24 @@ def ready(model: nn.Module) -> Ready:
     model = unwrapped(model)
     refuse_unusable(model)
     folded = [name for name, module in model.named_modules() if _must_fold(module)]
-    if not folded:
+    merged = [name for name, module in model.named_modules() if is_merged(module)]
+    if not folded and not merged:
         return Ready(model)
     twin = own_copy(model, {}).eval()
     for name in folded:
         _fold(twin.get_submodule(name))
-    first = ", ".join(folded[:4]) + (", ..." if len(folded) > 4 else "")
-    return Ready(twin, (f"parametrized weights made plain in the slim model: {first}",))
+    with torch.no_grad():
+        for name in merged:
+            twin.get_submodule(name).unmerge()  # type: ignore[operator]
+    notes = {
+        "parametrized weights made plain in the slim model": folded,
+        "adapters that were merged are beside their layers in the slim model": merged,
+    }
+    return Ready(twin, tuple(f"{what}: {_few(names)}" for what, names in notes.items() if names))
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def own_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:

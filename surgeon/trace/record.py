@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
+from surgeon.trace.adapters import fixed_ranks
 from surgeon.trace.called import Called, send_calls
 from surgeon.trace.copied import copied
 from surgeon.trace.hooks import isolate
@@ -130,6 +131,7 @@ def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
         recorder.name_state(name, tensor)
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)
+    recorder.graph.fixed = fixed_ranks(twin)
     recorder.begin(inputs)
     send_calls(twin, recorder.call)
     leaving = (
