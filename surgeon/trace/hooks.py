@@ -19,11 +19,6 @@ from torch import nn
 _SHARED = (nn.Module, type, ModuleType, BuiltinFunctionType, str, bytes)  # never copied for a hook
 
 
-def has_hooks(model: nn.Module) -> bool:
-    """Whether any module runs hooks of its own around its forward."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
 def isolate(twin: nn.Module, memo: dict[int, Any]) -> None:
     """Give the hooks of a copy state of their own. memo: the deep copy's, from original to copy."""
     for module in twin.modules():

@@ -17,10 +17,9 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput
-from surgeon.trace.hooks import has_hooks
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
-from surgeon.trace.record import shell
+from surgeon.trace.record import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
 
 
@@ -189,9 +188,11 @@ def to_program(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None =
     """
     notes: list[str] = []
     call = Inputs.of(inputs)
+    with torch.inference_mode(False):
+        model = _usual_model(model)
     with _evaluating(model):
         given = _usual((call.args, {**call.kwargs, **(kwargs or {})}))
-        exported, refusal = _export(_Plainly(_usual_model(model), notes), given)
+        exported, refusal = _export(_Plainly(model, notes), given)
         lifted = lift(exported, "model.")
         state = [*_copies(model), *_constants(exported, lifted.constants)]
     if refusal is not None:
@@ -247,14 +248,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _usual_model(model: nn.Module) -> nn.Module:
-    """The model, or a copy where its tensors were made in inference mode and refuse autograd.
-
-    Its hooks are not to see the export: then a copy of its structure, on the same tensors, runs.
-    """
-    if has_hooks(model):
-        return shell(model, lambda tensor: tensor)
+    """A copy that holds the same tensors, or copies where they were made in inference mode and refuse
+    autograd. What a forward leaves in attributes (a detector's anchors) is left in the copy."""
     state = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model) if any(t.is_inference() for t in state) else model
+    return copy.deepcopy(model) if any(t.is_inference() for t in state) else twin_of(model)
 
 
 def _usual(inputs: Any) -> Any:

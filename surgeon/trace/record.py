@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
+from itertools import chain
 from types import FrameType
 from typing import Any
 
@@ -36,11 +37,12 @@ from surgeon.trace.copied import copied
 from surgeon.trace.hooks import isolate
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
-from surgeon.trace.shapes import known
+from surgeon.trace.shapes import shaped
 
 _SKIP = (torch.__path__[0] + os.sep, os.path.dirname(__file__) + os.sep)
 _ALIKE = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _READS_INTEGERS = {torch.ops.aten._pack_padded_sequence.default}  # real ones, beside meta floats
+_FEW = 4096  # elements of a constant that is kept real
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
 _SHORT = {
     "float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16",
@@ -86,13 +88,30 @@ def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
     )
 
 
-def shell(model: nn.Module, swap: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of the model's structure with every tensor swapped; parameters stay parameters."""
+def shell(
+    model: nn.Module,
+    swap: Callable[[Tensor], Tensor],
+    constant: Callable[[Tensor], Tensor] | None = None,
+) -> nn.Module:
+    """A copy of the model's structure with every tensor swapped; parameters stay parameters.
+
+    constant: what is done instead with tensors that no state dict holds.
+    """
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensor in tensors_of(module):
+    for own, change in ((_state, swap), (_loose, constant or swap)):
+        for tensor in chain.from_iterable(map(own, model.modules())):
             if id(tensor) not in memo:
-                memo[id(tensor)] = _swapped(tensor, swap)
+                memo[id(tensor)] = _swapped(tensor, change)
+    return _alone(model, memo)
+
+
+def twin_of(model: nn.Module) -> nn.Module:
+    """A copy of the model's structure around the very same tensors: a forward that sets attributes sets
+    those of the copy."""
+    return _alone(model, {id(t): t for m in model.modules() for t in tensors_of(m)})
+
+
+def _alone(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     twin = copied(model, memo)
     isolate(twin, memo)
     return twin
@@ -100,7 +119,17 @@ def shell(model: nn.Module, swap: Callable[[Tensor], Tensor]) -> nn.Module:
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """A module's own parameters and buffers, and the tensors among its plain attributes."""
+    yield from _state(module)
+    yield from _loose(module)
+
+
+def _state(module: nn.Module) -> Iterator[Tensor]:
     yield from (t for t in module._parameters.values() if t is not None)
+    loose = module._non_persistent_buffers_set
+    yield from (t for n, t in module._buffers.items() if t is not None and n not in loose)
+
+
+def _loose(module: nn.Module) -> Iterator[Tensor]:
     yield from (t for t in module._buffers.values() if t is not None)
     for value in module.__dict__.values():  # plain attributes, and lists of them (LSTM's weights)
         if isinstance(value, Tensor):
@@ -122,8 +151,14 @@ def to_meta(tensor: Tensor) -> Tensor:
     return tensor.to("meta") if floats else tensor.clone()
 
 
+def known(tensor: Tensor) -> Tensor:
+    """As `to_meta`, but a few numbers that the network holds beside its state (the strides of a
+    detector's levels) keep their values, which its Python may read."""
+    return tensor.clone() if tensor.numel() <= _FEW else to_meta(tensor)
+
+
 def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
-    twin = shell(model, to_meta if on_meta else torch.clone).eval()
+    twin = (shell(model, to_meta, known) if on_meta else shell(model, torch.clone)).eval()
     if on_meta:
         inputs = inputs.map(to_meta)
     recorder = Recorder(on_meta)
@@ -255,7 +290,7 @@ class _Leaving(TorchFunctionMode):
 
 
 class ValuesLost(Exception):
-    """Numbers written in the code became a meta tensor: only real tensors show them."""
+    """Numbers became a meta tensor, or are written into a real one: only real tensors show them."""
 
 
 class Recorder(TorchDispatchMode):
@@ -411,13 +446,15 @@ class Recorder(TorchDispatchMode):
             raise ValuesLost  # x[:, [2, 0]]: torch made the list a tensor on x's own device
         meta = sum(t.is_meta for t in tensors)
         if meta == len(tensors):
-            quick = known(func, args, kwargs)
+            quick = shaped(func, args, kwargs)
             if quick is not None:
                 return quick
         if meta in (0, len(tensors)):
             return func(
                 *args, **({**kwargs, "device": "cpu"} if _goes_to_meta(meta, kwargs) else kwargs)
             )
+        if func._schema.is_mutable and not tensors[0].is_meta and tensors[0].is_floating_point():
+            raise ValuesLost  # what is written would not be seen
         return func(
             *tree_map_only(Tensor, _as_meta, args), **tree_map_only(Tensor, _as_meta, kwargs)
         )
