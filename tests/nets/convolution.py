@@ -181,3 +181,31 @@ class WeightNorm(ImageNet):
 
     def body(self, x: Tensor) -> Tensor:
         return F.relu(self.conv(x))
+
+
+@net("first", "up", "second", inputs=lambda: (draw(2, 4, 16),))
+class TransposedOneD(nn.Module):
+    """A signal halved, doubled again by a transposed conv of two groups, and added to itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(4, 16, 4, 2, 1), nn.Conv1d(4, 24, 3, padding=1)
+        self.up = nn.ConvTranspose1d(16, 24, 4, 2, 1, groups=2)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.up(F.relu(self.first(x))) + self.second(x)).relu().mean(2))
+
+
+@net("first", "up", inputs=lambda: (draw(2, 2, 4, 4, 4),))
+class TransposedThreeD(nn.Module):
+    """Volumes: depthwise conv, then a transposed one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.depth = nn.Conv3d(2, 16, 3), nn.Conv3d(16, 16, 1, groups=16)
+        self.up = nn.ConvTranspose3d(16, 24, 2, 2)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.up(self.depth(F.relu(self.first(x))))).mean((2, 3, 4)))
