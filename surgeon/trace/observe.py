@@ -15,11 +15,11 @@ from surgeon.trace.program import Program
 from surgeon.trace.record import (
     Recorder,
     forward_mode,
-    known,
     named_state,
     output_tensors,
     shell,
     to_meta,
+    valued,
 )
 
 
@@ -41,7 +41,7 @@ class Observed:
 
 def observe(program: Program, inputs: Any) -> Observed:
     """Record one forward of a program on meta tensors, node by node; the program is not changed."""
-    twin = shell(program, to_meta, known).eval()
+    twin = shell(program, to_meta, valued).eval()
     assert isinstance(twin, Program)
     twin.change_literals(_on_meta)  # what the graph makes by itself (an LSTM's first state)
     recorder = Recorder(on_meta=True)

@@ -37,7 +37,7 @@ from surgeon.trace.copied import copied
 from surgeon.trace.hooks import isolate
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
-from surgeon.trace.shapes import shaped
+from surgeon.trace.shapes import known
 
 _SKIP = (torch.__path__[0] + os.sep, os.path.dirname(__file__) + os.sep)
 _ALIKE = {"zeros", "ones", "full", "empty", "rand", "randn"}
@@ -151,14 +151,14 @@ def to_meta(tensor: Tensor) -> Tensor:
     return tensor.to("meta") if floats else tensor.clone()
 
 
-def known(tensor: Tensor) -> Tensor:
+def valued(tensor: Tensor) -> Tensor:
     """As `to_meta`, but a few numbers that the network holds beside its state (the strides of a
     detector's levels) keep their values, which its Python may read."""
     return tensor.clone() if tensor.numel() <= _FEW else to_meta(tensor)
 
 
 def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
-    twin = (shell(model, to_meta, known) if on_meta else shell(model, torch.clone)).eval()
+    twin = (shell(model, to_meta, valued) if on_meta else shell(model, torch.clone)).eval()
     if on_meta:
         inputs = inputs.map(to_meta)
     recorder = Recorder(on_meta)
@@ -446,7 +446,7 @@ class Recorder(TorchDispatchMode):
             raise ValuesLost  # x[:, [2, 0]]: torch made the list a tensor on x's own device
         meta = sum(t.is_meta for t in tensors)
         if meta == len(tensors):
-            quick = shaped(func, args, kwargs)
+            quick = known(func, args, kwargs)
             if quick is not None:
                 return quick
         if meta in (0, len(tensors)):

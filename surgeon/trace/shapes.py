@@ -20,7 +20,7 @@ KNOWN: dict[Any, Quick] = {}
 _FULL = (torch.float32, torch.float64)  # others keep their statistics in another precision
 
 
-def shaped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def known(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The op's result, or None where torch must say."""
     quick = KNOWN.get(func)
     if quick is None or not isinstance(args[0], (Tensor, list)):
