@@ -10,7 +10,8 @@ from torch import nn
 
 from surgeon.couple import Coupling
 from surgeon.cut.fits import Misfit, misfit
-from surgeon.cut.module import CutModule, cut_module
+from surgeon.cut.fold import Lacking, Unfoldable, fold, lacking
+from surgeon.cut.module import cut_module
 from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
@@ -51,12 +52,12 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
     if isinstance(model, Program):
         program, certain = cut_program(model, inputs, plan)
         return Cut(program, "program", certain=certain)
-    slim, found = cut_fitting(model, inputs, coupling, plan)
+    slim, found, folds = cut_fitting(model, inputs, coupling, plan)
     if found is None:
         certain = not any(
             True for _ in calls(coupling.graph)
         )  # what is inside, nothing was seen of
-        return Cut(slim.model, "module", folds=slim.folds, certain=certain)
+        return Cut(slim, "module", folds=folds, certain=certain)
     try:
         program, certain = cut_program(model, inputs, plan)
     except BadInput as error:
@@ -70,24 +71,39 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
 
 def cut_fitting(
     model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan
-) -> tuple[CutModule, Misfit | None]:
-    """Module surgery: the slim module, and where its forward does not follow the cut."""
+) -> tuple[nn.Module, Misfit | None, Folds]:
+    """Module surgery: the slim module, where its forward does not follow the cut, and what went into weights."""
     sizes = Sizes(coupling, removed_by(coupling, plan))
     slim = cut_module(model, plan.keep, sizes)
-    found = _misfit(slim, inputs, coupling, sizes)
-    if found is not None:
-
-        def fits() -> bool:
-            return _misfit(slim, inputs, coupling, sizes) is None
-
-        found = None if repair(slim.model, sizes, fits) else found
-    return slim, found
-
-
-def _misfit(slim: CutModule, inputs: Inputs, coupling: Coupling, sizes: Sizes) -> Misfit | None:
+    attempt = _Attempt(slim, inputs, sizes)
+    found = attempt.misfit()
+    if found is not None and not repair(slim, sizes, lambda: attempt.misfit() is None):
+        return slim, found, {}
     try:
-        after = record_as(slim.model, inputs, on_meta=coupling.graph.on_meta)
-    except BadInput as error:
-        failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
-        return Misfit(f"its own forward fails on the cut tensors: {failure}")
-    return misfit(coupling.graph, after, sizes, slim.folded)
+        return slim, None, fold(slim, sizes, plan.keep, attempt.lacks) if attempt.lacks else {}
+    except Unfoldable as error:
+        return slim, Misfit(f"a scale follows a width, and cannot go into weights: {error}"), {}
+
+
+@dataclass
+class _Attempt:
+    """A slim module whose forward is tried; `lacks` is what its scales lack where it followed the cut."""
+
+    slim: nn.Module
+    inputs: Inputs
+    sizes: Sizes
+    lacks: Lacking = field(default_factory=dict)
+
+    def misfit(self) -> Misfit | None:
+        """Where the forward is not the planned one; scales that follow a width are let pass."""
+        original = self.sizes.coupling.graph
+        try:
+            after = record_as(self.slim, self.inputs, on_meta=original.on_meta)
+        except BadInput as error:
+            failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
+            return Misfit(f"its own forward fails on the cut tensors: {failure}")
+        lacks = lacking(original, after)
+        found = misfit(original, after, self.sizes, frozenset(lacks))
+        if found is None:
+            self.lacks = lacks
+        return found

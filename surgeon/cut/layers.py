@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -19,8 +19,6 @@ class Layer:
     path: str
     nodes: tuple[Node, ...]
     sizes: Sizes
-    folded: set[int] = field(default_factory=set)  # nodes whose constants went into weights
-    folds: dict[str, tuple[tuple[int, int, float], ...]] = field(default_factory=dict)
 
     def factor(self, letter: str, default: int) -> int:
         """New size of a factor of the layer's op."""
@@ -38,12 +36,9 @@ class Layer:
         leaves = coupling.algebra.factors(coupling.dims[value][dim])
         return [(leaf.size, coupling.kept_size((leaf,), self.sizes.removed)) for leaf in leaves]
 
-    def extents(self, op: str, count: int) -> tuple[int, ...] | None:
-        """New extents of the last `count` dimensions that the layer's op reads."""
-        for node in self.nodes:
-            if op in node.op:
-                return self.sizes.shape(node.args[0])[-count:]
-        return None
+    def extents(self, count: int) -> tuple[int, ...]:
+        """New extents of the last `count` dimensions of what the layer's first op reads."""
+        return self.sizes.shape(self.nodes[0].inputs[0])[-count:]
 
 
 Setter = Callable[[Any, Layer], None]
@@ -118,8 +113,10 @@ def _group_norm(module: nn.GroupNorm, layer: Layer) -> None:
 
 @_sets(nn.LayerNorm, nn.RMSNorm)
 def _layer_norm(module: nn.LayerNorm, layer: Layer) -> None:
-    new = layer.extents("_norm", len(module.normalized_shape))
-    module.normalized_shape = new or module.normalized_shape
+    if module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    else:
+        module.normalized_shape = layer.extents(len(module.normalized_shape))
 
 
 @_sets(nn.PReLU)
@@ -129,25 +126,16 @@ def _prelu(module: nn.PReLU, layer: Layer) -> None:
 
 @_sets(nn.MultiheadAttention)
 def _attention(module: nn.MultiheadAttention, layer: Layer) -> None:
-    """Heads and head_dim can follow where they still multiply to the width. The scale is that of the
-    new head_dim then, so q's rows take the factor that keeps the original one."""
+    """Heads and head_dim can follow where they still multiply to the width."""
     factors = layer.product("in_proj_weight", 0)
     if len(factors) != 3 or module.in_proj_weight is None:
         return
-    (_, _), (_, heads), (old, new) = factors
+    (_, _), (_, heads), (_, new) = factors
     width = module.in_proj_weight.shape[1]
     if heads * new != width or module.in_proj_weight.shape[0] != 3 * width:
         return
     module.embed_dim = module.kdim = module.vdim = width
     module.num_heads, module.head_dim = heads, new
-    if new != old:
-        factor = (new / old) ** 0.5
-        for name in ("in_proj_weight", "in_proj_bias"):
-            tensor = getattr(module, name)
-            if tensor is not None:
-                tensor.data[:width] *= factor
-                layer.folds[f"{layer.path}.{name}".lstrip(".")] = ((0, width, factor),)
-        layer.folded.update(n.index for n in layer.nodes if n.op == "aten.mul.Scalar")
 
 
 @_sets(nn.RNNBase)

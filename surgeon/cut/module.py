@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from surgeon.cut.layers import Layer, set_widths
 from surgeon.cut.sizes import Sizes
 from surgeon.graph import Node
-from surgeon.plan import Folds, Keep
+from surgeon.plan import Keep
 from surgeon.slices import sliced
 from surgeon.trace.adapters import say_widths
 from surgeon.trace.called import CalledAs, calls
@@ -20,16 +19,7 @@ from surgeon.trace.folding import own_copy, recompute
 from surgeon.trace.record import named_state
 
 
-@dataclass(frozen=True)
-class CutModule:
-    """The slim module, the nodes of the original whose constants it holds in its weights, and where."""
-
-    model: nn.Module
-    folded: frozenset[int]
-    folds: Folds
-
-
-def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
+def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> nn.Module:
     """A deep copy of `model` with its state sliced and its layers' attributes set; eval mode.
 
     Only what stays is copied. The model itself is not touched.
@@ -44,15 +34,13 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> CutModule:
     nodes: dict[str, list[Node]] = defaultdict(list)
     for node in sizes.coupling.graph.nodes:
         nodes[node.module].append(node)
-    folded: set[int] = set()
-    folds: dict[str, tuple[tuple[int, int, float], ...]] = {}
     for path, module in slim.named_modules():
         if path in nodes:
-            set_widths(module, Layer(path, tuple(nodes[path]), sizes, folded, folds))
+            set_widths(module, Layer(path, tuple(nodes[path]), sizes))
     for node, call in calls(sizes.coupling.graph):
         _say_sizes(slim, node, call, sizes)
     say_widths(slim)
-    return CutModule(slim, frozenset(folded), folds)
+    return slim
 
 
 def _say_sizes(slim: nn.Module, node: Node, call: CalledAs, sizes: Sizes) -> None:

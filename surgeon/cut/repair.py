@@ -25,12 +25,15 @@ class Change:
 
     module: nn.Module
     name: str
-    old: Any
+    old: Any  # None where the class holds it and the module itself nothing
     new: Any
 
     def set(self, value: Any) -> None:
         """Give the attribute a value."""
-        self.module.__dict__[self.name] = value
+        if value is None:
+            self.module.__dict__.pop(self.name, None)
+        else:
+            self.module.__dict__[self.name] = value
 
     @property
     def kind(self) -> tuple[type, str]:
@@ -41,14 +44,11 @@ class Change:
 def repair(slim: nn.Module, sizes: Sizes, fits: Callable[[], bool]) -> bool:
     """Set size attributes of `slim` to what the cut makes of them; whether its forward fits then.
 
-    All candidates together, else each kind alone; what the forward also fits without is put back, so
-    that a number that happens to be equal (epochs=64) is left alone.
+    First those that ops were given as arguments, then also those that are extents of the tensors the
+    module works on (`self.dim - self.part`), then each kind alone. What the forward also fits without
+    is put back, so that a number that happens to be equal (epochs=64) is left alone.
     """
-    kinds: dict[tuple[type, str], list[Change]] = defaultdict(list)
-    for change in _candidates(slim, sizes):
-        kinds[change.kind].append(change)
-    everything = [c for changes in kinds.values() for c in changes]
-    for trial in (everything, *kinds.values()) if everything else ():
+    for trial in _trials(slim, sizes):
         for change in trial:
             change.set(change.new)
         if fits():
@@ -57,6 +57,30 @@ def repair(slim: nn.Module, sizes: Sizes, fits: Callable[[], bool]) -> bool:
         for change in trial:
             change.set(change.old)
     return False
+
+
+def _trials(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
+    """Sets of changes worth trying, each but once."""
+    given = _wanted(sizes, _changes)
+    extents = _wanted(sizes, _extents)
+    asked = list(_candidates(slim, given))
+    every = list(_candidates(slim, extents | _merged(given, extents)))
+    kinds: dict[tuple[type, str], list[Change]] = defaultdict(list)
+    for change in asked:
+        kinds[change.kind].append(change)
+    seen: list[set[Change]] = [set()]
+    for trial in (asked, every, *kinds.values()):
+        if set(trial) not in seen:
+            seen.append(set(trial))
+            yield trial
+
+
+_Wanted = dict[str, dict[int, set[int]]]  # module path -> old size -> what the cut makes of it
+
+
+def _merged(given: _Wanted, extents: _Wanted) -> _Wanted:
+    """What ops were given says more than the extents of their tensors."""
+    return {path: {**extents.get(path, {}), **sizes} for path, sizes in given.items()}
 
 
 def _put_back_idle(trial: list[Change], fits: Callable[[], bool]) -> None:
@@ -71,16 +95,27 @@ def _put_back_idle(trial: list[Change], fits: Callable[[], bool]) -> None:
                 change.set(change.new)
 
 
-def _candidates(slim: nn.Module, sizes: Sizes) -> Iterator[Change]:
-    wanted: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+def _wanted(sizes: Sizes, pairs: Callable[[Node, Sizes], Iterator[tuple[int, int]]]) -> _Wanted:
+    wanted: _Wanted = defaultdict(lambda: defaultdict(set))
     for node in sizes.coupling.graph.nodes:
-        for old, new in _changes(node, sizes):
+        for old, new in pairs(node, sizes):
             for path in _owners(node.module):
                 wanted[path][old].add(new)
+    return wanted
+
+
+def _candidates(slim: nn.Module, wanted: _Wanted) -> Iterator[Change]:
     for path, module in slim.named_modules():
         if path in wanted and not type(module).__module__.startswith("torch.nn"):
             changes = {old: new for old, (new, *more) in wanted[path].items() if not more}
             yield from _of(module, changes)
+
+
+def _extents(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
+    """(old, new) of every extent of the node's tensors that the cut changes."""
+    for value in (*node.inputs, *(v for v in node.outputs if v is not None)):
+        new = sizes.shape(value)
+        yield from ((a, b) for a, b in zip(value.shape, new, strict=True) if a != b)
 
 
 def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
@@ -95,13 +130,26 @@ def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
         return
     call = Call(node.op, node.args, node.kwargs, next(iter(node.inputs), None), outputs, (node,))
     new = resize(call, sizes)
-    if new.op != call.op:
-        return
-    for a, b in zip(call.args, new.args, strict=False):
-        many = isinstance(a, (list, tuple)) and isinstance(b, (list, tuple))
-        for old, now in zip(a, b, strict=True) if many else ((a, b),):  # type: ignore[arg-type]
-            if type(old) is int and type(now) is int and old != now:
-                yield old, now
+    if "split" in call.op and type(call.arg(1)) is int:
+        yield from _run_length(call, new)
+    elif new.op == call.op:
+        pairs = zip(call.args, new.args, strict=False)
+        yield from (p for a, b in pairs for p in _pairs(a, b) if p[0] != p[1])
+
+
+def _pairs(a: Any, b: Any) -> Iterator[tuple[int, int]]:
+    """The integers of two arguments of one shape, side by side."""
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        yield from (p for x, y in zip(a, b, strict=True) for p in _pairs(x, y))
+    elif type(a) is int and type(b) is int:
+        yield a, b
+
+
+def _run_length(call: Call, new: Call) -> Iterator[tuple[int, int]]:
+    """The length of equal runs, where those of the cut tensor are equal too."""
+    lengths = new.args[1]
+    if isinstance(lengths, list) and len(set(lengths[:-1])) == 1 and lengths[-1] <= lengths[0]:
+        yield call.args[1], lengths[0]
 
 
 def _owners(path: str) -> Iterator[str]:
@@ -113,7 +161,8 @@ def _owners(path: str) -> Iterator[str]:
 
 
 def _of(module: nn.Module, changes: dict[int, int]) -> Iterator[Change]:
-    for name, value in module.__dict__.items():
+    own = module.__dict__
+    for name, value in (_of_class(type(module)) | own).items():
         new: Any = None
         if type(value) is int:
             new = changes.get(value)
@@ -121,4 +170,10 @@ def _of(module: nn.Module, changes: dict[int, int]) -> Iterator[Change]:
             replaced = type(value)(changes.get(v, v) for v in value)
             new = replaced if replaced != value else None
         if new is not None and not name.startswith("_"):
-            yield Change(module, name, value, new)
+            yield Change(module, name, own.get(name), new)
+
+
+def _of_class(kind: type) -> dict[str, Any]:
+    """What the user's classes hold for all of their modules: `heads = 4` in a class body."""
+    users = [k for k in kind.__mro__ if not k.__module__.startswith(("torch.nn", "builtins"))]
+    return {name: value for k in reversed(users) for name, value in vars(k).items()}

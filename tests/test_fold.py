@@ -1,0 +1,283 @@
+"""A scale that follows head_dim keeps its original value, through the weights before it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import build, draw, tokens
+from nets.case import TokenNet
+from torch import Tensor, nn
+
+import surgeon
+
+
+class Attention(TokenNet):
+    """Fused qkv and torch's own default scale, 1 / sqrt(head_dim)."""
+
+    heads, width, bias = 2, 32, True
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(32, 3 * self.width, bias=self.bias)
+        self.proj = nn.Linear(self.width, 32)
+        self.dim = self.width // self.heads
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        b, n, _ = x.shape
+        return self.qkv(x).reshape(b, n, 3, self.heads, self.dim).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.proj(x.flatten(2))
+
+    def body(self, x: Tensor) -> Tensor:
+        return x + self.mix(*self.split(x))
+
+
+class FromShape(Attention):
+    """The scale is computed in forward, from the shape of q."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Divided(Attention):
+    """Divided by the root of head_dim, after the product: no weight can take that factor up by itself."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Rotary(Attention):
+    """q and k turned by fixed angles, each element with its partner in the other half."""
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        angle = torch.arange(10.0, device=x.device, dtype=x.dtype)[:, None]
+
+        def turned(t: Tensor) -> Tensor:
+            a, b = t.chunk(2, -1)
+            return t * angle.cos() + torch.cat((-b, a), -1) * angle.sin()
+
+        return x + self.mix(turned(q), turned(k), v)
+
+
+class Normed(Attention):
+    """q and k are normalised: the factor belongs into the norms' weights, not into the projection."""
+
+    def __init__(self):
+        super().__init__()
+        self.q_norm, self.k_norm = nn.LayerNorm(16), nn.RMSNorm(16)
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return x + self.mix(self.q_norm(q), self.k_norm(k), v)
+
+
+class OwnNorm(Attention):
+    """A norm written by hand, its weight a parameter of the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(16))
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, v = (t / t.square().mean(-1, keepdim=True).sqrt() for t in self.split(x))
+        return x + self.mix(self.gain * q, k * self.gain, v)
+
+
+class PartBias(Attention):
+    """q and v have a bias, k has zeros in its place."""
+
+    bias = False
+
+    def __init__(self):
+        super().__init__()
+        self.q_bias = nn.Parameter(torch.ones(32))
+        self.v_bias = nn.Parameter(torch.ones(32))
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
+        x = F.linear(x, self.qkv.weight, bias)
+        return x.reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class Pooled(Attention):
+    """q is pooled over the tokens, as hierarchical transformers do."""
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        b, h, n, d = q.shape
+        q = F.max_pool1d(q.transpose(-2, -1).reshape(b, h * d, n), 2)
+        return self.mix(q.reshape(b, h, d, n // 2).transpose(-2, -1), k, v)
+
+
+class Twice(Attention):
+    """One attention, used twice."""
+
+    def body(self, x: Tensor) -> Tensor:
+        return super().body(super().body(x))
+
+
+class QueryShown(Attention):
+    """q is also part of the result: scaling its rows would show."""
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return x + self.mix(q, k, v) + self.proj(q.transpose(1, 2).flatten(2))
+
+
+class KeyIsValue(Attention):
+    """The key is the value as well."""
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, _ = self.split(x)
+        return x + self.mix(q, k, k)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [Attention, FromShape, Rotary, Normed, OwnNorm, PartBias, Pooled, Twice],
+    ids=lambda c: c.__name__,
+)
+def test_the_factor_goes_into_the_weights(net: type[nn.Module]):
+    result = surgeon.shrink(build(net), tokens(), ratio=0.5, measure=False)
+    assert result.way == "module", result.why
+    assert type(result.model) is net
+    assert result.plan.folds
+
+
+@pytest.mark.parametrize("net", [Divided, QueryShown, KeyIsValue], ids=lambda c: c.__name__)
+def test_where_no_weight_can_take_it_the_program_does(net: type[nn.Module]):
+    result = surgeon.shrink(build(net), tokens(), ratio=0.5, measure=False)
+    assert result.way == "program"
+    assert not result.plan.folds
+    assert result.why is not None and "scale" in result.why
+
+
+def test_a_scale_that_does_not_follow_is_left_alone():
+    class Given(Attention):
+        def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            x = F.scaled_dot_product_attention(q, k, v, scale=0.25).transpose(1, 2)
+            return self.proj(x.flatten(2))
+
+    result = surgeon.shrink(build(Given), tokens(), ratio=0.5, measure=False)
+    assert (result.way, result.plan.folds) == ("module", {})
+
+
+def test_only_the_rows_of_q_and_k_are_scaled():
+    model = build(Attention)
+    result = surgeon.shrink(model, tokens(), ratio=0.5, measure=False)
+    (q, k, v) = result.model.qkv.weight.detach().split(16)
+    kept = list(result.plan.keep["qkv.weight"][0])
+    mine = model.qkv.weight.detach()[kept][:, list(result.plan.keep["qkv.weight"][1])]
+    factor = (16 / 8) ** -0.25  # of each of the two: the scale is sqrt(sqrt(head_dim)) for both
+    torch.testing.assert_close(q, mine[:16] * factor)
+    torch.testing.assert_close(k, mine[16:32] * factor)
+    torch.testing.assert_close(v, mine[32:])
+    assert result.plan.folds["qkv.weight"] == ((0, 32, pytest.approx(factor)),)
+
+
+def test_the_model_itself_is_not_scaled():
+    model = build(Attention)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    surgeon.shrink(model, tokens(), ratio=0.5, measure=False)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_tied_weights_are_scaled_once():
+    class Tied(Attention):
+        def __init__(self):
+            super().__init__()
+            self.again = nn.Linear(32, 96)
+            self.again.weight, self.again.bias = self.qkv.weight, self.qkv.bias
+
+        def body(self, x: Tensor) -> Tensor:
+            x = super().body(x)
+            y = self.again(x).reshape(*x.shape[:2], 3, self.heads, self.dim)
+            return x + self.mix(*y.permute(2, 0, 3, 1, 4).unbind(0))
+
+    result = surgeon.shrink(build(Tied), tokens(), ratio=0.5, measure=False)
+    assert result.way == "module", result.why
+    assert result.model.again.weight is result.model.qkv.weight
+    assert result.plan.folds["again.weight"] == result.plan.folds["qkv.weight"]
+
+
+def test_a_plan_with_factors_is_replayed():
+    model = build(Attention)
+    result = surgeon.shrink(model, tokens(), ratio=0.5, measure=False)
+    again = surgeon.apply(surgeon.Plan.from_json(result.plan.to_json()), model, tokens())
+    x = draw(2, 10, 12, seed=3)
+    torch.testing.assert_close(again(x), result.model(x))
+
+
+def test_the_attributes_that_forward_reads_follow():
+    result = surgeon.shrink(build(Attention), tokens(), ratio=0.5, measure=False)
+    assert (result.model.heads, result.model.dim) == (2, 8)
+
+
+class Part(nn.Module):
+    """Half of a module's channels go through it: both sizes are computed from attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.dim, self.part, self.epochs = 24, 8, 24
+        self.enter, self.inner = nn.Linear(12, 24), nn.Linear(8, 8)
+        self.leave = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.enter(x).relu().split([self.part, self.dim - self.part], -1)
+        return self.leave(torch.cat((self.inner(a), b), -1)).mean(1)
+
+
+def test_attributes_that_sizes_are_computed_from():
+    result = surgeon.shrink(build(Part), tokens(), ratio=0.5, measure=False)
+    assert result.way == "module", result.why
+    assert (result.model.dim, result.model.part) == (12, 4)
+    assert result.model.epochs == 24, "a number that only happens to be equal"
+
+
+def test_the_length_of_equal_runs():
+    class Runs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.width = 8
+            self.enter, self.leave = nn.Linear(12, 32), nn.Linear(32, 5)
+            self.inner = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, *rest = torch.split(self.enter(x).relu(), self.width, -1)
+            parts = [layer(t) for layer, t in zip(self.inner, rest, strict=True)]
+            return self.leave(torch.cat((first, *parts), -1)).mean(1)
+
+    result = surgeon.shrink(build(Runs), tokens(), ratio=0.5, measure=False)
+    assert result.way == "module", result.why
+    assert result.model.width == 4
+
+
+def test_a_slim_with_factors_is_saved_and_loaded(tmp_path: Path):
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch.nn.functional as F\nfrom torch import nn\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.qkv, self.proj = nn.Linear(12, 48), nn.Linear(16, 5)\n"
+        "        self.dim = 8\n\n"
+        "    def forward(self, x):\n"
+        "        x = self.qkv(x).unflatten(-1, (3, 2, self.dim)).permute(2, 0, 3, 1, 4)\n"
+        "        x = F.scaled_dot_product_attention(*x.unbind(0))\n"
+        "        return self.proj(x.transpose(1, 2).flatten(2)).mean(1)\n\n\n"
+        "def net():\n"
+        "    return Net()\n"
+    )
+    opened = surgeon.open_model(f"{file}:net", input="2,10,12")
+    result = surgeon.shrink(opened.model, opened.inputs, ratio=0.5, measure=False)
+    assert result.way == "module" and result.plan.folds
+    surgeon.save(result, tmp_path / "slim.pth", arch=f"{file}:net")
+    x = draw(2, 10, 12, seed=3)
+    torch.testing.assert_close(surgeon.load(tmp_path / "slim.pth")(x), result.model(x))
