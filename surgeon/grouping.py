@@ -207,17 +207,19 @@ def _group(
     explain, kinds, ops = say
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
+    inexact = explain(classes.reasons[int(mixed.max())]) if mixed.max(initial=-1) >= 0 else None
+    reached = [table.axes[i].label for i in _runs(table.axis[run[0] : run[1]])]
     if why is None and len(atoms) == 1:
         why = "a single channel, and one always stays"
-    inexact = int(mixed.max()) if len(mixed) else -1
-    reached = [table.axes[i].label for i in _runs(table.axis[run[0] : run[1]])]
+    if why is None and inexact and all(table.roles.get(x) == "takes" for x in reached):  # type: ignore[arg-type]
+        why = f"a constant of the code, where {inexact}"
     make = Counter((ops.get(x, ""), x[1], table.roles.get(x, "along")) for x in reached)  # type: ignore[index,arg-type]
     kind = min(kinds[atoms].tolist(), key=KINDS.index)
     return Group(
         _name(reached, table.roles, kind),  # type: ignore[arg-type]
         atoms,
         why,
-        explain(classes.reasons[inexact]) if inexact >= 0 else None,
+        inexact,
         kind,
         zlib.crc32(repr((kind, sorted(make.items()))).encode()),
         (),

@@ -59,6 +59,24 @@ def breaks(model):
     return 1 / 0
 """
 
+HALVES = """
+import torch
+from torch import nn
+
+class Split(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.side = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        a, b = self.up(x).chunk(2, 1)
+        return torch.cat([a, b + self.side(b).relu()], 1)
+
+def net():
+    layers = Split(), nn.Conv2d(16, 12, 3), nn.ReLU(), nn.Conv2d(12, 5, 3)
+    return nn.Sequential(*layers), torch.randn(2, 3, 8, 8)
+"""
+
 Go = Callable[..., tuple[int, str, str]]
 
 
@@ -316,6 +334,17 @@ class TestOthers:
         assert found["cuttable_share"] == pytest.approx(
             1 - 5 / found["params"]
         )  # all but fc's biases
+
+    def test_inspect_says_kinds_and_what_stays_equal(self, go: Go) -> None:
+        Path("halves.py").write_text(HALVES)
+        code, out, _ = go("inspect", "halves.py:net")
+        assert code == 0
+        assert "equal in number, as the forward splits them evenly: 0.up = 0.up#2" in out
+        code, out, _ = go("inspect", "halves.py:net", "--json")
+        found = json.loads(out)
+        assert found["ties"] == [["0.up", "0.up#2"]]
+        kinds = {g["name"]: g["kind"] for g in found["groups"] if g["cuttable"]}
+        assert kinds == {"0.up": "mlp", "0.up#2": "width", "1": "mlp"}
 
     def test_inspect_a_program(self, go: Go) -> None:
         go("shrink", "nets.py:literal", "--ratio", "0.5", *FAST)

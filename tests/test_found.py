@@ -310,3 +310,24 @@ def test_only_plain_files_are_replaced(tmp_path):
         surgeon.export_onnx(result.model, pipe, X)
     surgeon.save(result, link)
     assert link.is_symlink() and real.is_file()
+
+
+class Padded(nn.Module):
+    """Channels padded with a constant, then mixed by an op that has no weights."""
+
+    def __init__(self, mix: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b, self.mix = nn.Conv2d(3, 12, 1), nn.Conv2d(16, 5, 1), mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(self.a(x), (0, 0, 0, 0, 1, 3), value=0.5)
+        return self.b(self.mix(x.movedim(1, -1)).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("mix", [nn.Softmax(-1), nn.LayerNorm(16, elementwise_affine=False)])
+def test_pads_that_are_mixed_stay_and_the_channels_beside_them_go(mix: nn.Module):
+    result = surgeon.shrink(Padded(mix), X, 0.5, measure=False)
+    assert result.check is not None
+    assert [(g.name, g.kept) for g in result.plan.groups] == [("a", 6)]
+    why = {x.name: x.why for x in result.plan.left}["b:in"]
+    assert why.startswith("a constant of the code, where aten.")

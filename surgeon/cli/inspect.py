@@ -33,5 +33,9 @@ def inspect(
         f"total: {found['params']:,} parameters, {found['flops']:,} FLOPs, {found['macs']:,} MACs",
         *text.reach(found["reach"]),
         f"ops without a channel rule: {unknown}",
+        *(
+            f"equal in number, as the forward splits them evenly: {' = '.join(t)}"
+            for t in found["ties"]
+        ),
     )
     screen.data(found)
