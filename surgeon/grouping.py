@@ -18,6 +18,7 @@ from surgeon.classes import Classes, Why
 from surgeon.kinds import KINDS
 
 Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 NAMED = ("heads", "head_dim")  # kinds that stand in a group's name: a layer may make both
 
 
@@ -111,6 +112,7 @@ def group_all(
     said: how a reason is put into words, and the kind of every class.
     """
     roles, ops = _roles(uses)
+    padded = _padded(classes, axes)
     axes = [a for a in axes if a.label == "factor" or _counts(a, roles)]
     state = np.array([a.label != "factor" for a in axes], bool)
     if not state.any():
@@ -131,12 +133,21 @@ def group_all(
             by_group[bounds[k] : bounds[k + 1]],
             table,
             (int(ends[k]), int(ends[k + 1])),
-            (*said, ops),
+            (*said, ops, padded),
         )
         for k in range(group_count)
     ]
     groups.sort(key=lambda g: int(g.atoms[0]) if len(g.atoms) else 0)
     return tuple(_partnered(classes, _unique(groups)))
+
+
+def _padded(classes: Classes, axes: Sequence[Axis]) -> Mask:
+    """Classes that hold a padded element."""
+    mask = np.zeros(classes.count, bool)
+    for axis in axes:
+        if axis.label == "pad":
+            mask[classes.label[axis.start : axis.start + axis.size]] = True
+    return mask
 
 
 def _roles(uses: Sequence[Use]) -> tuple[dict[tuple[str, int], str], dict[tuple[str, int], str]]:
@@ -202,16 +213,17 @@ def _group(
     atoms: Ids,
     table: _Table,
     run: tuple[int, int],
-    say: tuple[Callable[[Why], str], NDArray[np.str_], dict[tuple[str, int], str]],
+    say: tuple[Callable[[Why], str], NDArray[np.str_], dict[tuple[str, int], str], Mask],
 ) -> Group:
-    explain, kinds, ops = say
+    explain, kinds, ops, padded = say
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
     inexact = explain(classes.reasons[int(mixed.max())]) if mixed.max(initial=-1) >= 0 else None
     reached = [table.axes[i].label for i in _runs(table.axis[run[0] : run[1]])]
     if why is None and len(atoms) == 1:
         why = "a single channel, and one always stays"
-    if why is None and inexact and all(table.roles.get(x) == "takes" for x in reached):  # type: ignore[arg-type]
+    taken = all(table.roles.get(x) == "takes" for x in reached)  # type: ignore[arg-type]
+    if why is None and inexact and taken and padded[atoms].all():
         why = f"a constant of the code, where {inexact}"
     make = Counter((ops.get(x, ""), x[1], table.roles.get(x, "along")) for x in reached)  # type: ignore[index,arg-type]
     kind = min(kinds[atoms].tolist(), key=KINDS.index)

@@ -64,7 +64,7 @@ GROUPS: dict[str, dict[str, tuple[int, str]]] = {
         "first": (10, "model output"), "second": (8, "model output"),
     },
     "sort_channels": {
-        "stem": (16, ""), "stem:in": (3, INPUT), "conv": (24, "no channel rule for aten.sort.default"),
+        "stem": (16, ""), "stem:in": (3, INPUT), "conv": (24, "aten.sort.default reads it as position, batch or space"),
         "head": (5, "model output"), "head:in": (24, INPUT),
     },
 }  # fmt: skip
