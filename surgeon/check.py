@@ -157,16 +157,14 @@ def _check(
     inputs: Inputs,
     dtype: torch.dtype | None,
 ) -> CheckResult:
-    carried = _carried_by(model, inputs)
     with floats_as(dtype):
-        return _compared((model, slim, plan), inputs, dtype, carried)
+        return _compared((model, slim, plan), inputs, dtype)
 
 
 def _compared(
     what: tuple[nn.Module, nn.Module, Plan],
     inputs: Inputs,
     dtype: torch.dtype | None,
-    carried: float,
 ) -> CheckResult:
     model, slim, plan = what
     twin, small = _cast(model, dtype), _cast(slim, dtype)
@@ -181,9 +179,10 @@ def _compared(
             "this precision outputs alone cannot tell"
         )
     try:
-        error, ops, outputs = _proof(twin, small, keep, inputs, tolerance)
+        error, ops, got = _proof(twin, small, keep, inputs, tolerance)
+        carried = _carried(got, _on_others(small, inputs))
     except _NothingFinite:  # broken weights that stay; random ones can still tell
-        error, ops, outputs, carried = 0.0, 0, 0, 0.0
+        error, ops, got, carried = 0.0, 0, [], 0.0
     notes: tuple[str, ...] = ()
     if carried < _CARRIED:
         if stranger is not None:
@@ -194,26 +193,11 @@ def _compared(
         twin, small = _cast(model, dtype), _cast(slim, dtype)
         shake(twin)
         follow(small, twin, plan)
-        second, ops, outputs = _proof(twin, small, keep, inputs, tolerance)
+        second, ops, got = _proof(twin, small, keep, inputs, tolerance)
         error = max(error, second)
         notes = ("its own weights hide most of the network: also compared with random ones",)
     name = str(dtype or own).removeprefix("torch.")
-    return CheckResult(error, tolerance, name, outputs, ops, notes)
-
-
-def _carried_by(model: nn.Module, inputs: Inputs) -> float:
-    """Runs the original three times in float32, which is quick: is it deterministic, does it respond?"""
-    for dtype in (torch.float32, None):
-        light = _cast(model, dtype)
-        same = inputs.map(lambda t: cast(t, dtype))  # noqa: B023
-        with floats_as(dtype):
-            try:
-                plain = _run(light, same)
-            except BadInput:
-                continue
-            _same_twice(plain, _run(light, same))
-            return _carried(plain, _on_others(light, same))
-    return 0.0
+    return CheckResult(error, tolerance, name, len(got), ops, notes)
 
 
 _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights hide the network
@@ -254,8 +238,8 @@ def _proof(
     keep: Keep,
     inputs: Inputs,
     tolerance: float,
-) -> tuple[float, int, int]:
-    """Error, ops and outputs of one comparison; CheckFailed above the tolerance. Masks `twin` in place."""
+) -> tuple[float, int, list[Tensor]]:
+    """Error, ops and the cut model's outputs; CheckFailed above the tolerance. Masks `twin` in place."""
     masked = _Masked(twin, keep)
     want = _run(twin, inputs, masked)
     got = _run(small, inputs)
@@ -263,8 +247,9 @@ def _proof(
     if error == error and not any(bool(t.isfinite().any()) for t in want if t.numel()):
         raise _NothingFinite
     if not error <= tolerance:
+        _same_twice(_run(twin, inputs), _run(twin, inputs))
         raise _failure(twin, small, keep, inputs, (error, tolerance))
-    return error, masked.ops, len(want)
+    return error, masked.ops, got
 
 
 def _cast(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:

@@ -12,47 +12,52 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
 
 from surgeon.errors import CheckFailed
 from surgeon.graph import Node, Value
+from surgeon.masks import Held, thin
 from surgeon.rules import Rule, Term, lookup, parse, spread
 from surgeon.trace.called import Called
 
 
 class Masks:
-    """True where an element is removed. Every tensor has one, laid out like the tensor itself, so
-    that a write through a view reaches the mask of what it is a view of."""
+    """True where an element is removed; what is not kept is zero after every op."""
 
     def __init__(self) -> None:
-        self._masks: Any = WeakIdKeyDictionary()  # tensor -> mask, for as long as the tensor lives
+        self._held = Held()
 
     def begin(self, tensor: Tensor, keep: Mapping[int, Sequence[int]]) -> None:
         """Mask a state tensor as the plan says: what is not kept is zero from now on."""
-        mask = torch.zeros_like(tensor, dtype=torch.bool)
+        mask = torch.zeros((1,) * tensor.dim(), dtype=torch.bool, device=tensor.device)
         for d, kept in keep.items():
             gone = torch.ones(tensor.shape[d], dtype=torch.bool, device=tensor.device)
             gone[list(kept)] = False
-            mask |= _along(gone, d, tensor.dim())
-        self._masks[tensor] = mask
+            mask = mask | _along(gone, d, tensor.dim())
+        self._held.meet((tensor,))
+        self._held.set(tensor, mask)
         if keep and _measures(tensor):
             tensor.detach().masked_fill_(mask, 0)
 
     def of(self, tensor: Tensor) -> Tensor:
         """The mask of a tensor; one that was never seen has nothing removed."""
-        mask = self._masks.get(tensor)
+        mask = self._held.get(tensor)
         if mask is None:
-            mask = self._masks[tensor] = torch.zeros_like(tensor, dtype=torch.bool)
+            return torch.zeros((), dtype=torch.bool, device=tensor.device).expand(tensor.shape)
         return mask
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op on masked tensors and give its outputs their masks."""
+        given = _flat((args, kwargs))
+        self._held.meet(given)
+        if func._schema.name.startswith("aten::as_strided"):  # reads the storage itself
+            self._held.lay_where_masked(args[0])
+        if all(self._held.get(t) is None for t in given):
+            out = func(*args, **kwargs)
+            self._held.meet(_flat((out,)))
+            return out
         rule = lookup(str(func))
-        touched = any(bool(self.of(t).any()) for t in _flat((args, kwargs)))
-        if rule is None or (not touched and rule.choose is not None and not _in_place(func)):
-            if touched:
-                raise CheckFailed(f"removed channels reach {func}, which has no channel rule")
-            return func(*args, **kwargs)
+        if rule is None:
+            raise CheckFailed(f"removed channels reach {func}, which has no channel rule")
         if rule.move is not None:
             return self._move(rule, func, args, kwargs)
         return self._compute(rule, func, args, kwargs)
@@ -81,12 +86,17 @@ class Masks:
     def _move(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if rule.op == "aten.index_put":
             return self._put(func, args, kwargs)
+        before = tree_map_only(Tensor, self.of, args[0])
         out = func(*args, **kwargs)
         if rule.family == "factory":
+            self._held.meet(_flat((out,)))
             return out
-        masks = _moved(func, tree_map_only(Tensor, self.of, args[0]), args[1:])
+        masks = _moved(func, before, args[1:])
         for tensor, mask in zip(_flat((out,)), _flat((masks,)), strict=True):
-            self._masks[tensor] = mask
+            if _in_place(func) and func._schema.name not in _RESHAPES:
+                self._held.write(tensor, mask)
+            else:
+                self._held.set(tensor, mask)
         return out
 
     def _put(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -97,11 +107,12 @@ class Masks:
         mask = own.clone()
         if bool(theirs.any()):
             over = _covered(indices)
-            clear = torch.zeros_like(own)
-            written = clear.index_put(indices, torch.ones_like(theirs))
-            gone = clear.index_put(indices, theirs) | ~written
+            clear = torch.zeros_like(mask)
+            put = torch.ops.aten.index_put
+            written = put(clear, indices, torch.ones_like(theirs))
+            gone = put(clear, indices, theirs) | ~written
             mask |= gone.all(dim=over, keepdim=True) & written.any(dim=over, keepdim=True)
-        self._settle(out, mask)
+        self._settle(func, out, mask)
         return out
 
     def _compute(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -123,14 +134,17 @@ class Masks:
         else:
             out = func(*args, **kwargs)
         for terms, tensor in zip(notation.outputs, _flat((out,)), strict=False):
-            self._settle(tensor, letters.write(terms, tensor.shape, tensor.device))
+            self._settle(func, tensor, letters.write(terms, tensor.shape, tensor.device))
         return out
 
-    def _settle(self, tensor: Tensor, mask: Tensor) -> None:
-        """Give an output its mask; one written in place changes the mask that it is a view of."""
-        own = self.of(tensor)
-        own.copy_(mask.expand_as(own))
-        if _measures(tensor):
+    def _settle(self, func: Any, tensor: Tensor, mask: Tensor) -> None:
+        """Give an output its mask; one written in place changes the mask of all that it is a view of."""
+        if _in_place(func):
+            self._held.write(tensor, mask)
+        else:
+            self._held.set(tensor, mask)
+        own = self._held.get(tensor)
+        if own is not None and _measures(tensor):
             tensor.masked_fill_(own, 0)
 
 
@@ -146,15 +160,17 @@ class _Letters:
 
     def read(self, terms: tuple[Term, ...], mask: Tensor) -> None:
         """Take the removed positions of every factor of an operand from its mask."""
-        each = spread(terms, mask.dim())
+        each, least = spread(terms, mask.dim()), thin(mask)
         passing = [d for d, t in enumerate(each) if t.text == "..."]
         if passing:
             rest = [d for d in range(mask.dim()) if d not in passing]
-            own = mask.all(dim=rest) if rest else mask
+            own = least.all(dim=rest) if rest else least
             self.passed = own if self.passed is None else self.passed | own
         for d, term in enumerate(each):
+            if term.text == "...":
+                continue
             rest = [k for k in range(mask.dim()) if k != d]
-            along = mask.all(dim=rest) if rest else mask
+            along = (least.all(dim=rest) if rest else least).expand(mask.shape[d])
             if term.letters:
                 self._read_term(term, along)
             elif term.text in ("_", "*") and bool(along.any()) and not bool(along.all()):
@@ -278,7 +294,7 @@ def _resized(op: str, args: list[Any], letters: _Letters) -> None:
     if "layer_norm" in op or "rms_norm" in op:
         args[1] = list(args[0].shape[-len(args[1]) :])
     if "native_group_norm" in op:
-        args[4] = args[0].shape[1]
+        args[3:5] = args[0].shape[:2]
         args[6] = int((~letters.gone["g"]).sum())
 
 
@@ -303,7 +319,35 @@ def _along(vector: Tensor, d: int, rank: int) -> Tensor:
 def _moved(func: Any, mask: Any, rest: tuple[Any, ...]) -> Any:
     """The op run on a mask; what it adds by itself is removed only where all beside it is."""
     special = _SPECIAL.get(func._schema.name)
-    return special(mask, *rest) if special else func(mask, *rest)
+    if special:
+        return special(mask, *rest)
+    if _in_place(func):  # masks are values
+        mask = torch.ops.aten.alias(mask) if func._schema.name in _RESHAPES else mask.clone()
+    return func(mask, *rest)
+
+
+# in place, but the elements stay where they are
+_RESHAPES = {
+    f"aten::{n}_" for n in "t transpose swapaxes swapdims squeeze unsqueeze as_strided".split()
+}
+
+
+def _seen_as(mask: Tensor, shape: Sequence[int], *_: Any) -> Tensor:
+    """A mask that is broadcast has not always the strides for a view."""
+    return mask.reshape(shape)
+
+
+def _joined(masks: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """cat, along nothing but the dimension that it is along: elsewhere masks mostly stay as they are."""
+    if len({m.dim() for m in masks}) > 1:
+        return torch.cat(list(masks), dim)
+    rank = masks[0].dim()
+    full = [max(m.shape[d] for m in masks) for d in range(rank)]
+    full[dim % rank] = -1
+    flat = [d for d in range(rank) if d != dim % rank and all(m.stride(d) == 0 for m in masks)]
+    for d in flat:
+        masks = [m.narrow(d, 0, min(m.shape[d], 1)) for m in masks]
+    return torch.cat(list(masks), dim).expand(full)
 
 
 def _padded(mask: Tensor, pad: Sequence[int], *_: Any) -> Tensor:
@@ -314,12 +358,17 @@ def _padded(mask: Tensor, pad: Sequence[int], *_: Any) -> Tensor:
         mask = mask.narrow(d, max(-before, 0), size - max(-before, 0) - max(-after, 0))
         whole = mask.all(dim=d, keepdim=True)
         ends = [whole.expand(*_with(mask.shape, d, max(n, 0))) for n in (before, after)]
-        mask = torch.cat([ends[0], mask, ends[1]], d)
+        mask = _joined([ends[0], mask, ends[1]], d)
     return mask
 
 
 def _with(shape: Sequence[int], d: int, size: int) -> list[int]:
     return [size if k == d else n for k, n in enumerate(shape)]
+
+
+def _same(mask: Tensor, *_: Any) -> Tensor:
+    """What is set to zero is no less gone than it was."""
+    return mask
 
 
 def _gated(mask: Tensor, dim: int = -1) -> Tensor:
@@ -347,6 +396,15 @@ _SPECIAL = {
     "aten::glu": _gated,
     "aten::im2col": _windows,
     "aten::_pack_padded_sequence": _packed,
+    "aten::tril": _same,
+    "aten::triu": _same,
+    "aten::tril_": _same,
+    "aten::triu_": _same,
+    "aten::view": _seen_as,
+    "aten::_unsafe_view": _seen_as,
+    "aten::_reshape_alias": _seen_as,
+    "aten::cat": _joined,
+    "aten::concat": _joined,
 }
 
 
