@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from surgeon.plan import Plan
     from surgeon.rules.registry import rule
     from surgeon.score import criterion
-    from surgeon.shrink import Result, apply, remove, shrink, trace
+    from surgeon.shrink import Result, apply, propose, remove, shrink, trace
     from surgeon.trace.inputs import Inputs
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ _HOME = {
     "load": "surgeon.files.slim",
     "measure": "surgeon.measure",
     "open_model": "surgeon.files.source",
+    "propose": "surgeon.shrink",
     "remove": "surgeon.shrink",
     "rule": "surgeon.rules.registry",
     "save": "surgeon.files.slim",
@@ -49,7 +50,7 @@ _HOME = {
 __all__ = [
     "BadInput", "CheckFailed", "CheckResult", "Inputs", "OutOfReach", "Plan", "Result",
     "SurgeonError", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_model",
-    "remove", "rule", "save", "shrink", "trace",
+    "propose", "remove", "rule", "save", "shrink", "trace",
 ]  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
@@ -30,7 +32,7 @@ from surgeon.trace.folding import read_state, ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
-from surgeon.trace.record import record
+from surgeon.trace.record import named_state, record
 from surgeon.trace.recorded import describe, recorded
 from surgeon.trace.wrappers import unwrapped
 
@@ -190,6 +192,7 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     """
     run = _Run(progress)
     model, inputs = unwrapped(model), Inputs.of(example_inputs)
+    _with_numbers(model, check or measure)
     proposal = _propose(model, inputs, _request(ratio, options), source, run)
     traced, plan = proposal.traced, proposal.plan
     done = run("cut", lambda: cut(traced.model, traced.inputs, traced.coupling, plan))
@@ -205,9 +208,22 @@ def propose(
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> Proposal:
-    """What `shrink` would cut with the same arguments; nothing is cut. Raises as `shrink` does."""
+    """What `shrink` would cut with the same arguments; nothing is cut. Raises as `shrink` does.
+
+    A model on the meta device will do where the criterion reads no weights (criterion='random').
+    """
     request = _request(ratio, options)
     return _propose(model, Inputs.of(example_inputs), request, source, _Run(progress))
+
+
+def _with_numbers(model: nn.Module, needed: bool) -> None:
+    if not needed or not isinstance(model, nn.Module):
+        return
+    if any(t.is_meta for t in named_state(model).values()):
+        raise BadInput(
+            "the model is on the meta device: without numbers a cut cannot be proven or measured",
+            "load the weights; surgeon.propose plans without, and so does check=False, measure=False",
+        )
 
 
 def check_options(ratio: float | None = None, **options: Unpack[Options]) -> None:
@@ -270,6 +286,22 @@ def inputs_of(plan: Plan) -> Inputs:
     return recorded(plan.model.get("inputs"))
 
 
+# steps that make many small objects and no cycles among large ones: half their time would go to looking
+_LIGHT = ("trace and couple", "score and plan", "cut")
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """No cyclic garbage collection inside."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class _Run:
     """Tells what it does, and keeps how long each step took."""
 
@@ -281,7 +313,8 @@ class _Run:
         if self._progress:
             self._progress(what)
         start = time.perf_counter()
-        result = step()
+        with _collecting_later() if what in _LIGHT else nullcontext():
+            result = step()
         self.seconds[what] = time.perf_counter() - start
         return result
 

@@ -8,7 +8,7 @@ accepted only where the user's own forward computes the very same ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,18 @@ class Sizes:
 
     coupling: Coupling
     removed: Mask
+    _shapes: dict[Value, tuple[int, ...]] = field(default_factory=dict)
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """New shape of a value."""
-        dims = self.coupling.dims.get(value)
-        if dims is None:
-            return value.shape
-        return tuple(self.coupling.kept_size(d, self.removed) for d in dims)
+        known = self._shapes.get(value)
+        if known is None:
+            dims = self.coupling.dims.get(value)
+            known = value.shape
+            if dims is not None:
+                known = tuple([self.coupling.kept_size(d, self.removed) for d in dims])
+            self._shapes[value] = known
+        return known
 
     def kept(self, value: Value, dim: int) -> Ids:
         """Old positions of a dimension that stay."""

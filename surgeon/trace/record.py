@@ -28,6 +28,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
@@ -301,15 +302,15 @@ class Recorder(TorchDispatchMode):
         self.graph = Graph()
         self.on_meta = on_meta
         self.path = [""]
-        self._known: dict[int, Value] = {}
-        self._alive: list[Tensor] = []  # ids are only good while the tensors live
-        self._from_inputs: set[int] = set()  # tensors whose values another input would change
+        self._known: Any = WeakIdKeyDictionary()  # tensor -> its value, while the tensor lives
+        self._from_inputs: Any = WeakIdKeyDictionary()  # whose numbers another input would change
         self._inside = False  # a module that has a rule: its call is the op
 
     def begin(self, inputs: Any) -> None:
         """Mark the tensors of the inputs: what is computed from them is no constant."""
         flat = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-        self._from_inputs.update(map(id, flat))
+        for tensor in flat:
+            self._from_inputs[tensor] = True
         self.graph.inputs = tuple(self.value(t) for t in flat)
 
     def __torch_dispatch__(
@@ -370,8 +371,9 @@ class Recorder(TorchDispatchMode):
         if before:  # within another module that has a rule
             return out
         results = output_tensors(out)
-        if any(id(t) in self._from_inputs for t in operands):
-            self._from_inputs.update(map(id, results))
+        if any(t in self._from_inputs for t in operands):
+            for t in results:
+                self._from_inputs[t] = True
         values = tuple(self.value(t) for t in results)
         source = _source(sys._getframe(1))
         self.graph.nodes.append(
@@ -391,17 +393,17 @@ class Recorder(TorchDispatchMode):
     def _follow(self, func: Any, given: list[Tensor], outputs: Any) -> None:
         """What came from the inputs; and integers written in place are other values from then on."""
         results = [o for o in outputs if isinstance(o, Tensor)]
-        if any(id(t) in self._from_inputs for t in given):
-            self._from_inputs.update(map(id, results))
-            self._alive += results
+        if any(t in self._from_inputs for t in given):
+            for t in results:
+                self._from_inputs[t] = True
         if func._schema.is_mutable:
             for t in results:
                 if not t.is_meta and not t.is_floating_point():
-                    self._known.pop(id(t), None)
+                    self._known.pop(t, None)
 
     def value(self, tensor: Tensor) -> Value:
         """The value of a tensor, new where it was not seen before."""
-        known = self._known.get(id(tensor))
+        known = self._known.get(tensor)
         if known is None or known.shape != tensor.shape:  # transpose_ makes another value of it
             known = Value(
                 len(self.graph.values),
@@ -412,13 +414,12 @@ class Recorder(TorchDispatchMode):
             if self._is_constant(tensor):
                 known.constant = tensor.clone()
             self.graph.values.append(known)
-            self._known[id(tensor)] = known
-            self._alive.append(tensor)
+            self._known[tensor] = known
         return known
 
     def _is_constant(self, tensor: Tensor) -> bool:
         known = not (tensor.is_meta or tensor.is_floating_point() or tensor.is_complex())
-        return known and tensor.numel() < _SMALL and id(tensor) not in self._from_inputs
+        return known and tensor.numel() < _SMALL and tensor not in self._from_inputs
 
     def name_state(self, name: str, tensor: Tensor) -> None:
         """Mark a tensor as the model's own state."""
