@@ -80,7 +80,8 @@ class Masks:
         else:
             out = called.run(operands)
         for t, tensor in zip(notation.outputs, _flat((out,)), strict=False):
-            self._settle(tensor, letters.write(t, tensor.shape, tensor.device))
+            mask = letters.write(t, tensor.shape, tensor.device)
+            self._settle(tensor, mask, written=True)  # a module may give back what it wrote to
         return out
 
     def _move(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -112,7 +113,7 @@ class Masks:
             written = put(clear, indices, torch.ones_like(theirs))
             gone = put(clear, indices, theirs) | ~written
             mask |= gone.all(dim=over, keepdim=True) & written.any(dim=over, keepdim=True)
-        self._settle(func, out, mask)
+        self._settle(out, mask, written=_in_place(func))
         return out
 
     def _compute(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -134,12 +135,13 @@ class Masks:
         else:
             out = func(*args, **kwargs)
         for terms, tensor in zip(notation.outputs, _flat((out,)), strict=False):
-            self._settle(func, tensor, letters.write(terms, tensor.shape, tensor.device))
+            mask = letters.write(terms, tensor.shape, tensor.device)
+            self._settle(tensor, mask, written=_in_place(func))
         return out
 
-    def _settle(self, func: Any, tensor: Tensor, mask: Tensor) -> None:
+    def _settle(self, tensor: Tensor, mask: Tensor, *, written: bool) -> None:
         """Give an output its mask; one written in place changes the mask of all that it is a view of."""
-        if _in_place(func):
+        if written:
             self._held.write(tensor, mask)
         else:
             self._held.set(tensor, mask)

@@ -55,9 +55,9 @@ class Held:
 
     def write(self, tensor: Tensor, mask: Tensor) -> None:
         """The mask of what was written to a tensor: from now on that of all that shares its storage."""
+        self.meet((tensor,))
         new, old = small(mask.expand(tensor.shape)), self.get(tensor)
         if _same(new, old):
-            self.meet((tensor,))
             return
         if self._of_storage(tensor) is None and len(self._on_storage(tensor)) < 2:
             self._small[tensor] = new
