@@ -241,6 +241,21 @@ def test_attributes_that_sizes_are_computed_from():
     assert result.model.epochs == 24, "a number that only happens to be equal"
 
 
+def test_sizes_in_a_list():
+    class Listed(Part):
+        def __init__(self):
+            super().__init__()
+            self.sizes = [8, 16]
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.enter(x).relu().split(self.sizes, -1)
+            return self.leave(torch.cat((self.inner(a), b), -1)).mean(1)
+
+    result = surgeon.shrink(build(Listed), tokens(), ratio=0.5, measure=False)
+    assert result.way == "module", result.why
+    assert result.model.sizes == [4, 8]
+
+
 def test_the_length_of_equal_runs():
     class Runs(nn.Module):
         def __init__(self):

@@ -115,7 +115,7 @@ def _group_norm(module: nn.GroupNorm, layer: Layer) -> None:
 def _layer_norm(module: nn.LayerNorm, layer: Layer) -> None:
     if module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
-    else:
+    elif layer.nodes:
         module.normalized_shape = layer.extents(len(module.normalized_shape))
 
 

@@ -68,10 +68,10 @@ def _trials(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
     kinds: dict[tuple[type, str], list[Change]] = defaultdict(list)
     for change in asked:
         kinds[change.kind].append(change)
-    seen: list[set[Change]] = [set()]
+    seen: list[list[Change]] = [[]]
     for trial in (asked, every, *kinds.values()):
-        if set(trial) not in seen:
-            seen.append(set(trial))
+        if trial not in seen:
+            seen.append(trial)
             yield trial
 
 
