@@ -392,6 +392,12 @@ def _packed(mask: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return data, torch.zeros_like(counts, dtype=torch.bool)
 
 
+def _folded(mask: Tensor, size: Sequence[int], kernel: Sequence[int], *_: Any) -> Tensor:
+    """col2im adds up the windows of a channel: it is gone where all of them are."""
+    gone = mask.unflatten(-2, (-1, kernel[0] * kernel[1])).all(dim=(-2, -1))
+    return gone[..., None, None].expand(*gone.shape, *size).clone()
+
+
 _SPECIAL = {
     "aten::constant_pad_nd": _padded,
     "aten::pad": _padded,
@@ -407,6 +413,7 @@ _SPECIAL = {
     "aten::_reshape_alias": _seen_as,
     "aten::cat": _joined,
     "aten::concat": _joined,
+    "aten::col2im": _folded,
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from surgeon.graph import Node
 from surgeon.rules.registry import Form, chooses, factor
 
@@ -10,10 +12,38 @@ CONV = "n (g i) *, (g o) i *, (g o) -> n (g o) *"
 CONV_TRANSPOSED = "n (g i) *, (g i) o *, (g o) -> n (g o) *"
 
 
-@chooses("aten.convolution", family=FAMILY, forms=(CONV, CONV_TRANSPOSED))
+POINTWISE = "n (g i) x y, (g o) i 1 1, (g o) -> n (g o) x y"
+
+
+@chooses("aten.convolution", family=FAMILY, forms=(CONV, CONV_TRANSPOSED, POINTWISE))
 def convolution(node: Node) -> Form:
-    """1-, 2- and 3-D; depthwise is g = channels, i = 1."""
-    return Form(CONV_TRANSPOSED if node.arg(6) else CONV, {"g": node.arg(8, 1)})
+    """1-, 2- and 3-D; depthwise is g = channels, i = 1. Where the kernel is one wide and moves in
+    steps of one, every position is by itself: what lies there may be channels of something else."""
+    line = CONV_TRANSPOSED if node.arg(6) else CONV
+    positions = _alone(node)
+    if any(x != "_" for x in positions):
+        x, weight, *rest = line.split(", ")
+        ones = " ".join("1" if p != "_" else "_" for p in positions)
+        space = " ".join(positions)
+        bias, _ = rest[0].split(" -> ")
+        line = f"{x[:-1]}{space}, {weight[:-1]}{ones}, {bias} -> n (g o) {space}"
+    return Form(line, {"g": node.arg(8, 1)})
+
+
+def _alone(node: Node) -> list[str]:
+    """A letter for each dimension of space that the kernel does not reach along, '_' for the others."""
+    rank = len(node.args[1].shape) - 2
+    kernel, stride = node.args[1].shape[2:], _each(node.arg(3), rank)
+    padding, added = _each(node.arg(4), rank), _each(node.arg(7), rank)
+    return [
+        letter if (k, s, p, a) == (1, 1, 0, 0) else "_"
+        for letter, k, s, p, a in zip("xyz", kernel, stride, padding, added, strict=False)
+    ]
+
+
+def _each(given: Sequence[int], rank: int) -> list[int]:
+    """One number a dimension; a single one is for all."""
+    return list(given) * rank if len(given) == 1 else list(given)
 
 
 @chooses("aten.mkldnn_convolution", family=FAMILY, forms=(CONV,))

@@ -316,6 +316,17 @@ def im2col(site: Site) -> Dims:
     return (*lead, c + opaque(window), opaque(positions))
 
 
+@moves("aten.col2im")
+def col2im(site: Site) -> Dims:
+    """n (c window) positions -> n c h w: windows of a channel are added where they overlap"""
+    *lead, rows, positions = site.x
+    window = prod(site.node.args[2])
+    c, places = site.algebra.split(rows, [size_of(rows) // window, window])
+    for d in (places, positions):
+        site.algebra.freeze(d, f"{site.node.op} reads it by position")
+    return (*lead, c, *(opaque(n) for n in site.shape()[-2:]))
+
+
 @moves("aten.channel_shuffle", "aten.native_channel_shuffle")
 def channel_shuffle(site: Site) -> Dims:
     """n (g c) * -> n (c g) *"""

@@ -11,10 +11,21 @@ BATCH_NORM = "n c *, c, c, c, c -> n c *, *, *"
 factor("aten._native_batch_norm_legit_no_training", BATCH_NORM, family=FAMILY)
 
 
-@chooses("aten.native_batch_norm", "aten.cudnn_batch_norm", family=FAMILY, forms=(BATCH_NORM,))
+OWN_STATISTICS = "n! c a! b!, c, c, c, c -> n! c a! b!, *, *"
+
+
+@chooses(
+    "aten.native_batch_norm", "aten.cudnn_batch_norm", family=FAMILY,
+    forms=(BATCH_NORM, OWN_STATISTICS),
+)  # fmt: skip
 def batch_norm(node: Node) -> Form:
-    """With the batch's own statistics, argument 5, the batch mixes."""
-    return Form(BATCH_NORM.replace("n c *", "n! c *") if node.args[5] else BATCH_NORM)
+    """With the batch's own statistics, argument 5, all but the channels mix: a standardised weight's
+    input channels lie there."""
+    if not node.args[5]:
+        return Form(BATCH_NORM)
+    rank = len(node.args[0].shape)
+    x = " ".join(["n!", "c", *(f"{k}!" for k in "abdefgh"[: rank - 2])])
+    return Form(f"{x}, c, c, c, c -> {x}, *, *")
 
 
 # (x, weight, bias, N, C, HxW, group, eps): statistics over the channels of a group and over space

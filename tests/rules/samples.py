@@ -117,6 +117,7 @@ call("pow.Scalar", 2, x(3, 4), cut="11")
 call("_prelu_kernel", x(3, 4, 5), x(1, 4, 1), cut="111 .1.")
 call("rsub.Tensor", x(3, 4), x(4), cut="11 1")
 call("rsub.Scalar", x(3, 4), 1, cut="11")
+
 call("where.self", bits(4, 1), x(3, 4, 5), x(5), cut="1. 111 1")
 call("where.ScalarOther", bits(3, 4), x(3, 4), 0.0, cut="11 11")
 call("where.ScalarSelf", bits(3, 4), 0.0, x(3, 4), cut="11 11")
@@ -125,18 +126,18 @@ call("where.ScalarSelf", bits(3, 4), 0.0, x(3, 4), cut="11 11")
 
 
 def convolve(shape: tuple[int, ...], weight: tuple[int, ...], cut: str, groups: int = 1,
-             transposed: bool = False, bias: int = 0, stride: int = 1) -> None:  # fmt: skip
+             transposed: bool = False, bias: int = 0, stride: int = 1, pad: int = 1) -> None:  # fmt: skip
     """One call of aten.convolution of any rank, and of the op of its rank that programs have."""
     rank = len(shape) - 2
     data = x(*shape), x(*weight), x(bias) if bias else None
-    ones, zeros, strides = [1] * rank, [0] * rank, [stride] * rank
-    call("convolution", *data, strides, ones, ones, transposed, zeros, groups, cut=cut)
+    ones, zeros, strides, pads = [1] * rank, [0] * rank, [stride] * rank, [pad] * rank
+    call("convolution", *data, strides, pads, ones, transposed, zeros, groups, cut=cut)
     if transposed:
         overload = "default" if rank == 1 else "input"
         name = f"conv_transpose{rank}d.{overload}"
-        call(name, *data, strides, ones, zeros, groups, ones, cut=cut)
+        call(name, *data, strides, pads, zeros, groups, ones, cut=cut)
     else:
-        call(f"conv{rank}d", *data, strides, ones, ones, groups, cut=cut)
+        call(f"conv{rank}d", *data, strides, pads, ones, groups, cut=cut)
 
 
 convolve((2, 4, 6, 5), (3, 4, 3, 3), "11.. 11.. 1", bias=3)
@@ -157,6 +158,13 @@ convolve((2, 6, 4, 4), (6, 2, 3, 3), "11.. 11.. 1", transposed=True, groups=3, b
 convolve((2, 4, 4, 4), (4, 1, 3, 3), "11.. 1...", transposed=True, groups=4)
 convolve((2, 4, 5), (4, 2, 2), "11. 11.", transposed=True, groups=2)
 convolve((2, 4, 2, 3, 2), (4, 2, 2, 2, 2), "11... 11...", transposed=True, groups=2)
+# a kernel of one reads every position by itself, unless it steps over some or pads others
+convolve((2, 4, 6, 5), (3, 4, 1, 1), "1111 11.. 1", bias=3, pad=0)
+convolve((2, 4, 6, 5), (3, 4, 3, 1), "11.1 11..", pad=0)
+convolve((2, 4, 6), (8, 2, 1), "111 11.", groups=2, pad=0)
+convolve((2, 4, 6), (4, 3, 1), "111 11. 1", transposed=True, bias=3, pad=0)
+convolve((2, 4, 6, 5), (3, 4, 1, 1), "11.. 11.. 1", bias=3, stride=2, pad=0)
+convolve((2, 4, 6, 5), (3, 4, 1, 1), "11.. 11.. 1", bias=3, pad=1)
 call("mkldnn_convolution", x(2, 4, 6, 5).float(), x(6, 2, 3, 3).float(), x(6).float(),
      [1, 1], [1, 1], [1, 1], 2, cut="11.. 11.. 1")  # fmt: skip
 call(
@@ -197,7 +205,7 @@ call("native_batch_norm", x(3, 4), *C, False, 0.1, 1e-5, outputs=1, cut="11 1 1 
 call(
     "native_batch_norm", x(3, 4, 5), None, None, *C[:2], False, 0.1, 1e-5, outputs=1, cut="11. 1 1"
 )
-call("native_batch_norm", x(3, 4, 5), *C[:2], None, None, True, 0.1, 1e-5, outputs=1, cut="!1. 1 1")
+call("native_batch_norm", x(3, 4, 5), *C[:2], None, None, True, 0.1, 1e-5, outputs=1, cut="!1! 1 1")
 call(
     "_native_batch_norm_legit_no_training",
     x(3, 4, 5, 2),
@@ -413,6 +421,7 @@ call("as_strided", x(3, 4), [3, 4], [4, 1], cut="11", resizes=False)
 call("as_strided", x(3, 4), [4, 3], [1, 4], cut="..")
 call("unfold", x(3, 6), 1, 2, 1, cut="1.")
 call("im2col", x(2, 3, 4, 5), [3, 2], [1, 1], [1, 0], [1, 1], cut="11..")
+call("col2im", x(2, 12, 20), [5, 6], [2, 2], [1, 1], [0, 0], [1, 1], cut="11.")
 call("pixel_shuffle", x(2, 12, 3, 4), 2, cut="1111")
 call("pixel_unshuffle", x(2, 3, 4, 6), 2, cut="1111")
 call("_pack_padded_sequence", x(3, 4, 5), known(4, 2, 1), True, cut="..1 .")
