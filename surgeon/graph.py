@@ -58,7 +58,11 @@ class Node:
 
 @dataclass
 class Graph:
-    """Values and nodes in the order of execution. `state` maps state_dict names to values."""
+    """Values and nodes in the order of execution. `state` maps state_dict names to values.
+
+    Where only training runs some layers (auxiliary heads), the nodes from `training` on are those of
+    a forward in train mode, over the same state.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
@@ -71,6 +75,12 @@ class Graph:
         default_factory=dict
     )  # state dims that must stay: why
     notes: tuple[str, ...] = ()
+    training: int | None = None
+
+    @property
+    def forward(self) -> list[Node]:
+        """The nodes of the forward in eval mode."""
+        return self.nodes[: self.training]
 
     @property
     def batch(self) -> int:

@@ -350,16 +350,18 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
     notes = list(choice.notes)
     if broken:
         notes.append(f"NaN or infinite weights, their channels go first: {', '.join(broken)}")
-    inside = tuple(f"{call.path}." for _, call in calls(coupling.graph))  # run, and not looked at
-    unread = [
-        n
-        for n, v in coupling.graph.state.items()
-        if n in coupling.graph.parameters and v not in coupling.dims and not n.startswith(inside)
-    ]
-    if unread:
-        notes.append(
-            f"not used by the eval forward, left whole: {', '.join(unread[:4])} ({len(unread)} tensors)"
-        )
+    graph = coupling.graph
+    inside = tuple(f"{call.path}." for _, call in calls(graph))  # run, and not looked at
+    trained = {v for node in graph.nodes for v in node.inputs}
+    trained -= {v for node in graph.forward for v in node.inputs}
+    for what, values in {
+        "not used by the eval forward, left whole": set(graph.state.values()) - set(coupling.dims),
+        "used by the training forward alone, cut with the rest, compared op by op and not by numbers": trained,
+    }.items():
+        names = [n for n, v in graph.state.items() if n in graph.parameters and v in values]
+        names = [n for n in names if not n.startswith(inside)]
+        if names:
+            notes.append(f"{what}: {', '.join(names[:4])} ({len(names)} tensors)")
     return tuple(notes)
 
 

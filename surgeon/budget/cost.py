@@ -123,7 +123,7 @@ class Cost:
         self._index: dict[int, int] = {}
         self._batch = max(coupling.graph.batch, 1)
         self._nodes: list[tuple[int, bool, list[int]]] = []
-        for node in coupling.graph.nodes:
+        for node in coupling.graph.forward:
             packet = node.op.rsplit(".", 1)[0]
             term = _COSTS[packet](node) if packet in _COSTS else None
             if term is not None:

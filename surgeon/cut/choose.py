@@ -98,7 +98,8 @@ class _Attempt:
         """Where the forward is not the planned one; scales that follow a width are let pass."""
         original = self.sizes.coupling.graph
         try:
-            after = record_as(self.slim, self.inputs, on_meta=original.on_meta)
+            both = original.training is not None
+            after = record_as(self.slim, self.inputs, on_meta=original.on_meta, training=both)
         except BadInput as error:
             failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
             return Misfit(f"its own forward fails on the cut tensors: {failure}")

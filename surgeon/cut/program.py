@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from surgeon.couple import couple
+from surgeon.couple import Coupling, couple
 from surgeon.cut.fits import Misfit, misfit
 from surgeon.cut.sizes import Call, Positions, Scaled, Sizes, resize
 from surgeon.errors import SurgeonError
@@ -36,7 +37,8 @@ def cut_program(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[Program, 
     program = copy.deepcopy(model) if isinstance(model, Program) else to_program(model, inputs)
     seen = observe(program, inputs)
     coupling = couple(seen.graph)
-    sizes = Sizes(coupling, removed_by(coupling, plan))
+    read = plan if isinstance(model, Program) else _read_of(plan, coupling)
+    sizes = Sizes(coupling, removed_by(coupling, read))
     for node in list(program.graph.nodes):
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             _rewrite(program, node, seen, sizes)
@@ -51,6 +53,13 @@ def cut_program(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[Program, 
             "report it: surgeon env, and the network's code",
         )
     return program.eval(), found is None
+
+
+def _read_of(plan: Plan, coupling: Coupling) -> Plan:
+    """The plan without what only the module's training forward reads, which a program does not have."""
+    state = coupling.graph.state
+    keep = {n: k for n, k in plan.keep.items() if n not in state or state[n] in coupling.dims}
+    return replace(plan, keep=keep)
 
 
 def _fits(program: Program, inputs: Inputs, seen: Observed, sizes: Sizes) -> Misfit | None:

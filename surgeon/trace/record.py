@@ -54,12 +54,13 @@ _SHORT = {
 def record(model: nn.Module, inputs: Any) -> Graph:
     """The graph of one eval-mode forward of `model` on `inputs`; neither is changed.
 
-    inputs: as `Inputs.of` takes them. Raises BadInput with the model's own error where its forward
+    Where it leaves parameters unread that a forward in train mode reads (auxiliary heads), that one is
+    written down behind it. inputs: as `Inputs.of` takes them. Raises BadInput with the model's own error where its forward
     fails on these inputs.
     """
     inputs = Inputs.of(inputs)
     try:
-        return _record(model, inputs, on_meta=True)
+        return _record(model, inputs, on_meta=True, training=True)
     except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
         graph = record_as(model, inputs, on_meta=False)
         note = f"recorded on real tensors: {type(first).__name__} on meta tensors"
@@ -67,10 +68,11 @@ def record(model: nn.Module, inputs: Any) -> Graph:
         return graph
 
 
-def record_as(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
-    """As `record`, on tensors of the kind that is known to do (the original's, for its cut copy)."""
+def record_as(model: nn.Module, inputs: Inputs, *, on_meta: bool, training: bool = False) -> Graph:
+    """As `record`, on tensors of the kind that is known to do and with the training forward where it
+    was written down (the original's, for its cut copy)."""
     try:
-        return _record(model, inputs, on_meta=on_meta)
+        return _record(model, inputs, on_meta=on_meta, training=training)
     except Exception as error:
         raise forward_failed(error, inputs) from error
 
@@ -158,7 +160,7 @@ def valued(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.numel() <= _FEW else to_meta(tensor)
 
 
-def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
+def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool, training: bool = False) -> Graph:
     twin = (shell(model, to_meta, valued) if on_meta else shell(model, torch.clone)).eval()
     if on_meta:
         inputs = inputs.map(to_meta)
@@ -177,7 +179,34 @@ def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
         output = inputs.run(twin)
     recorder.graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     recorder.graph.on_meta = on_meta
+    unread = _unread(recorder.graph) if training else set()
+    if unread:
+        _record_training(twin, inputs, recorder, unread)
     return recorder.graph
+
+
+def _unread(graph: Graph) -> set[Value]:
+    read = {value for node in graph.nodes for value in node.inputs}
+    return {graph.state[name] for name in graph.parameters} - read
+
+
+def _record_training(
+    twin: nn.Module, inputs: Inputs, recorder: Recorder, unread: set[Value]
+) -> None:
+    """Add a forward in train mode, if it runs and reads what the one in eval mode left."""
+    graph = recorder.graph
+    start, outputs = len(graph.nodes), graph.outputs
+    try:
+        with forward_mode(), module_paths(twin.train(), recorder), recorder:
+            output = inputs.run(twin)
+        graph.outputs += tuple(recorder.value(t) for t in output_tensors(output))
+    except Exception:  # noqa: BLE001  it may want targets, or look at values: eval mode decides then
+        unread = set()
+    if unread & {value for node in graph.nodes[start:] for value in node.inputs}:
+        graph.training = start
+    else:
+        del graph.nodes[start:]
+        graph.outputs = outputs
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,126 @@
+"""Layers that only a forward in train mode runs are cut with what they read, or left whole by name."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import randomise
+from torch import Tensor, nn
+
+import surgeon
+from surgeon.budget.cost import Cost
+from surgeon.couple import couple
+from surgeon.measure.count import flops
+from surgeon.trace.record import record
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Auxiliary(nn.Module):
+    """A stem, a body and a head, and GoogLeNet's second head on the stem, for training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3)
+        self.norm, self.head = nn.BatchNorm2d(24), nn.Linear(24, 5)
+        self.aside, self.second = nn.Conv2d(16, 12, 1), nn.Linear(12, 5)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = F.relu(self.stem(x))
+        out = self.head(self.norm(self.body(x)).mean((2, 3)))
+        return (out, self.aux(x)) if self.training else out
+
+    def aux(self, x: Tensor) -> Tensor:
+        return self.second(self.drop(F.relu(self.aside(x)).mean((2, 3))))
+
+
+class Literal(Auxiliary):
+    """Its eval forward has a width written into it: only a program follows, which has no second head."""
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if self.training:
+            return super().forward(x)
+        return self.head(self.norm(self.body(F.relu(self.stem(x)))).mean((2, 3)).view(-1, 24))
+
+
+class LiteralAside(Auxiliary):
+    """The same in the second head."""
+
+    def aux(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.aside(x)).mean((2, 3)).view(-1, 12))
+
+
+class WantsTargets(Auxiliary):
+    """Its training forward does not run on these inputs."""
+
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        if self.training and target is None:
+            raise ValueError("targets, please")
+        return super().forward(x)
+
+
+def shrunk(kind: type[Auxiliary]) -> tuple[Auxiliary, surgeon.Result]:
+    model = randomise(kind()).eval()
+    return model, surgeon.shrink(model, X, 0.5, measure=False)
+
+
+def test_the_second_head_follows_the_stem() -> None:
+    model, result = shrunk(Auxiliary)
+    slim = result.model
+    assert (result.way, slim.stem.out_channels, slim.aside.in_channels) == ("module", 8, 8)
+    assert (slim.aside.out_channels, slim.second.in_features, slim.second.out_features) == (6, 6, 5)
+    kept = result.plan.keep["aside.weight"]
+    rows = model.aside.weight[list(kept[0])][:, list(kept[1])]
+    assert torch.equal(slim.aside.weight, rows)
+    assert any("training forward alone" in n and "aside.weight" in n for n in result.notes)
+
+
+def test_the_slim_network_trains() -> None:
+    _, result = shrunk(Auxiliary)
+    before = result.model.norm.running_mean.clone()
+    out, aux = result.model.train()(X)
+    (out.square().sum() + aux.square().sum()).backward()
+    assert not torch.equal(before, result.model.norm.running_mean)
+    assert all(p.grad is not None for p in result.model.parameters())
+
+
+def test_the_model_and_its_mode_are_left_alone() -> None:
+    model = randomise(Auxiliary()).eval()
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    surgeon.trace(model, X)
+    assert not any(m.training for m in model.modules())
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+
+
+def test_the_training_forward_costs_nothing() -> None:
+    model = Auxiliary().eval()
+    cost = Cost(couple(record(model, (X,))))
+    empty = cost.total(couple(record(model, (X,))).classes.derived & False)
+    assert empty.flops == flops(model, (X,)).total
+
+
+def test_a_program_has_no_second_head_and_its_weights_follow_all_the_same() -> None:
+    _, result = shrunk(Literal)
+    assert result.way == "program"
+    assert dict(result.model.named_parameters())["aside.weight"].shape == (6, 8, 1, 1)
+
+
+def test_a_second_head_that_cannot_follow_sends_it_to_a_program() -> None:
+    _, result = shrunk(LiteralAside)
+    assert result.way == "program"
+    assert result.check is not None
+
+
+def test_a_training_forward_that_fails_leaves_its_layers_whole() -> None:
+    _, result = shrunk(WantsTargets)
+    assert result.model.aside.weight.shape == (12, 16, 1, 1)
+    assert result.model.stem.out_channels == 8
+    assert any("left whole: aside.weight" in n for n in result.notes)
+
+
+@pytest.mark.parametrize("kind", [Auxiliary, Literal])
+def test_the_plan_is_replayed(kind: type[Auxiliary]) -> None:
+    model, result = shrunk(kind)
+    again = surgeon.apply(result.plan, model, X)
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, result.model.state_dict()[name])
