@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -230,3 +231,35 @@ def test_what_is_not_finite_must_be_in_the_same_place():
 def test_integers_count_what_differs():
     assert error([1, 2, 3, 4], [1, 2, 3, 5], "int64") == 0.25
     assert error([True], [True], "bool") == 0
+
+
+class Windows(nn.Module):
+    """Attention within windows, five dimensions, or on three, with every kind of mask."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.qkv, self.out = nn.Linear(12, 48), nn.Linear(16, 5)
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        options = {"is_causal": True} if self.kind == "causal" else {}
+        if self.kind == "flat":
+            return self.out(F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1)))
+        half = length // 2
+        q, k, v = self.qkv(x).reshape(n, 2, half, 3, 4, 4).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        if self.kind == "mask for all":
+            options["attn_mask"] = torch.arange(4.0 * half * half).reshape(4, half, half).sin()
+        if self.kind == "mask for each":
+            options["attn_mask"] = torch.arange(2.0 * half * half).reshape(1, 2, 1, half, half)
+        y = F.scaled_dot_product_attention(q, k, v, **options)
+        return self.out(y.transpose(2, 3).reshape(n, length, 16))
+
+
+@pytest.mark.parametrize("kind", ["flat", "plain", "causal", "mask for all", "mask for each"])
+def test_attention_of_any_rank(tmp_path, kind):
+    torch.manual_seed(0)
+    model = Windows(kind).eval()
+    file = export_onnx(model, tmp_path / "net.onnx", torch.randn(2, 10, 12))
+    assert file.dynamic_batch
+    assert file.worst_error < 1e-5
