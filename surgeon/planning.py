@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from surgeon.plan import Cuts, Plan, fingerprint
 
 Mask = NDArray[np.bool_]
 _OTHER = "it was made for another model"
+_SAME = "build the model as it was when the plan was made"
 
 
 def make_plan(
@@ -57,7 +59,44 @@ def model_facts(
     """What plan.json says of the model: where it came from, its inputs, its fingerprint."""
     inputs = [dict(x) for x in inputs]
     shapes = {n: v.shape for n, v in graph.state.items()}
-    return {"source": source, "inputs": inputs, "fingerprint": fingerprint(shapes)}
+    state = {n: list(s) for n, s in shapes.items()}
+    facts = {"source": source, "inputs": inputs, "fingerprint": fingerprint(shapes)}
+    return {**facts, "state": state}
+
+
+def refuse_other_model(plan: Plan, graph: Graph) -> None:
+    """BadInput where the plan was made for other tensors than these, naming the first that differs.
+
+    A program's own constants are no part of the model.
+    """
+    shapes = {n: v.shape for n, v in graph.state.items()}
+    said, recorded = plan.model.get("fingerprint"), plan.model.get("state")
+    if said is None or said == fingerprint(shapes) or not isinstance(recorded, Mapping):
+        return
+    own = {n: list(s) for n, s in shapes.items() if not n.startswith("_constants.")}
+    for name in [*recorded, *own]:
+        if name.startswith("_constants.") or recorded.get(name) == own.get(name):
+            continue
+        here = f"is {own[name]} here" if name in own else "is not here"
+        there = f"is {recorded[name]}" if name in recorded else "does not exist"
+        raise BadInput(
+            f"the plan was made for another model: there {name} {there}, it {here}", _SAME
+        )
+
+
+def recounted(coupling: Coupling, plan: Plan) -> Plan:
+    """The plan with its list of groups as its `keep` has them: people edit the one and not the other."""
+    removed = removed_by(coupling, plan)
+    listed = {g.name for g in plan.groups}
+    groups = []
+    for g in coupling.groups:
+        kept = int((~removed[g.atoms]).sum())
+        if g.name in listed or kept < g.size:
+            groups.append(Cuts(g.name, g.size, kept, g.inexact is None, g.kind))
+    names = {g.name for g in groups}
+    return replace(
+        plan, groups=tuple(groups), left=tuple(x for x in plan.left if x.name not in names)
+    )
 
 
 def removed_by(coupling: Coupling, plan: Plan) -> Mask:

@@ -23,7 +23,7 @@ from surgeon.errors import BadInput, CheckFailed
 from surgeon.graph import Graph
 from surgeon.measure.pair import BeforeAfter, before_after
 from surgeon.plan import Plan
-from surgeon.planning import make_plan, model_facts
+from surgeon.planning import make_plan, model_facts, recounted, refuse_other_model
 from surgeon.report.reach import Reach, reach
 from surgeon.rules import RULES, USER
 from surgeon.score import Criterion, Weights, scores_of
@@ -265,6 +265,8 @@ def apply_checked(
     model = unwrapped(model)
     inputs = Inputs.of(example_inputs) if example_inputs is not None else inputs_of(plan)
     traced = run("trace and couple", lambda: trace(model, inputs))
+    refuse_other_model(plan, traced.graph)
+    plan = recounted(traced.coupling, plan)
     done = run("cut", lambda: cut(traced.model, traced.inputs, traced.coupling, plan))
     given = (model, inputs, traced)
     return _finish(given, done, plan, traced.notes, run, (check, measure))

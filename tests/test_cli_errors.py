@@ -4,7 +4,10 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ from torch import nn
 
 import surgeon
 from surgeon.cli.main import run
-from surgeon.errors import CheckFailed
+from surgeon.errors import BadInput, CheckFailed
+from surgeon.shrink import apply_checked
 
 torch.set_num_threads(1)
 
@@ -46,6 +50,10 @@ class Fixed(nn.Module):
         return self.fc(x)
 
 net, fails, chance, fixed = Net, Fails, Chance, Fixed
+
+def quits():
+    import sys
+    sys.exit("no data set")
 
 def broken(model):
     return 1 / 0
@@ -375,7 +383,7 @@ class TestPlans:
     def test_made_for_another_model(self, refused: Refused, plan: dict) -> None:
         Path("plan.json").write_text(json.dumps(plan))
         said = refused("apply", "plan.json", "torchvision:squeezenet1_1", "--input", "1,3,64,64")
-        assert "the plan cuts 0.weight, which this model does not have" in said
+        assert "made for another model: there 0.weight is [8, 3, 3, 3], it is not here" in said
 
     def test_a_group_cut_in_one_tensor_only(self, refused: Refused, plan: dict) -> None:
         plan["keep"]["0.weight"]["0"].pop()
@@ -416,7 +424,7 @@ class TestPlans:
             "--input",
             "1,3,64,64",
         )
-        assert "which this model does not have" in refused("check", *args)
+        assert "the plan was made for another model" in refused("check", *args)
 
 
 class TestOutput:
@@ -448,3 +456,56 @@ class TestOutput:
 
         data = {"a": float("nan"), "b": [1.5, float("inf"), (2,)], 3: None}
         assert json.load(io.StringIO(dumps(data))) == {"a": None, "b": [1.5, None, [2]], "3": None}
+
+
+class TestLeftovers:
+    def test_a_factory_that_quits(self, refused: Refused) -> None:
+        said = refused("inspect", "nets.py:quits", "--input", "1,3,8,8")
+        assert "nets.py:quits stopped the program: sys.exit('no data set')" in said
+
+    def test_an_input_that_no_machine_holds(self, refused: Refused) -> None:
+        said = refused("inspect", *NET, "--input", "1,3,999999,999999")
+        assert "--input '1,3,999999,999999' cannot be made: it takes 12,000 GB" in said
+
+    def test_a_full_disk_and_json(self, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        if not Path("/dev/full").exists():
+            pytest.skip("no /dev/full")
+        code = "from surgeon.cli.main import main; main()"
+        args = [sys.executable, "-c", code, "rules", "--json"]
+        with open("/dev/full", "w") as full:
+            ran = subprocess.run(args, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert ran.returncode == 2
+        assert ran.stderr == "error: No space left on device\nhint: is the disk full?\n"
+
+    def test_a_slim_file_that_was_changed_is_not_called_a_bug(self, refused: Refused) -> None:
+        scope: dict = {}
+        exec(NETS, scope)
+        model = scope["Net"]()
+        model.load_state_dict(torch.load("net.pth", weights_only=True))
+        result = surgeon.shrink(model, torch.zeros(2, 3, 8, 8), 0.5, measure=False)
+        with torch.no_grad():
+            result.model.get_parameter("3.weight")[0, 0] += 1
+        surgeon.save(result, "slim.pth")
+        said = refused("check", "net.pth", "slim.pth", "--arch", "nets.py:net", code=4)
+        assert "is off by" in said and "bug in surgeon" not in said
+        assert "is it the model that this plan makes of the original" in said
+
+    def test_a_plan_that_keeps_all_counts_so(self, here: Path) -> None:
+        scope: dict = {}
+        exec(NETS, scope)
+        model, x = scope["Net"](), torch.zeros(2, 3, 8, 8)
+        plan = surgeon.shrink(model, x, 0.5, measure=False).plan
+        whole = apply_checked(replace(plan, keep={}), model, x, measure=False).plan
+        assert [(g.name, g.size, g.kept) for g in whole.groups] == [("0", 8, 8), ("3", 16, 16)]
+        assert whole.removed == 0
+        again = apply_checked(plan, model, x, measure=False).plan
+        assert again.groups == plan.groups
+
+    def test_a_plan_of_another_head_names_the_first_tensor(self, here: Path) -> None:
+        scope: dict = {}
+        exec(NETS, scope)
+        model, x = scope["Net"](), torch.zeros(2, 3, 8, 8)
+        plan = surgeon.shrink(model, x, 0.5, measure=False).plan
+        model[6] = nn.Linear(16, 9)
+        with pytest.raises(BadInput, match=r"there 6\.weight is \[5, 16\], it is \[9, 16\] here"):
+            surgeon.apply(plan, model, x)

@@ -45,7 +45,7 @@ def check(
 ) -> None:
     """Prove that a slim model computes what the original does with the removed channels masked."""
     import surgeon
-    from surgeon.planning import removed_by
+    from surgeon.planning import refuse_other_model, removed_by
     from surgeon.report.text import proven
 
     screen = Screen(json, quiet)
@@ -55,6 +55,7 @@ def check(
     small, said = _opened(source, slim, said, how)
     screen.step("trace, then compare")
     traced = surgeon.trace(source.model, source.inputs)
+    refuse_other_model(said, traced.graph)
     removed_by(traced.coupling, said)  # refuses a plan that does not fit
     result = surgeon.check(source.model, small, said, traced.inputs)
     screen.notes(result.notes)

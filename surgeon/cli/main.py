@@ -13,6 +13,7 @@ from surgeon.errors import SurgeonError
 
 INTERRUPTED = 130
 _BUG = 1
+_TOO_LARGE = "a smaller --input, or a machine with more memory"
 
 
 def main() -> None:
@@ -36,6 +37,8 @@ def run(args: list[str]) -> int:
         code = INTERRUPTED
     except BrokenPipeError:
         code = _hung_up()
+    except MemoryError as error:
+        code = _fail(2, str(error) or "not enough memory", _TOO_LARGE, as_json)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         code = _fail(2, f"{error.strerror or error}{where}", "is the disk full?", as_json)
@@ -67,16 +70,27 @@ def _fail(code: int, message: str, hint: str | None, as_json: bool) -> int:
         return INTERRUPTED
     sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
     if as_json:
-        from surgeon.report.document import dumps
-
-        sys.stdout.write(dumps({"error": message, "hint": hint, "exit_code": code}))
+        _write_error({"error": message, "hint": hint, "exit_code": code})
     return code
+
+
+def _write_error(document: dict[str, object]) -> None:
+    """On stdout, where it can be written to: a full disk has been told of on stderr."""
+    from surgeon.report.document import dumps
+
+    try:
+        sys.stdout.write(dumps(document))
+        sys.stdout.flush()
+    except OSError:
+        return
 
 
 def _bug(error: Exception, as_json: bool) -> int:
     if os.environ.get("SURGEON_DEBUG"):
         raise error
     said = (str(error).strip() or "no message").splitlines()[0]
+    if "can't allocate memory" in said:  # torch has no type of its own for it on the CPU
+        return _fail(2, "not enough memory", _TOO_LARGE, as_json)
     hint = (
         "this is a bug in surgeon: run again with SURGEON_DEBUG=1 for the traceback, and report it"
     )

@@ -202,6 +202,11 @@ def import_file(path: Path) -> ModuleType:
 def _call(make: Callable[..., Any], ref: str, *args: Any, **options: Any) -> Any:
     try:
         return make(*args, **options)
+    except SystemExit as error:
+        raise BadInput(
+            f"{ref} stopped the program: sys.exit({'' if error.code is None else repr(error.code)})",
+            "let it return the model, or raise an error that says what is wrong",
+        ) from error
     except Exception as error:
         raise BadInput(
             f"{ref} failed: {type(error).__name__}: {error}", "the error is the factory's own"

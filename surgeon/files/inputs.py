@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from typing import Any
 
 import torch
@@ -82,7 +83,13 @@ def _parse_one(text: str, seed: int) -> Tensor:
         raise BadInput(f"--input {text!r} is not a list of sizes", _FORM) from error
     if min(shape) < 1:
         raise BadInput(f"--input {text!r}: a size is at least 1, here it is {min(shape)}", _FORM)
-    return example(shape, dtype, seed)
+    try:
+        return example(shape, dtype, seed)
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+        size = prod(shape) * dtype.itemsize
+        raise BadInput(
+            f"--input {text!r} cannot be made: it takes {size / 1e9:,.0f} GB", "give a smaller one"
+        ) from error
 
 
 def guess_input(model: nn.Module) -> Guess | None:
