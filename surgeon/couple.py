@@ -57,16 +57,21 @@ class Coupling:
         for k, group in enumerate(self.groups):
             number[group.atoms] = k
         found = []
+        known: dict[bytes, set[int]] = {}  # every step of a recurrent net makes the same split
         for runs in self.algebra.ties:
-            parts = [self._groups_in(run, number) for run in runs]
+            parts = []
+            for run in runs:
+                labels = np.unique(self.classes.label[run])
+                if labels.tobytes() not in known:
+                    known[labels.tobytes()] = self._groups_in(labels, number)
+                parts.append(known[labels.tobytes()])
             own = [part - set.intersection(*parts) for part in parts]
             if all(len(part) == 1 for part in own):
                 found.append(frozenset(self.groups[k].name for part in own for k in part))
         return tuple(dict.fromkeys(found))
 
-    def _groups_in(self, ids: Ids, number: Ids) -> set[int]:
-        """Groups that a run consists of; none where it holds only a part of one."""
-        labels = np.unique(self.classes.label[ids])
+    def _groups_in(self, labels: Ids, number: Ids) -> set[int]:
+        """Groups that a run's classes consist of; none where it holds only a part of one."""
         atoms = self.classes.atoms_of(np.zeros_like(labels), labels, 1).indices
         here, count = np.unique(number[atoms], return_counts=True)
         whole = all(k >= 0 and n == self.groups[k].size for k, n in zip(here, count, strict=True))
