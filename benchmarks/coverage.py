@@ -1,7 +1,8 @@
 """Every architecture, one small member of each: what surgeon cuts, proves, trains and exports; torch-pruning beside it.
 
     python -m benchmarks.coverage --results FILE [--tools surgeon,torch-pruning] [NAME ...]
-    python -m benchmarks.coverage --table FILE
+    python -m benchmarks.coverage --table FILE ...
+    python -m benchmarks.coverage --summary FILE ...
 
 Ratio 0.5, L2, no options. Each network of each tool in a process of its own, on one thread: 12 GiB, and
 120 s of CPU until it is cut (and again 120 s for each of the checks after that). Results are added to FILE,
@@ -36,11 +37,10 @@ def run_one(name: str, tool: str, limits: Limits) -> dict[str, Any]:
     return outcome
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Results so far; of two runs of the same, the later."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+def read(*paths: Path) -> list[dict[str, Any]]:
+    """Results so far, of one file or several; of two runs of the same, the later."""
+    texts = [path.read_text() for path in paths if path.exists()]
+    lines = [json.loads(line) for text in texts for line in text.splitlines() if line.strip()]
     return list({(x["network"], x["tool"]): x for x in lines}.values())
 
 
@@ -97,7 +97,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--table", metavar="FILE")
+    parser.add_argument("--table", metavar="FILE", nargs="+", help="print everything as Markdown")
+    parser.add_argument("--summary", metavar="FILE", nargs="+", help="print the summary alone")
     parser.add_argument("--one", metavar="NAME")
     parser.add_argument("--tool", choices=TOOLS)
     options = parser.parse_args()
@@ -106,7 +107,11 @@ def main() -> None:
     elif options.table:
         from benchmarks.coverage_table import page
 
-        print(page(read(Path(options.table))))
+        print(page(read(*map(Path, options.table))))
+    elif options.summary:
+        from benchmarks.coverage_table import by_network, summary
+
+        print(summary(by_network(read(*map(Path, options.summary)))))
     else:
         run_all(options)
 

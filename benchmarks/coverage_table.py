@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 from typing import Any
 
@@ -12,11 +12,35 @@ OURS, PEER = "surgeon", "torch-pruning"
 
 
 def page(results: Iterable[Run]) -> str:
-    """Summary, table and reasons."""
+    """Summary, table, what holds parameters back, and every failure's reason."""
+    runs = by_network(results)
+    parts = {
+        "": summary(runs),
+        "Networks": table(runs),
+        "What holds parameters back, where under 90 % may be cut": held_back(runs),
+        "Slower than torch-pruning where that is proven": "\n".join(_slower_ones(runs)),
+        "Failures": failures(runs),
+    }
+    return "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in parts.items())
+
+
+def by_network(results: Iterable[Run]) -> Runs:
+    """Facts by network and tool."""
     runs: Runs = {}
     for run in results:
         runs.setdefault(run["network"], {})[run["tool"]] = run
-    return "\n".join([summary(runs), "", table(runs), "", failures(runs)])
+    return runs
+
+
+def held_back(runs: Runs) -> str:
+    """Reasons by share, for each network of which less than nine tenths may be cut."""
+    ours = [r[OURS] for r in runs.values() if r.get(OURS, {}).get("share", 1.0) < 0.9]
+    return "\n".join(
+        f"- {run['network']}, {held['share']:.1%}: {held['why']} ({', '.join(held['states'])})"
+        for run in ours
+        for held in run["held"]
+        if held["share"] >= 0.001
+    )
 
 
 def summary(runs: Runs) -> str:
@@ -113,9 +137,19 @@ def _spread(runs: list[Run], key: str) -> str:
 
 
 def _slower(runs: Runs) -> str:
-    both = [(r[OURS], r[PEER]) for r in runs.values() if OURS in r and "proven" in r.get(PEER, {})]
-    slow = [a["network"] for a, b in both if a.get("seconds", 1e9) > b["seconds"]]
-    return f"{len(slow)} of {len(both)}"
+    both = sum(OURS in r and "proven" in r.get(PEER, {}) for r in runs.values())
+    return f"{len(list(_slower_ones(runs)))} of {both}"
+
+
+def _slower_ones(runs: Runs) -> Iterator[str]:
+    for name, run in runs.items():
+        ours, peer = run.get(OURS), run.get(PEER, {})
+        if ours is None or "proven" not in peer:
+            continue
+        if "cut" not in ours:
+            yield f"- {name}: not cut, {peer['seconds']:.2f} s"
+        elif ours["seconds"] > peer["seconds"]:
+            yield f"- {name}: {ours['seconds']:.2f} s, {peer['seconds']:.2f} s"
 
 
 def _share(run: Run, key: str) -> str:
