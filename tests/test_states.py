@@ -204,7 +204,7 @@ class TestMeta:
             propose(model, X, 0.5)
 
     def test_so_does_a_proof(self, model: Net):
-        with pytest.raises(BadInput, match=r"nothing can be compared: .* is on the meta device"):
+        with pytest.raises(BadInput, match="is on the meta device"):
             surgeon.shrink(model, X, 0.5, criterion="random", measure=False)
 
 
