@@ -58,11 +58,11 @@ def torch_pruning_stages(name: str) -> Iterator[Facts]:
 
     from benchmarks import peer
 
-    model, inputs = build(name)
+    model, inputs = build(name, batch=1)
     peer.tell_apart(model)
     original = copy.deepcopy(model)
     yield {"loaded": True, "parameters": _count(model)}
-    _, cost = _timed(lambda: peer.prune(model, inputs, classifier(name, model)))
+    _, cost = _timed(lambda: peer.prune(model, inputs, classifier(name, model, inputs)))
     yield {"cut": True, "removed": 1 - _count(model) / _count(original), **cost}
     with torch.no_grad():
         _call(model, inputs)

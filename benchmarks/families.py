@@ -12,7 +12,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.zoo_names import DETECTORS, TIMM, TORCHVISION
 
@@ -51,17 +52,36 @@ def build(name: str, batch: int = 2) -> Case:
     return model.eval(), inputs
 
 
-def classifier(name: str, model: nn.Module) -> list[nn.Module]:
-    """The layers that make the outputs of a library's network, as its users name them."""
+def classifier(name: str, model: nn.Module, inputs: Any) -> list[nn.Module]:
+    """The layers that make the outputs, as those who use the library name them."""
     if name.startswith("timm:"):
         found = model.get_classifier()
         return list(found) if isinstance(found, (list, tuple)) else [found]
+    if not name.startswith("torchvision:"):
+        return _last_layers(model, inputs)
     classes = {91, 21} if name.partition(":")[2] in DETECTORS else {1000, 400, 21}
     return [
         m
         for m in model.modules()
         if getattr(m, "out_features", getattr(m, "out_channels", 0)) in classes
     ]
+
+
+def _last_layers(model: nn.Module, inputs: Any) -> list[nn.Module]:
+    """Layers whose own output is an output of the network, or a view of it."""
+    made: list[tuple[nn.Module, int]] = []
+
+    def note(module: nn.Module, _args: Any, out: Any) -> None:
+        if isinstance(out, Tensor):
+            made.append((module, out.untyped_storage().data_ptr()))
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if not list(m.children())]
+    with torch.no_grad():
+        outputs = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    for hook in hooks:
+        hook.remove()
+    ends = {t.untyped_storage().data_ptr() for t in tree_leaves(outputs) if isinstance(t, Tensor)}
+    return list(dict.fromkeys(module for module, place in made if place in ends))
 
 
 def _torchvision(name: str, batch: int) -> Case:

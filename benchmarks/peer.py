@@ -28,7 +28,7 @@ def prune(model: nn.Module, inputs: Any, ignored: list[nn.Module]) -> None:
             module.fused_attn = False  # its own scale stays that of the whole head
     pruner = tp.pruner.BasePruner(
         model,
-        _first_only(inputs),
+        _example(inputs),
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         global_pruning=False,
         pruning_ratio=0.5,
@@ -50,14 +50,10 @@ def _fused(module: nn.Module) -> bool:
     return isinstance(getattr(module, "qkv", None), nn.Linear) and hasattr(module, "num_heads")
 
 
-def _first_only(inputs: Any) -> Any:
-    """Inputs as `example_inputs` takes them: a batch of one, one tensor bare."""
-    if isinstance(inputs, dict):
-        return {k: v[:1] if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    if not isinstance(inputs, (tuple, list)):
-        return inputs[:1]
-    cut = tuple(x[:1] if isinstance(x, (Tensor, list)) else x for x in inputs)
-    return cut[0] if len(cut) == 1 else cut
+def _example(inputs: Any) -> Any:
+    """Inputs as `example_inputs` takes them: one tensor bare."""
+    many = isinstance(inputs, (tuple, list)) and len(inputs) == 1
+    return inputs[0] if many else inputs
 
 
 def tell_apart(model: nn.Module) -> None:
