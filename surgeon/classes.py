@@ -18,6 +18,8 @@ from scipy.sparse.csgraph import connected_components
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+_TANGLED = "a factor of a product that does not nest with another one"
+_REPEATS = "a factor at whose positions the same channels stand"
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,13 @@ def solve(
     while True:
         label = _components(count, a, b)
         found = _disagreements(label, table)
-        if found is None:
+        own = _own_factor(label, table) if found is None else None
+        if found is not None:
+            table, x, y = _settle(label, table, found, given_up)
+        elif own is not None:
+            table, x, y = _give_up(table, *own, given_up, _REPEATS)
+        else:
             break
-        table, x, y = _settle(label, table, found, given_up)
         a, b = np.concatenate([a, x]), np.concatenate([b, y])
     return _finish(label, table, [*frozen, *given_up], mixed)
 
@@ -169,7 +175,7 @@ def _settle(
 ) -> tuple[_Products, Ids, Ids]:
     """One pair of products after the other: factors equated where aligned, given up where not."""
     i, j = found
-    gone = np.zeros(len(t.e), bool)
+    losers: list[tuple[int, bool]] = []
     xs: list[Ids] = []
     ys: list[Ids] = []
     pairs = t.k[i] * len(t.where) + t.k[j]
@@ -182,16 +188,36 @@ def _settle(
             ys += [t.p[n], t.q[n]]
         elif not touched & both:
             touched |= both
-            loser, keeps_columns = _loser(label, t, m, n)
-            rows = t.k == loser
-            gone |= rows
-            kept, lost = (t.q, t.p) if keeps_columns else (t.p, t.q)
-            xs.append(t.e[rows])
-            ys.append(kept[rows])
-            why = "a factor of a product that does not nest with another one"
-            given_up.append((lost[rows], Why(why, t.where[loser])))
+            losers.append(_loser(label, t, m, n))
+    left = t
+    for loser, keeps_columns in losers:
+        left, x, y = _give_up(left, loser, keeps_columns, given_up, _TANGLED)
+        xs.append(x)
+        ys.append(y)
     none = np.zeros(0, np.int64)
-    return t.without(gone), np.concatenate([none, *xs]), np.concatenate([none, *ys])
+    return left, np.concatenate([none, *xs]), np.concatenate([none, *ys])
+
+
+def _give_up(
+    t: _Products, loser: int, keeps_columns: bool, given_up: list[tuple[Ids, Why]], why: str
+) -> tuple[_Products, Ids, Ids]:
+    """A product without one of its factors, which is not cut: its elements equal the other one."""
+    rows = t.k == loser
+    kept, lost = (t.q, t.p) if keeps_columns else (t.p, t.q)
+    given_up.append((lost[rows], Why(why, t.where[loser])))
+    return t.without(rows), t.e[rows], kept[rows]
+
+
+def _own_factor(label: Ids, t: _Products) -> tuple[int, bool] | None:
+    """A product some of whose elements are their own row or column, and whether it is their column.
+
+    Pairs that rotary embeddings turn: even channels beside odd ones, added to the channels themselves.
+    """
+    for factor, keeps_columns in ((t.p, False), (t.q, True)):
+        at = np.flatnonzero(label[t.e] == label[factor])
+        if len(at):
+            return int(t.k[at[0]]), keeps_columns
+    return None
 
 
 def _aligned(label: Ids, t: _Products, m: Ids, n: Ids) -> bool:

@@ -166,3 +166,14 @@ def test_solving_is_linear_enough_for_a_million_elements():
     removed = np.zeros(classes.count, bool)
     removed[classes.label[n * n]] = True
     assert classes.close(removed).sum() == n + 1
+
+
+def test_an_element_that_is_its_own_row_gives_up_the_columns():
+    """Channels 0..5, the even ones beside the odd ones as (3 x 2) again, added to the channels: pairs go."""
+    channels, merged, columns = ids(0, 6), ids(6, 6), ids(12, 2)
+    pairs = (channels[::2], channels[1::2])
+    product = Product(merged, channels[::2], columns, 7)
+    classes = solve(14, [pairs, (merged, channels)], [product], [], [])
+    assert closed(classes, 2) == {2, 3, 8, 9}
+    assert set(stays(classes)) == {12, 13}
+    assert "the same channels stand" in stays(classes)[12]

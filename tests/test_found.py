@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import NETS
 from torch import Tensor, nn
 
 import surgeon
@@ -331,3 +332,15 @@ def test_pads_that_are_mixed_stay_and_the_channels_beside_them_go(mix: nn.Module
     assert [(g.name, g.kept) for g in result.plan.groups] == [("a", 6)]
     why = {x.name: x.why for x in result.plan.left}["b:in"]
     assert why.startswith("a constant of the code, where aten.")
+
+
+def test_pairs_that_a_rotary_embedding_turns_are_cut_together():
+    case = NETS["rotary_interleaved"]
+    model, inputs = case.build(), case.inputs()
+    pairs = next(g for g in surgeon.trace(model, inputs).groups if g.size == 4 and "q" in g.name
+                 and any(m.state == "cos" for m in g.members))  # fmt: skip
+    assert pairs.why_not is None
+    result = surgeon.shrink(model, inputs, ratio_for={pairs.name: 0.5}, measure=False)
+    kept = [i % 8 for i in result.plan.keep["q.weight"][0]]
+    assert len(kept) == 16 and {i ^ 1 for i in kept} == set(kept)
+    assert result.plan.keep["cos"][1] == result.plan.keep["sin"][1] == tuple(sorted(set(kept)))
