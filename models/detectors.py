@@ -1,6 +1,6 @@
 """torchvision's detectors with inputs small enough for tests and tables: two images of sizes of their own.
 
-Weights are random. `min_size` and `max_size` keep the images as small as they are given.
+Weights are random. Sizes and numbers of boxes are options of torchvision's own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,19 @@ def images(*sizes: tuple[int, int]) -> list[Tensor]:
     return [torch.rand(3, *size, generator=generator) for size in sizes]
 
 
+# few boxes are enough to see whether a network is cut right; the defaults keep hundreds
+_FEW: dict[str, dict[str, Any]] = {
+    "rcnn": {
+        "rpn_pre_nms_top_n_test": 200,
+        "rpn_post_nms_top_n_test": 40,
+        "box_detections_per_img": 10,
+    },
+    "fcos": {"topk_candidates": 100, "detections_per_img": 20},
+    "retinanet": {"topk_candidates": 100, "detections_per_img": 20},
+    "ssd": {"topk_candidates": 40, "detections_per_img": 20},
+}
+
+
 def detector(name: str, **options: Any) -> Made:
     """torchvision's `name` in eval mode, and its arguments: a list of two images.
 
@@ -28,10 +41,10 @@ def detector(name: str, **options: Any) -> Made:
     """
     from torchvision.models import get_model
 
-    if not name.startswith("ssd"):
-        options = {"min_size": 128, "max_size": 160, **options}
-    model = get_model(name, weights=None, weights_backbone=None, **options)
-    return model.eval(), (images((120, 160), (128, 112)),)
+    own = next(few for family, few in _FEW.items() if family in name)
+    size = {} if name.startswith("ssd") else {"min_size": 128, "max_size": 160}
+    options = {"weights": None, "weights_backbone": None, **own, **size, **options}
+    return get_model(name, **options).eval(), (images((120, 160), (128, 112)),)
 
 
 NAMES = (

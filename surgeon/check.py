@@ -9,8 +9,10 @@ what the cut model computes, relative to the output's own range.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
 from math import isfinite
 from typing import Any
 
@@ -19,12 +21,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from surgeon.choices import Choice, Follow, choice
 from surgeon.errors import BadInput, CheckFailed
 from surgeon.masking import Masks
 from surgeon.plan import Keep, Plan
+from surgeon.reached import Reached
 from surgeon.rules import RULES, USER
-from surgeon.shake import follow, shake, strange_weight
+from surgeon.shake import follow, strange_weight
 from surgeon.trace.called import Called, send_calls
+from surgeon.trace.decisions import Decisions, Forced, Number, others
+from surgeon.trace.draw import GAINS, shake
 from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
@@ -35,6 +41,7 @@ from surgeon.trace.record import (
     module_paths,
     named_state,
     output_tensors,
+    record_as,
     shell,
 )
 from surgeon.trace.wrappers import unwrapped
@@ -167,37 +174,81 @@ def _compared(
     dtype: torch.dtype | None,
 ) -> CheckResult:
     model, slim, plan = what
-    twin, small = _cast(model, dtype), _cast(slim, dtype)
-    keep = plan.keep
     # weights that took up a factor are rounded to the model's own precision
     own = own_dtype(model)
     tolerance = TOLERANCE.get(own if plan.folds or dtype is None else dtype, 1e-5)
-    stranger = strange_weight(twin, small, plan)
+    pair = _Pair(model, slim, plan, inputs, dtype, tolerance)
+    stranger = pair.stranger
     if tolerance > 1e-4 and stranger is not None:
         raise CheckFailed(
             f"cannot be proven in {dtype or own}: {stranger} is not the kept part of the original's, and at "
             "this precision outputs alone cannot tell"
         )
     try:
-        error, ops, got = _proof(twin, small, keep, inputs, tolerance)
-        carried = _carried(got, _on_others(small, inputs))
+        proof = _all_paths(pair)
+        carried = _carried(proof.got, _on_others(_cast(slim, dtype), inputs))
     except _NothingFinite:  # broken weights that stay; random ones can still tell
-        error, ops, got, carried = 0.0, 0, [], 0.0
+        proof, carried = _Proof(), 0.0
     notes: tuple[str, ...] = ()
-    if carried < _CARRIED:
+    if carried < _CARRIED or proof.missing:
         if stranger is not None:
             raise CheckFailed(
                 f"cannot be proven: {stranger} is not the kept part of the original's, and the "
                 "outputs hardly depend on the inputs, so that they cannot tell"
             )
-        twin, small = _cast(model, dtype), _cast(slim, dtype)
-        shake(twin)
-        follow(small, twin, plan)
-        second, ops, got = _proof(twin, small, keep, inputs, tolerance)
-        error = max(error, second)
+        for gain in GAINS if proof.missing else GAINS[-1:]:
+            proof = proof.joined(pair.prove(gain=gain))
+            if not proof.missing:
+                break
         notes = ("its own weights hide most of the network: also compared with random ones",)
+    if proof.missing:
+        raise CheckFailed(
+            f"cannot be proven: no run of the network reached {min(proof.missing)}, which was cut",
+            "give inputs on which it runs, or keep it whole (--ignore)",
+        )
     name = str(dtype or own).removeprefix("torch.")
-    return CheckResult(error, tolerance, name, len(got), ops, notes)
+    return CheckResult(proof.error, tolerance, name, len(proof.got), proof.ops, notes)
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """One comparison, or several joined. `got` are the cut model's outputs, `missing` the cut tensors that no run reached (None: not
+    yet looked at), `read` the numbers that Python read, by place."""
+
+    error: float = 0.0
+    ops: int = 0
+    got: Sequence[Tensor] = ()
+    missing: frozenset[str] | None = None
+    read: Mapping[str, Sequence[Number]] = field(default_factory=dict)
+
+    def joined(self, other: _Proof) -> _Proof:
+        """Both."""
+        missing = other.missing if self.missing is None else self.missing & (other.missing or set())
+        return replace(other, error=max(self.error, other.error), missing=missing)
+
+
+def _all_paths(pair: _Pair) -> _Proof:
+    """With the model's own weights: as the inputs have it, and with the other side of its decisions."""
+    proof = pair.prove()
+    if not proof.read or not _depends_on_data(pair.model, pair.inputs):
+        return proof
+    for forced in islice(others(proof.read), _PATHS):
+        if isinstance(forced.number, bool) or proof.missing:
+            with suppress(_NoPath, _NothingFinite):
+                proof = proof.joined(pair.prove(forced))
+    return proof
+
+
+_PATHS = 8
+
+
+def _depends_on_data(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether its Python looks at real numbers, which tensors without values do not have."""
+    try:
+        record_as(model, inputs, on_meta=True)
+    except BadInput:
+        return True
+    return False
 
 
 _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights hide the network
@@ -205,7 +256,7 @@ _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights
 
 def _carried(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     """The least share of an output's range that changes with the input; NaN carries nothing."""
-    pairs = [(_real(x), _real(y)) for x, y in zip(a, b, strict=True) if _is_number(x)]
+    pairs = [(_real(x), _real(y)) for x, y in zip(a, b, strict=False) if _is_number(x)]
     shares = [
         float((x - y).abs().max()) / (float(x.max() - x.min()) or 1.0)
         for x, y in pairs
@@ -232,24 +283,70 @@ def _flipped(inputs: Inputs, rank: int) -> Inputs:
     return inputs.map(lambda t: t.flip(-1) if t.dim() >= rank else t)
 
 
-def _proof(
-    twin: nn.Module,
-    small: nn.Module,
-    keep: Keep,
-    inputs: Inputs,
-    tolerance: float,
-) -> tuple[float, int, list[Tensor]]:
-    """Error, ops and the cut model's outputs; CheckFailed above the tolerance. Masks `twin` in place."""
-    masked = _Masked(twin, keep)
-    want = _run(twin, inputs, masked)
-    got = _run(small, inputs)
-    error = _compare(want, got)
-    if error == error and not any(bool(t.isfinite().any()) for t in want if t.numel()):
-        raise _NothingFinite
-    if not error <= tolerance:
-        _same_twice(_run(twin, inputs), _run(twin, inputs))
-        raise _failure(twin, small, keep, inputs, (error, tolerance))
-    return error, masked.ops, got
+class _NoPath(Exception):
+    """The original cannot take this path."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A model and its cut copy, to be compared in one dtype, within a tolerance."""
+
+    model: nn.Module
+    slim: nn.Module
+    plan: Plan
+    inputs: Inputs
+    dtype: torch.dtype | None
+    tolerance: float
+
+    @property
+    def stranger(self) -> str | None:
+        """The first weight of the cut model that is not the kept part of the original's."""
+        return strange_weight(
+            _cast(self.model, self.dtype), _cast(self.slim, self.dtype), self.plan
+        )
+
+    def prove(self, forced: Forced | None = None, gain: float | None = None) -> _Proof:
+        """One comparison; CheckFailed above the tolerance.
+
+        forced: another path. gain: on random weights instead of the model's own.
+        """
+        twin, small = _cast(self.model, self.dtype), _cast(self.slim, self.dtype)
+        if gain is not None:
+            shake(twin, gain=gain)
+            follow(small, twin, self.plan)
+        masked, decisions = _Masked(twin, self.plan.keep), Decisions(forced)
+        try:
+            with decisions, masked.reached.watching():
+                want = _run(twin, self.inputs, masked)
+        except BadInput:
+            if forced is None:
+                raise
+            raise _NoPath from None
+        error, got = self._error(masked, small, want)
+        if not error <= self.tolerance:
+            _same_twice(_run(twin, self.inputs), _run(twin, self.inputs))
+            raise _failure(twin, small, self.plan.keep, self.inputs, (error, self.tolerance))
+        # a forward that reads no number, and feeds all of its modules, is the same each time
+        depends = bool(decisions.read) or masked.reached.starved
+        missing = frozenset(masked.reached.missing if depends else ())
+        return _Proof(error, masked.ops, got, missing, decisions.read)
+
+    def _error(
+        self, masked: _Masked, small: nn.Module, want: list[Tensor]
+    ) -> tuple[float, list[Tensor]]:
+        """Of the outputs, and of what the network's decisions were made on; the cut model's outputs."""
+        following = Follow(masked.choices)
+        got = _run(small, self.inputs, following)
+        seen = [t for t in (*want, *(a for a, _ in following.pairs)) if t.numel()]
+        if not seen:
+            raise CheckFailed(
+                "cannot be proven: its outputs are empty", "give inputs on which it finds something"
+            )
+        errors = [_compare(want, got), _decided_on(following)]
+        error = max(errors) if all(e == e for e in errors) else float("nan")
+        if error == error and not any(bool(t.isfinite().any()) for t in seen):
+            raise _NothingFinite
+        return error, got
 
 
 def _cast(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
@@ -273,8 +370,8 @@ def _run(model: nn.Module, inputs: Inputs, mode: TorchDispatchMode | None = None
 
 
 def _same_twice(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
-    for i, (x, y) in enumerate(zip(a, b, strict=True)):
-        if not _equal(x, y):
+    for i, (x, y) in enumerate(zip_longest(a, b)):
+        if x is None or y is None or not _equal(x, y):
             raise NotDeterministic(
                 f"the model is not deterministic in eval mode: output {i} changes from run to run",
                 "switch its randomness off in eval mode; no cut of it can be proven",
@@ -315,6 +412,11 @@ def _real(tensor: Tensor) -> Tensor:
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
 
 
+def _decided_on(follow: Follow) -> float:
+    """Worst difference of the values that the network's decisions were made on."""
+    return _compare([a for a, _ in follow.pairs], [b for _, b in follow.pairs])
+
+
 class _Masked(TorchDispatchMode):
     """Runs ops with masks; `trail` keeps every output where the first difference is looked for."""
 
@@ -322,6 +424,8 @@ class _Masked(TorchDispatchMode):
         super().__init__()
         self.ops = 0
         self.masks = Masks()
+        self.choices: list[Choice] = []
+        self.reached = Reached(model, keep)
         self.trail = trail
         self._inside = False  # a module that has a rule: its call is the op
         send_calls(model, self._call)
@@ -343,6 +447,10 @@ class _Masked(TorchDispatchMode):
                 return PLAIN[func](*args, **(kwargs or {}))
         self.ops += 1
         out = self.masks.run(func, args, kwargs or {})
+        given = (*args, *(kwargs or {}).values())
+        self.reached.op(_tensors(given))
+        made = choice(func, given, out, lambda t: _kept_of(self.masks, t))
+        self.choices += [made] if made else []
         if self.trail is not None:
             self.trail += [(str(func), _kept_of(self.masks, t)) for t in _tensors(out)]
         return out

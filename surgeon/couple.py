@@ -147,7 +147,7 @@ class _Reader:
             if any(v is not None for v in node.outputs):
                 self._read(node)
         self.algebra.where = -1
-        for value in self.graph.outputs:
+        for value in (*self.graph.outputs, *self.graph.ends):
             for dim in self.of(value):
                 self.algebra.freeze(dim, "model output")
         return Coupling(

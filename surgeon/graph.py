@@ -74,13 +74,20 @@ class Graph:
     fixed: Mapping[tuple[str, int], str] = field(
         default_factory=dict
     )  # state dims that must stay: why
+    own: int | None = None  # nodes of the run on the inputs as given, where other paths follow them
+    ends: tuple[Value, ...] = ()  # outputs of the other paths
     notes: tuple[str, ...] = ()
     training: int | None = None
 
     @property
     def forward(self) -> list[Node]:
         """The nodes of the forward in eval mode."""
-        return self.nodes[: self.training]
+        return self.run[: self.training]
+
+    @property
+    def run(self) -> list[Node]:
+        """The nodes of one forward, on the inputs as given."""
+        return self.nodes if self.own is None else self.nodes[: self.own]
 
     @property
     def batch(self) -> int:

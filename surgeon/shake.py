@@ -16,30 +16,6 @@ from surgeon.trace.record import named_state
 
 
 @torch.no_grad()
-def shake(model: nn.Module, seed: int = 0) -> None:
-    """Fill the floating point state in place: matrices by fan-in, positive vectors (scales, variances)
-    in [0.5, 1.5), others (biases, means) small."""
-    generator = torch.Generator().manual_seed(seed)
-    seen: set[int] = set()
-    for tensor in named_state(model).values():
-        if id(tensor) in seen or not tensor.is_floating_point() or not tensor.numel():
-            continue
-        seen.add(id(tensor))
-        tensor.copy_(_drawn(tensor, generator).to(tensor))
-
-
-def _drawn(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if sum(n > 1 for n in tensor.shape) >= 2:
-        fan_in = tensor.numel() / tensor.shape[0]
-        return (
-            torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            * (2 / fan_in) ** 0.5
-        )
-    values = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-    return values + 0.5 if bool((tensor.nan_to_num(1) > 0).all()) else (values - 0.5) * 0.2
-
-
-@torch.no_grad()
 def follow(small: nn.Module, model: nn.Module, plan: Plan) -> None:
     """Give a cut model the kept part of the original's present state, by name."""
     own = named_state(model)

@@ -15,6 +15,7 @@ from surgeon.cut.module import cut_module
 from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
+from surgeon.cut.stray import stray
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
@@ -52,12 +53,9 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
     if isinstance(model, Program):
         program, certain = cut_program(model, inputs, plan)
         return Cut(program, "program", certain=certain)
-    slim, found, folds = cut_fitting(model, inputs, coupling, plan)
+    done, found = cut_fitting(model, inputs, coupling, plan)
     if found is None:
-        certain = not any(
-            True for _ in calls(coupling.graph)
-        )  # what is inside, nothing was seen of
-        return Cut(slim, "module", folds=folds, certain=certain)
+        return done
     try:
         program, certain = cut_program(model, inputs, plan)
     except BadInput as error:
@@ -71,28 +69,34 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
 
 def cut_fitting(
     model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan
-) -> tuple[nn.Module, Misfit | None, Folds]:
-    """Module surgery: the slim module, where its forward does not follow the cut, and what went into weights."""
+) -> tuple[Cut, Misfit | None]:
+    """Module surgery: what it gives, and where its forward does not follow the cut."""
     sizes = Sizes(coupling, removed_by(coupling, plan))
     slim = cut_module(model, plan.keep, sizes)
     attempt = _Attempt(slim, inputs, sizes)
     found = attempt.misfit()
     if found is not None and not repair(slim, sizes, lambda: attempt.misfit() is None):
-        return slim, found, {}
+        return Cut(slim, "module"), found
     try:
-        return slim, None, fold(slim, sizes, plan.keep, attempt.lacks) if attempt.lacks else {}
+        folds = fold(slim, sizes, plan.keep, attempt.lacks) if attempt.lacks else {}
     except Unfoldable as error:
-        return slim, Misfit(f"a scale follows a width, and cannot go into weights: {error}"), {}
+        why = f"a scale follows a width, and cannot go into weights: {error}"
+        return Cut(slim, "module"), Misfit(why)
+    # of what is inside a module that has a rule nothing was seen
+    certain = attempt.certain and not any(True for _ in calls(coupling.graph))
+    return Cut(slim, "module", folds=folds, certain=certain), None
 
 
 @dataclass
 class _Attempt:
-    """A slim module whose forward is tried; `lacks` is what its scales lack where it followed the cut."""
+    """A slim module whose forward is tried. Where it followed the cut, `lacks` is what its scales lack,
+    and `certain` whether that is seen without numbers: not where ops depend on the data."""
 
     slim: nn.Module
     inputs: Inputs
     sizes: Sizes
     lacks: Lacking = field(default_factory=dict)
+    certain: bool = True
 
     def misfit(self) -> Misfit | None:
         """Where the forward is not the planned one; scales that follow a width are let pass."""
@@ -103,8 +107,13 @@ class _Attempt:
         except BadInput as error:
             failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
             return Misfit(f"its own forward fails on the cut tensors: {failure}")
-        lacks = lacking(original, after)
+        # on real tensors other numbers are the data's, and no scale of a width
+        lacks = lacking(original, after) if original.on_meta else {}
         found = misfit(original, after, self.sizes, frozenset(lacks))
+        self.certain = found is None
+        if found is not None and not original.on_meta:
+            why = stray(original, after, self.sizes)
+            found = Misfit(why) if why else None
         if found is None:
             self.lacks = lacks
         return found

@@ -36,15 +36,15 @@ def misfit(
     outputs = [sizes.shape(v) for v in original.outputs]
     if outputs != [v.shape for v in slim.outputs]:
         return Misfit(f"its outputs have shapes {[list(v.shape) for v in slim.outputs]}")
-    if [n.op for n in original.nodes] != [n.op for n in slim.nodes]:
+    if [n.op for n in original.run] != [n.op for n in slim.nodes]:
         if _narrowed_to_one(sizes):
             return Misfit("torch runs other ops on dimensions of one", certain=False)
         if _laid_out_otherwise(original, slim, sizes):
             return Misfit("torch runs other ops on tensors laid out otherwise", certain=False)
-    if len(original.nodes) != len(slim.nodes):
-        return Misfit(f"its forward runs {len(slim.nodes)} ops instead of {len(original.nodes)}")
-    used = {v for node in original.nodes for v in node.inputs} | set(original.outputs)
-    for old, new in zip(original.nodes, slim.nodes, strict=True):
+    if len(original.run) != len(slim.nodes):
+        return Misfit(f"its forward runs {len(slim.nodes)} ops instead of {len(original.run)}")
+    used = {v for node in original.run for v in node.inputs} | set(original.outputs)
+    for old, new in zip(original.run, slim.nodes, strict=True):
         why = _differs(old, new, sizes, (used, old.index in folded))
         if why:
             return Misfit(f"{why}, at {old.module or 'the model itself'} ({old.source})")
@@ -64,7 +64,7 @@ def _new_ones(value: Value, sizes: Sizes) -> list[int]:
 def _laid_out_otherwise(original: Graph, slim: Graph, sizes: Sizes) -> bool:
     """Whether a planned op gives a tensor in a row where it did not, or the other way round (a gather
     for a slice), before the first op that is not as planned."""
-    for old, new in zip(original.nodes, slim.nodes, strict=False):
+    for old, new in zip(original.run, slim.nodes, strict=False):
         if new.op not in (old.op, _wanted(old, sizes).op):
             return False
         for a, b in zip(old.outputs, new.outputs, strict=False):

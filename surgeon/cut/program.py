@@ -17,7 +17,7 @@ from torch import fx, nn
 from surgeon.couple import Coupling, couple
 from surgeon.cut.fits import Misfit, misfit
 from surgeon.cut.sizes import Call, Positions, Scaled, Sizes, resize
-from surgeon.errors import SurgeonError
+from surgeon.errors import BadInput, SurgeonError
 from surgeon.graph import Value
 from surgeon.plan import Plan
 from surgeon.planning import removed_by
@@ -35,7 +35,13 @@ def cut_program(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[Program, 
     cannot be rewritten.
     """
     program = copy.deepcopy(model) if isinstance(model, Program) else to_program(model, inputs)
-    seen = observe(program, inputs)
+    try:
+        seen = observe(program, inputs)
+    except NotImplementedError as error:  # an op that has no shape without numbers
+        raise BadInput(
+            "its sizes depend on the data",
+            "write sizes as x.shape[...] in forward, so that its own code follows the cut",
+        ) from error
     coupling = couple(seen.graph)
     read = plan if isinstance(model, Program) else _read_of(plan, coupling)
     sizes = Sizes(coupling, removed_by(coupling, read))

@@ -164,11 +164,12 @@ def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Mod
     from surgeon.shrink import inputs_of, trace
 
     traced = trace(model, inputs_of(plan))
-    slim, found, _ = cut_fitting(traced.model, traced.inputs, traced.coupling, plan)
+    made, found = cut_fitting(traced.model, traced.inputs, traced.coupling, plan)
     if found is not None:
         raise BadInput(
             f"the recorded cut does not fit this model: {found.why}", "build it as the original was"
         )
+    slim = made.model
     try:
         slim.load_state_dict(state)
     except RuntimeError as error:

@@ -7,7 +7,6 @@ are indices. A network whose Python looks at values (detectors) is recorded on r
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from itertools import chain
-from types import FrameType
 from typing import Any
 
 import torch
@@ -37,10 +35,10 @@ from surgeon.trace.called import Called, send_calls
 from surgeon.trace.copied import copied
 from surgeon.trace.hooks import isolate
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.place import place_of
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shapes import known
 
-_SKIP = (torch.__path__[0] + os.sep, os.path.dirname(__file__) + os.sep)
 _ALIKE = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _READS_INTEGERS = {torch.ops.aten._pack_padded_sequence.default}  # real ones, beside meta floats
 _FEW = 4096  # elements of a constant that is kept real
@@ -62,9 +60,14 @@ def record(model: nn.Module, inputs: Any) -> Graph:
     try:
         return _record(model, inputs, on_meta=True, training=True)
     except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
-        graph = record_as(model, inputs, on_meta=False)
+        from surgeon.trace.paths import record_paths  # it runs what is written here
+
+        try:
+            graph = record_paths(model, inputs)
+        except Exception as error:
+            raise forward_failed(error, inputs) from error
         note = f"recorded on real tensors: {type(first).__name__} on meta tensors"
-        graph.notes = (note,)
+        graph.notes = (note, *graph.notes)
         return graph
 
 
@@ -161,28 +164,39 @@ def valued(tensor: Tensor) -> Tensor:
 
 
 def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool, training: bool = False) -> Graph:
-    twin = (shell(model, to_meta, valued) if on_meta else shell(model, torch.clone)).eval()
+    twin, recorder = prepared(model, on_meta=on_meta)
     if on_meta:
         inputs = inputs.map(to_meta)
+    recorder.graph.outputs = run_recorded(twin, recorder, inputs)
+    unread = _unread(recorder.graph) if training else set()
+    if unread:
+        _record_training(twin, inputs, recorder, unread)
+    return recorder.graph
+
+
+def prepared(model: nn.Module, *, on_meta: bool) -> tuple[nn.Module, Recorder]:
+    """A copy of the model to be run, in eval mode, and a recorder that knows its state by name."""
+    twin = (shell(model, to_meta, valued) if on_meta else shell(model, torch.clone)).eval()
     recorder = Recorder(on_meta)
     for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)
     recorder.graph.fixed = fixed_ranks(twin)
+    recorder.graph.on_meta = on_meta
+    return twin, recorder
+
+
+def run_recorded(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[Value, ...]:
+    """One forward, written to the recorder's graph; the values of its outputs."""
     recorder.begin(inputs)
     send_calls(twin, recorder.call)
     leaving = (
-        nullcontext() if on_meta else _Leaving(recorder)
+        nullcontext() if recorder.on_meta else _Leaving(recorder)
     )  # what is on meta has nothing to give
     with forward_mode(), module_paths(twin, recorder), leaving, recorder:
         output = inputs.run(twin)
-    recorder.graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
-    recorder.graph.on_meta = on_meta
-    unread = _unread(recorder.graph) if training else set()
-    if unread:
-        _record_training(twin, inputs, recorder, unread)
-    return recorder.graph
+    return tuple(recorder.value(t) for t in output_tensors(output))
 
 
 def _unread(graph: Graph) -> set[Value]:
@@ -372,7 +386,7 @@ class Recorder(TorchDispatchMode):
                 noted_kwargs,
                 tuple([self.value(o) if isinstance(o, Tensor) else None for o in outputs]),
                 self.path[-1],
-                _source(sys._getframe(1)),
+                place_of(sys._getframe(1)),
             )
         )
         return out
@@ -381,7 +395,7 @@ class Recorder(TorchDispatchMode):
         """A tensor handed to numpy or to other code, as a node without a rule and without outputs."""
         if self._inside:
             return
-        op, source = f"Tensor.{how}", _source(sys._getframe(1))
+        op, source = f"Tensor.{how}", place_of(sys._getframe(1))
         lost = Value(len(self.graph.values), (), short(tensor.dtype))
         self.graph.values.append(lost)
         noted = (self.value(tensor),)
@@ -404,7 +418,7 @@ class Recorder(TorchDispatchMode):
             for t in results:
                 self._from_inputs[t] = True
         values = tuple(self.value(t) for t in results)
-        source = _source(sys._getframe(1))
+        source = place_of(sys._getframe(1))
         self.graph.nodes.append(
             Node(
                 len(self.graph.nodes),
@@ -531,22 +545,6 @@ def _flat(args: Any) -> Iterator[Any]:
             yield from _flat(arg)
         else:
             yield arg
-
-
-def _source(frame: FrameType | None) -> str:
-    """'net.py:41': the line of the model's own code that called the op."""
-    while frame is not None:
-        file = _file(frame.f_code.co_filename)
-        if file:
-            return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "?"
-
-
-@lru_cache(maxsize=4096)
-def _file(name: str) -> str:
-    """The last part of a path; nothing for torch's own files and for code that is in none."""
-    return "" if name.startswith(_SKIP) or name.startswith("<") else name.rsplit("/", 1)[-1]
 
 
 @lru_cache

@@ -1,0 +1,65 @@
+"""Numbers that a forward reads into Python (`if x.sum() > 0`, `.item()`), and what else they might have been.
+
+One run takes one side of every `if`. The other side is taken too, by giving a line another number than the
+one that it reads.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from surgeon.trace.place import place_of
+
+Number = bool | int | float
+_FAR = 1000.0  # beyond any threshold that a network compares with
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What the first reading at a line gives, instead of what is there."""
+
+    place: str
+    number: Number
+
+
+class Decisions(TorchDispatchMode):
+    """Keeps the numbers read into Python by place, and forces one of them. Entered before a mode that
+    writes ops down, so that this one sees the forced number."""
+
+    def __init__(self, forced: Forced | None = None) -> None:
+        super().__init__()
+        self.forced = forced
+        self.read: dict[str, list[Number]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is not torch.ops.aten._local_scalar_dense.default or isinstance(out, complex):
+            return out
+        place = place_of(sys._getframe(1))
+        if self.forced is not None and place == self.forced.place and place not in self.read:
+            out = self.forced.number
+        self.read.setdefault(place, []).append(out)
+        return out
+
+
+def others(read: Mapping[str, Sequence[Number]]) -> Iterator[Forced]:
+    """Numbers of the same kind that no reading gave: the other truth, far on both sides, none and some."""
+    for place, numbers in read.items():
+        if isinstance(numbers[0], bool):
+            yield from (Forced(place, x) for x in (True, False) if x not in numbers)
+        elif isinstance(numbers[0], int):
+            yield from (Forced(place, x) for x in ((0,) if any(numbers) else (2,)))
+        else:
+            yield from (Forced(place, x) for x in (-_FAR, _FAR))
