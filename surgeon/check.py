@@ -358,7 +358,7 @@ def _run(model: nn.Module, inputs: Inputs, mode: TorchDispatchMode | None = None
     with torch.inference_mode(False):
         inputs = inputs.map(torch.clone)
     try:
-        with forward_mode():
+        with forward_mode(model):
             if mode is None:
                 return output_tensors(inputs.run(model))
             with mode:

@@ -215,12 +215,15 @@ def as_array(value: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode back afterwards."""
+    """Eval mode and no caches inside, every module's own mode back afterwards."""
+    from surgeon.trace.caches import caches_off
+
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False  # not eval(): a class may refuse it, or do more than set the flag
     try:
-        yield
+        with caches_off(model):
+            yield
     finally:
         for module in training:
             module.training = True

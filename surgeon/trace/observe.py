@@ -65,7 +65,7 @@ def observe(program: Program, inputs: Any) -> Observed:
         ran[node.name] = Ran(ops, tuple(recorder.value(t) for t in tensors))
         done = len(graph.nodes)
 
-    with forward_mode(), recorder:
+    with forward_mode(twin), recorder:
         output = twin.run(inputs.args, inputs.kwargs, observe=see)
     graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
     return Observed(graph, ran)

@@ -17,6 +17,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput
+from surgeon.trace.caches import caches_off
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
 from surgeon.trace.record import twin_of
@@ -239,7 +240,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), caches_off(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

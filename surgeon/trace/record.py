@@ -31,6 +31,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.adapters import fixed_ranks
+from surgeon.trace.caches import caches_off
 from surgeon.trace.called import Called, send_calls
 from surgeon.trace.copied import copied
 from surgeon.trace.hooks import isolate
@@ -194,7 +195,7 @@ def run_recorded(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[V
     leaving = (
         nullcontext() if recorder.on_meta else _Leaving(recorder)
     )  # what is on meta has nothing to give
-    with forward_mode(), module_paths(twin, recorder), leaving, recorder:
+    with forward_mode(twin), module_paths(twin, recorder), leaving, recorder:
         output = inputs.run(twin)
     return tuple(recorder.value(t) for t in output_tensors(output))
 
@@ -234,10 +235,10 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def forward_mode() -> Iterator[None]:
-    """How surgeon runs forwards: no gradients, and the plain ops below autograd, which inference mode
+def forward_mode(model: nn.Module) -> Iterator[None]:
+    """How surgeon runs a forward: no gradients, no caches, and the plain ops below autograd, which inference mode
     would leave undecomposed."""
-    plainly = (plain_attention(), plain_recurrence(), uncompiled())
+    plainly = (caches_off(model), plain_attention(), plain_recurrence(), uncompiled())
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         for context in plainly:
             stack.enter_context(context)

@@ -1,0 +1,44 @@
+"""A network's own cache is off while surgeon looks, and on again afterwards."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import surgeon
+from surgeon.trace.caches import caches_off
+from surgeon.trace.program import to_program
+
+
+class Remembers(nn.Module):
+    """A layer that gives its keys back, unless its config says not to; the config of its part is within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(use_cache=True, part=SimpleNamespace(use_cache=True))
+        self.key, self.head = nn.Linear(12, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        keys = self.key(x).relu()
+        out = self.head(keys)
+        return (out, keys) if self.config.use_cache or self.config.part.use_cache else (out,)
+
+
+def test_a_cache_holds_no_channels_and_is_on_again():
+    model = Remembers().eval()
+    x = torch.randn(2, 12)
+    result = surgeon.shrink(model, x, ratio=0.5, measure=False)
+    assert result.model.key.out_features == 16
+    assert len(result.model(x)) == len(model(x)) == 2
+    assert len(to_program(model, x)(x)) == 1
+    assert model.config.use_cache is True
+    assert model.config.part.use_cache is True
+
+
+def test_it_is_on_again_after_an_error():
+    model = Remembers()
+    with pytest.raises(ZeroDivisionError), caches_off(model):
+        assert model.config.use_cache is model.config.part.use_cache is False
+        raise ZeroDivisionError
+    assert model.config.use_cache is model.config.part.use_cache is True
