@@ -388,7 +388,7 @@ def _finish(
     wanted: tuple[bool, bool],
 ) -> Result:
     model, inputs, traced = given
-    plan = replace(plan, folds=done.folds)
+    plan, notes = replace(plan, folds=done.folds), notes + done.notes
     proof = measured = None
     if wanted[0] or not done.certain:
         proof = run("check", lambda: _proven(model, done.model, plan, traced.inputs))

@@ -51,7 +51,7 @@ def _deform_conv(node: Node) -> Term:
     return 1, [(out, 0), (node.args[1], None), (out, 2), (out, 3)]
 
 
-@_costs("mm", "bmm", "mv", "dot")
+@_costs("mm", "bmm", "mv", "dot", "_grouped_mm")
 def _product(node: Node) -> Term:
     a = node.args[0]
     return 1, [(_out(node), None), (a, len(a.shape) - 1)]
@@ -101,7 +101,7 @@ def _grid_sampler(node: Node) -> Term:
     return 4, [(_out(node), None)]
 
 
-_MACS = {"aten.convolution", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.addmm",
+_MACS = {"aten.convolution", "aten.mm", "aten._grouped_mm", "aten.bmm", "aten.mv", "aten.dot", "aten.addmm",
          "aten.baddbmm", "aten.linear", "torchvision.deform_conv2d"}  # fmt: skip
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from surgeon.couple import Coupling
+from surgeon.cut.config import configure, has_config
 from surgeon.cut.fits import Misfit, misfit
 from surgeon.cut.fold import Lacking, Unfoldable, fold, lacking
 from surgeon.cut.module import cut_module
@@ -31,6 +32,7 @@ class Cut:
 
     `way` is 'module' or 'program', `why` says why not the first. `folds` is what the plan must say of
     factors put into weights. Where it is not `certain`, only the oracle can tell that it is right.
+    `notes` say what the user should know of the copy.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class Cut:
     why: str | None = None
     folds: Folds = field(default_factory=dict)
     certain: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def cut(model: nn.Module, inputs: Any, coupling: Coupling, plan: Plan) -> Cut:
@@ -70,9 +73,24 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
 def cut_fitting(
     model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan
 ) -> tuple[Cut, Misfit | None]:
-    """Module surgery: what it gives, and where its forward does not follow the cut."""
+    """Module surgery: what it gives, and where its forward does not follow the cut; with a config of its
+    own where the model has one and it can be set."""
     sizes = Sizes(coupling, removed_by(coupling, plan))
     slim = cut_module(model, plan.keep, sizes)
+    if not has_config(model):
+        return _fitted(slim, inputs, sizes, plan)
+    why = configure(slim, inputs, sizes)
+    done, found = _fitted(slim, inputs, sizes, plan)
+    if why is None and found is not None:  # the original's attributes may do without its config
+        why = found.why
+        done, found = _fitted(cut_module(model, plan.keep, sizes), inputs, sizes, plan)
+    if why is None:
+        return done, found
+    note = f"config says the original's sizes, so that from_pretrained cannot build the copy: {why}"
+    return replace(done, notes=(note,)), found
+
+
+def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[Cut, Misfit | None]:
     attempt = _Attempt(slim, inputs, sizes)
     found = attempt.misfit()
     if found is not None and not repair(slim, sizes, lambda: attempt.misfit() is None):
@@ -83,7 +101,7 @@ def cut_fitting(
         why = f"a scale follows a width, and cannot go into weights: {error}"
         return Cut(slim, "module"), Misfit(why)
     # of what is inside a module that has a rule nothing was seen
-    certain = attempt.certain and not any(True for _ in calls(coupling.graph))
+    certain = attempt.certain and not any(True for _ in calls(sizes.coupling.graph))
     return Cut(slim, "module", folds=folds, certain=certain), None
 
 

@@ -2,16 +2,16 @@
 
 import importlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from surgeon.errors import BadInput
 from surgeon.files.arch import build
+from surgeon.trace.weightless import Weightless
 
 _SHOWN = 3  # differences of each kind in a message
 
@@ -162,26 +162,7 @@ def _as_meta(shapes: Shapes) -> dict[str, Tensor]:
 
 def _skeleton(name: str, options: Mapping[str, Any] | None = None) -> dict[str, tuple[int, ...]]:
     try:
-        with _Weightless():
+        with Weightless():
             return _shapes(build(f"torchvision:{name}", options).model.state_dict())
     except BadInput:  # an option that this factory does not take
         return {"": ()}
-
-
-class _Weightless(TorchFunctionMode):
-    """Layers built under this have shapes and no weights.
-
-    Only what layers allocate goes to the meta device: RegNet computes its widths with tensors.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.empty and kwargs.get("device") is None:
-            kwargs = {**kwargs, "device": "meta"}
-        return func(*args, **kwargs)

@@ -14,6 +14,7 @@ counts the same whether it is seen whole here or decomposed into ATen ops by a r
     einsum *                            the bmm calls torch makes of it; none contracted: 0 yes
     scaled_dot_product_attention *      heads * L * S * (D + Dv), the two products          yes
     lstm, gru, rnn *                    steps * batch * numel of all weight matrices        yes
+    _grouped_mm *                       as matmul, each row times one matrix                yes
     batch_norm, running statistics      2 * numel affine, 1 * numel plain                   no
     batch_norm, batch statistics,
         instance, group, layer norm     5 * numel affine, 4 * numel plain                   no
@@ -328,6 +329,7 @@ _HANDLES: dict[str, tuple[str, Handle]] = {
     "aten::matmul": ("macs", _product(0, 1)),
     "aten::mm": ("macs", _product(0, 1)),
     "aten::bmm": ("macs", _product(0, 1)),
+    "aten::_grouped_mm": ("macs", _product(0, 1)),
     "aten::mv": ("macs", _product(0, 1)),
     "aten::dot": ("macs", _product(0, 1)),
     "aten::inner": ("macs", _product(0, 1)),
@@ -363,7 +365,7 @@ _FREE_OPS = """
     abs acos adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d add addcdiv addcmul
     adjoint alias all alpha_dropout amax amin aminmax __and__ any arange argmax argmin argsort
     as_strided asin atan atan2 avg_pool1d avg_pool2d avg_pool3d bitwise_and bitwise_not
-    bitwise_or bitwise_xor Bool bool broadcast_tensors broadcast_to bucketize _cast_Float
+    bincount bitwise_or bitwise_xor Bool bool broadcast_tensors broadcast_to bucketize _cast_Float
     _cast_Long cat ceil ceil_divide celu channel_shuffle chunk clamp clamp_max clamp_min clone
     col2im concat constant_pad_nd contiguous copy cos cosh cosine_similarity count_nonzero cross
     cummax cumprod cumsum detach device diag diag_embed diagonal diff dim div divide dropout
@@ -371,7 +373,7 @@ _FREE_OPS = """
     expand_as expm1 eye feature_alpha_dropout feature_dropout fill flatten flip fliplr flipud
     Float float FloatImplicit floor floor_divide fmod frac frobenius_norm full full_like gather
     ge gelu __getitem__ glu greater greater_equal gt half hardshrink hardsigmoid hardswish
-    hardtanh heaviside hstack hypot im2col index index_add index_copy index_fill index_put
+    hardtanh heaviside histc hstack hypot im2col index index_add index_copy index_fill index_put
     index_select Int int IntImplicit is_floating_point is_nonzero isfinite isin isinf isnan item
     le leaky_relu len lerp less less_equal lift lift_fresh linalg_norm linalg_vector_norm
     linspace log log10 log1p log2 log_sigmoid _log_softmax log_softmax logaddexp logical_and

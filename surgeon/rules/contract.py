@@ -70,6 +70,21 @@ def _broadcast(node: Node, terms: str) -> str:
     return " ".join(terms.split()[-rank:]) if rank else ""
 
 
+_GROUPED = "_ k, _ k n, * -> _ n"
+
+
+@chooses("aten._grouped_mm", family=FAMILY, forms=(_GROUPED, "b m k, b k n -> b m n"))
+def grouped_mm(node: Node) -> Form:
+    """(a, b, ends, bias): runs of rows of `a`, each times its own matrix of `b` (mixtures of experts)."""
+    ranks = tuple(len(v.shape) for v in node.args[:2])
+    if ranks == (2, 3):
+        return Form(_GROUPED, at=(0, 1, 2))
+    if ranks == (3, 3):
+        return Form("b m k, b k n -> b m n", at=(0, 1))
+    line = "m _, _ n, * -> _ m n" if ranks == (2, 2) else "_ m k, k _, * -> m _"
+    return Form(line, at=(0, 1, 2))
+
+
 factor("aten.mm", "m k, k n -> m n", family=FAMILY)
 factor("aten.bmm", "b m k, b k n -> b m n", family=FAMILY)
 factor("aten.mv", "m k, k -> m", family=FAMILY)

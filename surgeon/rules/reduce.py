@@ -96,6 +96,10 @@ def extreme(node: Node) -> Form:
     return Form(line + f", {line.split(' -> ')[1]}" * (len(node.outputs) - 1), at=(0,))
 
 
+factor("aten.histc", "* -> *", family=FAMILY)
+factor("aten.bincount", "* -> *", family=FAMILY)
+
+
 @chooses("aten.argmax", "aten.argmin", family=FAMILY, forms=("a _ -> a",))
 def position(node: Node) -> Form:
     """(x, dim, keepdim): the result is a position, so the dimension is read by position."""

@@ -44,6 +44,8 @@ _ALIKE = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _READS_INTEGERS = {torch.ops.aten._pack_padded_sequence.default}  # real ones, beside meta floats
 _FEW = 4096  # elements of a constant that is kept real
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
+_WRITTEN = 64  # numbers written in the code of a forward that are compared
+_LITERAL = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default})
 _SHORT = {
     "float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16",
     "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "b1",
@@ -212,7 +214,7 @@ def _record_training(
     graph = recorder.graph
     start, outputs = len(graph.nodes), graph.outputs
     try:
-        with forward_mode(), module_paths(twin.train(), recorder), recorder:
+        with forward_mode(twin), module_paths(twin.train(), recorder), recorder:
             output = inputs.run(twin)
         graph.outputs += tuple(recorder.value(t) for t in output_tensors(output))
     except Exception:  # noqa: BLE001  it may want targets, or look at values: eval mode decides then
@@ -375,6 +377,8 @@ class Recorder(TorchDispatchMode):
             [self._noted(a) for a in args]
         )  # before the op may change their shape in place
         noted_kwargs = {k: self._noted(v) for k, v in kwargs.items()}
+        if func in _LITERAL:
+            noted += _numbers(args[0])
         out = self._run(func, args, kwargs)
         outputs = out if isinstance(out, (tuple, list)) else (out,)
         self._follow(func, given, outputs)
@@ -530,6 +534,12 @@ def _made_dtype(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype:
     given = kwargs.get("dtype")
     fill = args[1] if len(args) > 1 and type(args[1]) in (bool, int) else None
     return given or (torch.get_default_dtype() if fill is None else torch.int64)
+
+
+def _numbers(tensor: Tensor) -> tuple[Any, ...]:
+    """What `torch.tensor(...)` was given in the code: it may be a size, which a cut changes."""
+    seen = not tensor.is_meta and tensor.numel() <= _WRITTEN
+    return (tuple(tensor.flatten().tolist()),) if seen else ()
 
 
 def _is_float(dtype: torch.dtype | None) -> bool:

@@ -145,3 +145,17 @@ class FrozenWeights(ImageNet):
 
     def body(self, x: Tensor) -> Tensor:
         return F.relu(self.conv(x))
+
+
+@net("embed", "query", "key", inputs=tokens)
+class SizeAsNumber(TokenNet):
+    """A scale made of the head's size as a tensor: the cut network must not make a smaller one of it."""
+
+    def __init__(self):
+        super().__init__(10)
+        self.query, self.key = nn.Linear(32, 24), nn.Linear(32, 24)
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k = self.query(x), self.key(x)
+        scale = torch.tensor(q.size(-1), dtype=torch.float32).sqrt()
+        return (q @ k.transpose(1, 2)) / scale

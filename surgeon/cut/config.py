@@ -1,0 +1,214 @@
+"""A model's own config (Hugging Face): set to the sizes of the cut, where a fresh model of it is the cut one.
+
+Which field is which size is not known. Fields that hold an old size are tried at the new one; a config
+counts only if the class, built from it, has the cut model's state, name by name and shape by shape, its
+computed buffers, and runs the planned forward, op by op. Then `save_pretrained` and `from_pretrained` work,
+and the attributes that the class works out from its config are right too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.cut.fits import misfit
+from surgeon.cut.fold import lacking
+from surgeon.cut.sizes import Sizes
+from surgeon.errors import BadInput
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.record import record_as
+from surgeon.trace.weightless import Weightless
+
+_BUILDS = 24  # fresh models made in search of a config, at most
+Path = tuple[str | int, ...]
+Shapes = Mapping[str, tuple[int, ...]]
+Chosen = Mapping[Path, int]
+
+
+def has_config(model: nn.Module) -> bool:
+    """Whether the model is saved and built by a config of its own."""
+    config = model.__dict__.get("config")
+    return hasattr(config, "to_dict") and hasattr(model, "save_pretrained")
+
+
+def configure(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
+    """Give `slim` a config, and attributes worked out from it, that say what it is; or why there is none.
+
+    Its forward is then the planned one but for scales that follow a width, which belong into weights.
+    """
+    name, why = type(slim).__name__, None
+    for chosen in _choices(slim, sizes):
+        fresh = _fresh(type(slim), _with(slim.__dict__["config"], chosen))
+        assert fresh is not None  # it was built before
+        computed = _filled(fresh, slim)
+        if computed:
+            return f"a fresh {name} computes another {computed}"
+        differs = _differs(fresh, inputs, sizes)
+        if differs is None:
+            _become(slim, fresh)
+            return None
+        why = why or f"in a fresh {name} {differs}"
+    return why or f"no config builds a {name} of these sizes"
+
+
+def _differs(fresh: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
+    """Where the forward of a fresh model is not the planned one."""
+    original = sizes.coupling.graph
+    try:
+        both = original.training is not None
+        graph = record_as(fresh, inputs, on_meta=original.on_meta, training=both)
+    except BadInput as error:
+        return error.message.splitlines()[0]
+    found = misfit(original, graph, sizes, frozenset(lacking(original, graph)))
+    return found.why if found is not None else None
+
+
+# a config that builds the slim shapes
+
+
+def _choices(model: nn.Module, sizes: Sizes) -> Iterator[Chosen]:
+    """New numbers of a config whose fresh model has the slim state: the first found, then those that
+    leave one more field as it was (a number that only happened to be equal shows in the forward)."""
+    config, kind, want = model.__dict__["config"], type(model), _shapes(model)
+    news = _new_sizes(sizes)
+    options = {p: [*news[v], v] for p, v in _fields(config, ()) if v in news}
+    chosen = {path: values[0] for path, values in options.items()}
+    best, builds = _distance(kind, _with(config, chosen), want), 1
+    trials = (({path: v}) for path, values in options.items() for v in values[1:])
+    for trial in trials:
+        if best == 0 or builds >= _BUILDS:
+            break
+        found, builds = _distance(kind, _with(config, chosen | trial), want), builds + 1
+        if found < best:
+            best, chosen = found, chosen | trial
+    if best:
+        return
+    yield chosen
+    for path in chosen:
+        fewer = {p: v for p, v in chosen.items() if p != path}
+        if _distance(kind, _with(config, fewer), want) == 0:
+            yield fewer
+
+
+def _new_sizes(sizes: Sizes) -> dict[int, list[int]]:
+    """Old size -> new ones, of groups and of dimensions in the forward, the most frequent first."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for group in sizes.coupling.groups:
+        counts[group.size, group.size - int(sizes.removed[group.atoms].sum())] += 1
+    for value in sizes.coupling.graph.values:
+        counts.update(zip(value.shape, sizes.shape(value), strict=True))
+    found: dict[int, list[int]] = {}
+    for (old, now), _ in counts.most_common():
+        if old != now:
+            found.setdefault(old, []).append(now)
+    return found
+
+
+def _fields(config: Any, path: Path) -> Iterator[tuple[Path, int]]:
+    """Every integer of a config, of lists in it and of configs in it."""
+    for name, value in vars(config).items():
+        if name.startswith("_"):
+            continue
+        if type(value) is int:
+            yield (*path, name), value
+        elif isinstance(value, (list, tuple)):
+            yield from (((*path, name, i), v) for i, v in enumerate(value) if type(v) is int)
+        elif hasattr(value, "to_dict"):
+            yield from _fields(value, (*path, name))
+
+
+def _with(config: Any, chosen: Chosen) -> Any:
+    """A copy of a config with some of its numbers changed."""
+    new = copy.deepcopy(config)
+    for path, value in chosen.items():
+        owner, last = new, path[-1]
+        for step in path[: -1 if isinstance(last, str) else -2]:
+            owner = getattr(owner, str(step))
+        if isinstance(last, int):
+            numbers = list(getattr(owner, str(path[-2])))
+            numbers[last] = value
+            last, value = path[-2], type(getattr(owner, str(path[-2])))(numbers)
+        setattr(owner, str(last), value)
+    return new
+
+
+def _distance(kind: type, config: Any, want: Shapes) -> float:
+    """How many names or shapes of a fresh model are not the slim one's; infinite where none is built."""
+    fresh = _fresh(kind, config)
+    if fresh is None:
+        return float("inf")
+    have = _shapes(fresh)
+    return sum(have.get(name) != want.get(name) for name in have.keys() | want.keys())
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+
+
+def _fresh(kind: type, config: Any) -> nn.Module | None:
+    """A model of this config without weights, in eval mode, or None where the class refuses."""
+    try:
+        with _undisturbed(), Weightless():
+            return kind(copy.deepcopy(config)).eval()
+    except Exception:  # noqa: BLE001  whatever a class says of sizes that do not go together
+        return None
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No warning, no log line, no random number of the caller's used up."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+# the fresh model and the slim one
+
+
+def _filled(fresh: nn.Module, slim: nn.Module) -> str | None:
+    """Give `fresh` the slim state; the name of the first buffer that it computes and `slim` has otherwise."""
+    stored = slim.state_dict().keys()
+    for path, module in fresh.named_modules(remove_duplicate=False):
+        own = slim.get_submodule(path)
+        module._parameters.update(own._parameters)
+        for name, tensor in own._buffers.items():
+            full = f"{path}.{name}" if path else name
+            if full not in stored and not _equal(module._buffers.get(name), tensor):
+                return full
+        module._buffers.update(own._buffers)
+    return None
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None or a.shape != b.shape or a.is_meta or b.is_meta:
+        return a is b or (a is not None and b is not None and a.is_meta and a.shape == b.shape)
+    return torch.equal(a.to(b.dtype), b.to(a.device))
+
+
+def _become(slim: nn.Module, fresh: nn.Module) -> None:
+    """Give every module of `slim` the config and the plain attributes of its fresh twin."""
+    for path, module in slim.named_modules():
+        twin = fresh.get_submodule(path)
+        for name, value in twin.__dict__.items():
+            plain = _is_plain(value) and name != "training"
+            if name in module.__dict__ and (plain or name == "config"):
+                module.__dict__[name] = value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return bool(value) and all(type(v) in (int, float) for v in value)
+    return type(value) in (int, float)
