@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from fuzz import Ask, Recipe, Verdict, asks, judge, pruned, recipes
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 
 from benchmarks.networks import environment
 
@@ -74,8 +75,9 @@ def repro(recipe: Recipe, ask: Ask, verdict: Verdict, deep: bool) -> None:
 
 
 def batch(number: int, draws: int, deep: int) -> Tally:
-    """Draw and judge the networks of one seed."""
+    """Draw and judge the networks of one seed, no two of the same layers in the same places."""
     tally = Tally(number)
+    seen: set[tuple[Any, ...]] = set()
 
     @seed(number)
     @settings(
@@ -87,6 +89,9 @@ def batch(number: int, draws: int, deep: int) -> Tally:
     )
     @given(recipes(), asks())
     def run(recipe: Recipe, ask: Ask) -> None:
+        skeleton = tuple((s.kind, s.on) for s in recipe.steps)
+        assume(skeleton not in seen)
+        seen.add(skeleton)
         more = bool(deep) and tally.kinds.total() % deep == deep - 1
         tally.add(recipe, ask, judge(recipe, ask, more), more)
 

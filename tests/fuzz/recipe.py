@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 Pick = Callable[[Sequence[Any]], Any]
-WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 12, 15, 16, 16, 20, 24)
+WIDTHS = (12, 8, 16, 7, 6, 10, 4, 5, 9, 15, 3, 20, 24, 2, 12, 16, 1)
 WIDEST = 64
 
 
