@@ -10,26 +10,32 @@ from hypothesis import strategies as st
 from fuzz.judge import Ask
 from fuzz.recipe import BLOCKS, Form, Growing, Illegal, Pick, Recipe, build, fits
 
-for _family in "contract joins movement nests norms pointwise sequence turns".split():
+for (
+    _family
+) in "contract joins movement nests norms pointwise sequence turns values weights".split():
     import_module(f"fuzz.{_family}")  # registers its blocks
 
 INPUTS = (
     Form("map", (3, 4, 6)), Form("map", (3, 6, 6)), Form("map", (4, 8)), Form("map", (2, 4, 2, 4)),
     Form("tokens", (6, 5)), Form("tokens", (8, 12)), Form("vector", (10,)), Form("words", (6,)),
 )  # fmt: skip
+_MOODS = {
+    "moving": ("contract", "movement", "joins", "weights"),
+    "sequence": ("sequence", "turns", "joins", "norms", "nests", "values", "weights"),
+}
 STEMS = {"map": "conv", "tokens": "linear", "vector": "dense", "words": "embedding"}
 
 
 @st.composite
 def recipes(draw: st.DrawFn, most: int = 9) -> Recipe:
-    """Two to `most` layers between a stem for each input and a head for most outputs."""
+    """Three to `most` layers between a stem for each input and a head for most outputs."""
     pick = _picker(draw)
     inputs = tuple(pick(INPUTS) for _ in range(pick((1, 1, 1, 2))))
     growing = Growing(inputs, pick(("tuple", "list", "dict")), pick((2, 2, 3)))
-    names = _names(pick((False, False, True)))
+    names = _names(pick(("all", "moving", "plain", "sequence")))
     for i, form in enumerate(inputs):
         assume(growing.add(STEMS[form.kind], (i,), pick))
-    wanted = pick(range(2, most + 1))
+    wanted = pick(range(3, most + 1))
     for _ in range(3 * wanted):  # some do not fit
         if wanted and _step(growing, pick(names), pick):
             wanted -= 1
@@ -44,9 +50,16 @@ def _picker(draw: st.DrawFn) -> Pick:
     return pick
 
 
-def _names(plain: bool) -> tuple[str, ...]:
-    """The blocks to draw from: all of them, or those that a check without masks can follow."""
-    named = tuple(b.name for b in BLOCKS.values() if (b.plain or not plain) and b.name != "head")
+def _names(mood: str) -> tuple[str, ...]:
+    """The blocks to draw from: all; those that a check without masks can follow; or a few families."""
+    families = _MOODS.get(mood)
+    named = tuple(
+        b.name
+        for b in BLOCKS.values()
+        if b.name != "head"
+        and (b.plain or mood != "plain")
+        and (families is None or b.make.__module__.removeprefix("fuzz.") in families)
+    )
     return (*named, "again", "again")
 
 
