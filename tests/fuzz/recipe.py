@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -134,12 +134,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network. Every value that nothing reads is an output, in the container that `gives` names."""
+    """A network. Every value that nothing reads is an output, in the container that `gives` names.
+
+    `state`: 'eval', 'train', 'frozen' (no gradients), or the name of a dtype.
+    """
 
     inputs: tuple[Form, ...]
     steps: tuple[Step, ...]
     gives: str = "tuple"
     batch: int = 2
+    state: str = "eval"
 
     @property
     def plain(self) -> bool:
@@ -179,11 +183,11 @@ def _listed(out: Any) -> list[Tensor]:
 class Growing:
     """A network as it grows, step by step, on real tensors: shapes are what the layers give."""
 
-    def __init__(self, inputs: tuple[Form, ...], gives: str = "tuple", batch: int = 2) -> None:
-        self.recipe = Recipe(inputs, (), gives, batch)
-        self.net = Net(self.recipe)
-        self.forms = list(inputs)
-        self.values = [_sample(f, batch, i) for i, f in enumerate(inputs)]
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = replace(recipe, steps=())
+        self.net = Net(recipe)
+        self.forms = list(recipe.inputs)
+        self.values = [_sample(f, recipe.batch, i) for i, f in enumerate(recipe.inputs)]
         self.used: set[int] = set()
 
     def add(self, kind: str, on: tuple[int, ...], pick: Pick) -> bool:
@@ -213,8 +217,7 @@ class Growing:
         self.used |= set(on)
         self.net.plan.append((layer, on))
         step = Step(kind, on, tuple(said))
-        old = self.recipe
-        self.recipe = Recipe(old.inputs, (*old.steps, step), old.gives, old.batch)
+        self.recipe = replace(self.recipe, steps=(*self.recipe.steps, step))
         return True
 
     def _new(self, kind: str, on: tuple[int, ...], pick: Pick) -> tuple[int, str] | None:
@@ -232,12 +235,20 @@ class Growing:
         return self.net.plan[k][0], block.gives
 
     def finish(self) -> Net:
-        """The network, in eval mode, with weights that hide nothing."""
+        """The network in its state, with weights that hide nothing."""
         unread = [i for i in range(len(self.values)) if i not in self.used]
         self.net.outputs = tuple(i for i in unread if i >= len(self.recipe.inputs))
         if not self.net.outputs:
             raise Illegal("nothing is computed")
-        return randomise(self.net).eval()
+        return _put(randomise(self.net).eval(), self.recipe.state)
+
+
+def _put(net: Net, state: str) -> Net:
+    if state == "train":
+        return net.train()
+    if state == "frozen":
+        return net.requires_grad_(False)
+    return net if state == "eval" else net.to(getattr(torch, state))
 
 
 def _fine(t: Tensor) -> bool:
@@ -255,7 +266,7 @@ def build(recipe: Recipe) -> tuple[Net, tuple[Tensor, ...]]:
     """The network and its inputs, the same each time. Raises Illegal where the recipe fits no network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        growing = Growing(recipe.inputs, recipe.gives, recipe.batch)
+        growing = Growing(recipe)
         inputs = tuple(growing.values)
         for step in recipe.steps:
             said = list(step.said)
@@ -268,7 +279,9 @@ def build(recipe: Recipe) -> tuple[Net, tuple[Tensor, ...]]:
             _check(step, growing.forms)
             if not growing.add(step.kind, step.on, replay) or said:
                 raise Illegal(f"{step} does not fit")
-        return growing.finish(), inputs
+        net = growing.finish()
+    kind = next((p.dtype for p in net.parameters()), torch.float32)
+    return net, tuple(t.to(kind) if t.is_floating_point() else t for t in inputs)
 
 
 def _check(step: Step, forms: list[Form]) -> None:
