@@ -30,7 +30,7 @@ from surgeon.rules import RULES, USER
 from surgeon.shake import follow, strange_weight
 from surgeon.trace.called import Called, send_calls
 from surgeon.trace.decisions import Decisions, Forced, Number, others
-from surgeon.trace.draw import GAINS, shake
+from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.plain import PLAIN
@@ -196,8 +196,8 @@ def _compared(
                 f"cannot be proven: {stranger} is not the kept part of the original's, and the "
                 "outputs hardly depend on the inputs, so that they cannot tell"
             )
-        for gain in GAINS if proof.missing else GAINS[-1:]:
-            proof = proof.joined(pair.prove(gain=gain))
+        for draw in DRAWS if proof.missing else (USUAL,):
+            proof = proof.joined(pair.prove(draw=draw))
             if not proof.missing:
                 break
         notes = ("its own weights hide most of the network: also compared with random ones",)
@@ -305,14 +305,14 @@ class _Pair:
             _cast(self.model, self.dtype), _cast(self.slim, self.dtype), self.plan
         )
 
-    def prove(self, forced: Forced | None = None, gain: float | None = None) -> _Proof:
+    def prove(self, forced: Forced | None = None, draw: tuple[float, int] | None = None) -> _Proof:
         """One comparison; CheckFailed above the tolerance.
 
-        forced: another path. gain: on random weights instead of the model's own.
+        forced: another path. draw: gain and seed of random weights, instead of the model's own.
         """
         twin, small = _cast(self.model, self.dtype), _cast(self.slim, self.dtype)
-        if gain is not None:
-            shake(twin, gain=gain)
+        if draw is not None:
+            shake(twin, draw[1], draw[0])
             follow(small, twin, self.plan)
         masked, decisions = _Masked(twin, self.plan.keep), Decisions(forced)
         try:

@@ -29,6 +29,9 @@ from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
 TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of an output's range, by the weights' type
 _TOLERANCE = 1e-4
+_FOUND = 1e-3  # of the range of a few scores or boxes, which lie close together
+_OPSET = 18  # of the older exporter; the newer one writes the same by default
+_TRACED = "exported by tracing one run, which fixes what depends on the data in Python"
 _SPECIALIZED = "your code specialized it to be a constant"
 
 
@@ -151,6 +154,11 @@ class _Case:
         program._guards_code = []
         return _attention_in_four(program)
 
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positions and keywords of the forward, as given."""
+        args, kwargs = pytree.tree_unflatten(self._flat, self._spec)
+        return tuple(args), dict(kwargs)
+
     def at(self, batch: int) -> list[Any]:
         """The inputs repeated or cut to `batch` examples; each tensor is an object of its own."""
         return [
@@ -211,7 +219,8 @@ def _attempt(
 ) -> OnnxFile:
     """Write into `folder`, check there, move to `path`."""
     draft = folder / path.name
-    proto = _write(case, draft, dynamic)
+    proto, said = _write(case, draft, dynamic)
+    notes += said
     trials = [_compare(case, draft, flat) for flat in case.trials(dynamic)]
     constant_outputs = set.intersection(*(names for _, names in trials))
     if constant_outputs:
@@ -234,36 +243,75 @@ def _attempt(
     )
 
 
-def _write(case: _Case, draft: Path, dynamic: bool) -> onnx.ModelProto:
+def _write(case: _Case, draft: Path, dynamic: bool) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The file by the exporter that can write it, and what is to be said of that."""
     case.call(next(case.trials(dynamic)))  # the model's own error, not the exporter's account of it
-    external = state_bytes(case.model) > EXTERNAL_DATA_BYTES
+    notes: tuple[str, ...] = ()
     try:
         with _silence():
-            program = torch.onnx.export(
-                case.program(dynamic), dynamo=True, optimize=True, verbose=False
-            )
-            assert program is not None  # only the old exporter returns nothing
-            program.save(draft, external_data=external)
-            proto = onnx.load(str(draft), load_external_data=False)
-            _strip(proto)
-            draft.write_bytes(proto.SerializeToString())
+            proto = _exported(case, draft, dynamic)
     except OSError as error:
-        raise BadInput(
-            f"cannot write {draft.name}: {error.strerror or error}", "is the disk full?"
-        ) from error
+        raise _unwritable(draft, error) from error
     except Exception as error:
         if dynamic and _SPECIALIZED in str(error):
             # torch's own first line is "Constraints violated (batch)!"
             raise BadInput("the forward makes a plain number of it, as len(x) does") from error
-        raise BadInput(
-            f"PyTorch cannot export this model to ONNX: {_first_line(error)}",
-            "torch.onnx.export(model, inputs, dynamo=True, report=True) tells more",
-        ) from error
+        if dynamic:
+            raise _not_exported(error) from error
+        proto = _traced(case, draft, error)
+        case.tolerance = max(case.tolerance, _FOUND)
+        notes = (f"{_TRACED}, as torch.export refuses: {_first_line(error)}",)
     try:
         onnx.checker.check_model(str(draft))
     except onnx.checker.ValidationError as error:
         raise CheckFailed(f"the ONNX file is not valid: {_first_line(error)}") from error
+    return proto, notes
+
+
+def _exported(case: _Case, draft: Path, dynamic: bool) -> onnx.ModelProto:
+    external = state_bytes(case.model) > EXTERNAL_DATA_BYTES
+    program = torch.onnx.export(case.program(dynamic), dynamo=True, optimize=True, verbose=False)
+    assert program is not None  # only the old exporter returns nothing
+    program.save(draft, external_data=external)
+    return _stripped(draft)
+
+
+def _traced(case: _Case, draft: Path, refused: Exception) -> onnx.ModelProto:
+    """By torch's older exporter, which traces one run and knows the ops of torchvision's detectors."""
+    args, kwargs = case.arguments()
+    try:
+        with _silence():
+            torch.onnx.export(
+                _Flat(case.model),
+                args,
+                str(draft),
+                kwargs=kwargs,
+                dynamo=False,
+                opset_version=_OPSET,
+            )
+            return _stripped(draft)
+    except OSError as error:
+        raise _unwritable(draft, error) from error
+    except Exception:  # noqa: BLE001  the newer exporter's own reason says more
+        raise _not_exported(refused) from refused
+
+
+def _stripped(draft: Path) -> onnx.ModelProto:
+    proto = onnx.load(str(draft), load_external_data=False)
+    _strip(proto)
+    draft.write_bytes(proto.SerializeToString())
     return proto
+
+
+def _unwritable(draft: Path, error: OSError) -> BadInput:
+    return BadInput(f"cannot write {draft.name}: {error.strerror or error}", "is the disk full?")
+
+
+def _not_exported(error: Exception) -> BadInput:
+    return BadInput(
+        f"PyTorch cannot export this model to ONNX: {_first_line(error)}",
+        "torch.onnx.export(model, inputs, dynamo=True, report=True) tells more",
+    )
 
 
 def _strip(proto: onnx.ModelProto) -> None:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from surgeon.trace.place import place_of
 
 Number = bool | int | float
-_FAR = 1000.0  # beyond any threshold that a network compares with
+_FAR = 1e9  # beyond any threshold that a network compares with
 
 
 @dataclass(frozen=True)

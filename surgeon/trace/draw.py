@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from surgeon.trace.record import named_state
 
-# of matrices: sums over many residual branches keep their size with the first, chains of layers with the second
-GAINS = (1.0, 2.0)
+# (gain, seed). Sums over many residual branches keep their size with the first, chains of layers with the
+# second; the others pass thresholds, on one side or the other
+DRAWS = ((1.0, 0), (2.0, 0), (30.0, 1), (30.0, 2), (30.0, 3))
+USUAL = DRAWS[1]
 
 
 @torch.no_grad()
@@ -32,4 +34,4 @@ def _drawn(tensor: Tensor, generator: torch.Generator, gain: float) -> Tensor:
             * (gain / fan_in) ** 0.5
         )
     values = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-    return values + 0.5 if bool((tensor.nan_to_num(1) > 0).all()) else (values - 0.5) * 0.2
+    return values + 0.5 if bool((tensor.nan_to_num(1) > 0).all()) else (values - 0.5) * 0.1 * gain

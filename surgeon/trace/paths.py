@@ -14,7 +14,7 @@ from torch import nn
 
 from surgeon.graph import Graph, Node
 from surgeon.trace.decisions import Decisions, Forced, others
-from surgeon.trace.draw import GAINS, shake
+from surgeon.trace.draw import DRAWS, shake
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import Recorder, prepared, run_recorded
 
@@ -33,8 +33,8 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
         graph.outputs = run_recorded(twin, recorder, _copy(inputs))
     graph.own = len(graph.nodes)
     _follow_others(twin, recorder, inputs, first)
-    for gain in GAINS if _starved(graph.nodes) else ():
-        shake(twin, gain=gain)
+    for gain, seed in DRAWS if _starved(graph.nodes) else ():
+        shake(twin, seed, gain)
         before = len(graph.nodes)
         _try(twin, recorder, inputs, None)
         if len(graph.nodes) > before:
