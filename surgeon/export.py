@@ -25,13 +25,14 @@ from surgeon.errors import BadInput, CheckFailed, SurgeonError
 from surgeon.files.atomic import regular
 from surgeon.measure.count import state_bytes
 from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
+from surgeon.trace.decisions import Decisions
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
 TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of an output's range, by the weights' type
 _TOLERANCE = 1e-4
 _FOUND = 1e-3  # of the range of a few scores or boxes, which lie close together
 _OPSET = 18  # of the older exporter; the newer one writes the same by default
-_TRACED = "exported by tracing one run, which fixes what depends on the data in Python"
+_TRACED = "exported by tracing one run, whose sizes are fixed"
 _SPECIALIZED = "your code specialized it to be a constant"
 
 
@@ -277,8 +278,13 @@ def _exported(case: _Case, draft: Path, dynamic: bool) -> onnx.ModelProto:
 
 
 def _traced(case: _Case, draft: Path, refused: Exception) -> onnx.ModelProto:
-    """By torch's older exporter, which traces one run and knows the ops of torchvision's detectors."""
+    """By torch's older exporter, which traces one run and knows the ops of torchvision's detectors; not
+    for a forward that reads numbers into Python."""
     args, kwargs = case.arguments()
+    with Decisions() as decisions:
+        case.call(next(case.trials(False)))
+    if decisions.read:  # the file would hold one side of an `if`, whatever its inputs are
+        raise _not_exported(refused)
     try:
         with _silence():
             torch.onnx.export(

@@ -15,8 +15,8 @@ from surgeon.trace.record import named_state
 
 
 class Reached:
-    """Watches one run of a model. A cut tensor is reached where an op takes it, unless all that its
-    module gave was empty."""
+    """Watches one run of a model. A cut tensor is reached where its module gave something, or an op took
+    it and its module did not give empty tensors only."""
 
     def __init__(self, model: nn.Module, keep: Keep) -> None:
         self._names = {id(t): name for name, t in named_state(model).items() if name in keep}
@@ -53,4 +53,5 @@ class Reached:
     @property
     def missing(self) -> set[str]:
         """Cut tensors that the run did not reach."""
-        return set(self._names.values()) - (self._taken - (self._starved - self._fed))
+        reached = self._fed | (self._taken - self._starved)
+        return set(self._names.values()) - reached
