@@ -44,7 +44,7 @@ class FromShape(Attention):
 
 
 class Divided(Attention):
-    """Divided by the root of head_dim, after the product: no weight can take that factor up by itself."""
+    """Divided by the root of head_dim, after the product."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
@@ -140,7 +140,7 @@ class KeyIsValue(Attention):
 
 @pytest.mark.parametrize(
     "net",
-    [Attention, FromShape, Rotary, Normed, OwnNorm, PartBias, Pooled, Twice],
+    [Attention, FromShape, Divided, Rotary, Normed, OwnNorm, PartBias, Pooled, Twice],
     ids=lambda c: c.__name__,
 )
 def test_the_factor_goes_into_the_weights(net: type[nn.Module]):
@@ -150,7 +150,7 @@ def test_the_factor_goes_into_the_weights(net: type[nn.Module]):
     assert result.plan.folds
 
 
-@pytest.mark.parametrize("net", [Divided, QueryShown, KeyIsValue], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("net", [QueryShown, KeyIsValue], ids=lambda c: c.__name__)
 def test_where_no_weight_can_take_it_the_program_does(net: type[nn.Module]):
     result = surgeon.shrink(build(net), tokens(), ratio=0.5, measure=False)
     assert result.way == "program"
@@ -296,3 +296,26 @@ def test_a_slim_with_factors_is_saved_and_loaded(tmp_path: Path):
     surgeon.save(result, tmp_path / "slim.pth", arch=f"{file}:net")
     x = draw(2, 10, 12, seed=3)
     torch.testing.assert_close(surgeon.load(tmp_path / "slim.pth")(x), result.model(x))
+
+
+class Translator(nn.Module):
+    """torch's own encoder and decoder; its forward compares the width with d_model."""
+
+    def __init__(self):
+        super().__init__()
+        self.source, self.target = nn.Embedding(50, 32), nn.Embedding(60, 32)
+        self.t = nn.Transformer(32, 4, 1, 1, 48, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(32, 60, bias=False)
+        self.out.weight = self.target.weight
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(y.shape[1])
+        return self.out(self.t(self.source(x), self.target(y), tgt_mask=mask))
+
+
+def test_transformer_of_torch():
+    words = torch.arange(16).reshape(2, 8)
+    result = surgeon.shrink(build(Translator), (words, words + 3), ratio=0.5, measure=False)
+    assert result.way == "module", result.why
+    assert result.model.t.d_model == 16
+    assert result.model.t.decoder.layers[0].multihead_attn.head_dim == 4

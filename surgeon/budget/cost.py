@@ -63,6 +63,12 @@ def _add_product(node: Node) -> Term:
     return 1, [(_out(node), None), (a, len(a.shape) - 1)]
 
 
+@_costs("_trilinear")
+def _trilinear(node: Node) -> Term:
+    x = node.args[0]
+    return 1, [*((x, d) for d in range(len(x.shape) - 1)), (node.args[1], None)]
+
+
 @_costs("linear")
 def _linear(node: Node) -> Term:
     return 1, [(_out(node), None), (node.args[1], 1)]
@@ -102,7 +108,7 @@ def _grid_sampler(node: Node) -> Term:
 
 
 _MACS = {"aten.convolution", "aten.mm", "aten._grouped_mm", "aten.bmm", "aten.mv", "aten.dot", "aten.addmm",
-         "aten.baddbmm", "aten.linear", "torchvision.deform_conv2d"}  # fmt: skip
+         "aten.baddbmm", "aten.linear", "aten._trilinear", "torchvision.deform_conv2d"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ one must be used up exactly by a scale that lacks it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ _STAYS = [
 ]
 _POOLS = ("aten.max_pool1d", "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices")
 _VIEWS = ("aten.view", "aten._unsafe_view")
+_PRODUCTS = ("aten.mm", "aten.bmm")
 _ZEROS = ("aten.zeros", "aten.zeros_like", "aten.new_zeros")
 _RESHAPE = torch.ops.aten.reshape.default
 
@@ -117,21 +118,22 @@ def _rows(graph: Graph, lacks: Lacking) -> dict[Value, Tensor]:
     for node in graph.nodes:
         makers.update((v, node) for v in node.outputs if v is not None)
     found: dict[Value, Tensor] = {}
-    for index, by in lacks.items():
-        for value, reached in _feeding(graph, makers, graph.nodes[index]).items():
+    for by in sorted(set(lacks.values())):
+        alike = [graph.nodes[i] for i, factor in lacks.items() if factor == by]
+        for value, reached in _feeding(graph, makers, alike).items():
             rows = found.setdefault(value, torch.ones(len(reached), dtype=torch.float64))
-            if bool(((rows[reached] != 1) & ((rows[reached] - by).abs() > 1e-12 * by)).any()):
+            if bool((rows[reached] != 1).any()):
                 raise Unfoldable(f"{value.state[0]} would need two factors")
             rows[reached] = by
     return found
 
 
-def _feeding(graph: Graph, makers: _Makers, scale: Node) -> dict[Value, Tensor]:
-    """Parameters that scale the operand of `scale`, and which of their rows do.
+def _feeding(graph: Graph, makers: _Makers, scales: Sequence[Node]) -> dict[Value, Tensor]:
+    """Parameters that scale the operands of `scales`, and which of their rows do.
 
     Found by carrying ones that require gradients along the way: what has a gradient leads there.
     """
-    way, leaves = _way_back(graph, makers, scale)
+    way, leaves = _way_back(graph, makers, scales)
     ones = {
         leaf: torch.ones(leaf.count, dtype=torch.float64, requires_grad=True) for leaf in leaves
     }
@@ -139,7 +141,7 @@ def _feeding(graph: Graph, makers: _Makers, scale: Node) -> dict[Value, Tensor]:
     for node in sorted(way, key=lambda n: n.index):
         flow.step(node)
     with torch.enable_grad():
-        total = flow.factors[scale.args[0]].sum()
+        total = torch.stack([flow.factors[scale.args[0]].sum() for scale in scales]).sum()
     grads = torch.autograd.grad(total, list(ones.values()))
     fed = zip(ones, grads, strict=True)
     return _joined(
@@ -183,11 +185,13 @@ def _by_row(value: Value) -> _Leaf:
     return _Leaf(value, 0, ((value, 0),))
 
 
-def _way_back(graph: Graph, makers: _Makers, scale: Node) -> tuple[set[Node], list[_Leaf]]:
-    """The nodes between a scale and the nearest weights before it, and where these come in."""
+def _way_back(
+    graph: Graph, makers: _Makers, scales: Sequence[Node]
+) -> tuple[set[Node], list[_Leaf]]:
+    """The nodes between scales and the nearest weights before them, and where these come in."""
     way: set[Node] = set()
     leaves: dict[_Leaf, None] = {}
-    waiting = [scale.args[0]]
+    waiting = [scale.args[0] for scale in scales]
     while waiting:
         value = waiting.pop()
         node = makers.get(value)
@@ -197,12 +201,19 @@ def _way_back(graph: Graph, makers: _Makers, scale: Node) -> tuple[set[Node], li
             leaves[_by_row(value)] = None
         elif node is None:
             raise Unfoldable("the scale is applied to an input")
-        elif _packet(node) in _AFFINE:
+        elif _packet(node) in _AFFINE and not _is_activations(graph, makers, node):
             leaves[_affine_leaf(graph, makers, node)] = None
         elif node not in way:
             way.add(node)
             waiting += _before(graph, makers, node)
     return way, list(leaves)
+
+
+def _is_activations(graph: Graph, makers: _Makers, node: Node) -> bool:
+    """Whether a node is a matrix product neither of whose sides is a weight."""
+    return _packet(node) in _PRODUCTS and not any(
+        _is_parameter(graph, makers, v) for v in node.inputs
+    )
 
 
 def _affine_leaf(graph: Graph, makers: _Makers, node: Node) -> _Leaf:
@@ -217,6 +228,8 @@ def _affine_leaf(graph: Graph, makers: _Makers, node: Node) -> _Leaf:
 
 def _before(graph: Graph, makers: _Makers, node: Node) -> list[Value]:
     """Where the factor of a node's result can come from."""
+    if _is_activations(graph, makers, node):
+        return node.inputs[:1]
     inputs = [v for v in node.inputs if v.constant is None]
     if _packet(node) in ("aten.mul", "aten.div") and len(inputs) > 1:
         own = [v for v in inputs if _is_parameter(graph, makers, v)]
@@ -345,10 +358,13 @@ class _Flow:
         step = _STEPS.get(packet)
         if step is None:
             raise Unfoldable(f"{node.op} meets a factor, at {node.module}")
-        operands = [self.of(v) if isinstance(v, Value) else None for v in node.args[:2]]
-        return (step(*operands, *[None] * (2 - len(operands))),)
+        operands = [_thin(self.of(v)) if isinstance(v, Value) else None for v in node.args[:2]]
+        out, shape = step(*operands, *[None] * (2 - len(operands))), node.outputs[0]
+        return (out if out is None or shape is None else out.expand(shape.shape),)
 
     def _affine(self, node: Node, a: _Affine) -> Tensor:
+        if _packet(node) in _PRODUCTS:
+            return self._product(node.args[0], node.args[1], node.outputs[0])
         if node.arg(a.x) in self.factors:
             raise Unfoldable(f"{node.op} meets a factor, at {node.module}")
         if _packet(node) == "aten.convolution" and node.args[6]:
@@ -362,6 +378,17 @@ class _Flow:
         shape = [1] * len(out.shape)
         shape[a.out_dim] = len(vector)
         return vector.reshape(shape).expand(out.shape)
+
+    def _product(self, a: Value, b: Value, out: Any) -> Tensor:
+        """Of a matrix product: each side must be scaled alike along what is summed."""
+        factor = torch.ones((), dtype=torch.float64)
+        for value, summed in ((a, -1), (b, -2)):
+            each = _thin(self.of(value))
+            mean = each.mean(summed, keepdim=True)
+            if not torch.allclose(each, mean.expand_as(each), rtol=1e-12):
+                raise Unfoldable("the terms of a matrix product would be scaled differently")
+            factor = factor * mean
+        return factor.expand(out.shape)
 
 
 def _along(factor: Tensor, dim: int, value: Value) -> Tensor:

@@ -27,14 +27,14 @@ class Layer:
                 return self.sizes.factor(node, letter)
         return default
 
-    def product(self, name: str, dim: int) -> list[tuple[int, int]]:
-        """Old and new sizes of the factors of a dim of the layer's own tensor, outermost first."""
-        coupling = self.sizes.coupling
-        value = coupling.graph.state.get(f"{self.path}.{name}" if self.path else name)
-        if value is None or value not in coupling.dims:
-            return []
-        leaves = coupling.algebra.factors(coupling.dims[value][dim])
-        return [(leaf.size, coupling.kept_size((leaf,), self.sizes.removed)) for leaf in leaves]
+    def heads(self, count: int) -> tuple[int, int] | None:
+        """New number of heads and head_dim: the last product of its activations is weights with values."""
+        products = [n for n in self.nodes if n.op in ("aten.bmm.default", "aten.baddbmm.default")]
+        if not products:
+            return None
+        values = products[-1].inputs[-1]
+        new = self.sizes.shape(values)
+        return count * new[0] // values.shape[0], new[-1]
 
     def extents(self, count: int) -> tuple[int, ...]:
         """New extents of the last `count` dimensions of what the layer's first op reads."""
@@ -127,15 +127,30 @@ def _prelu(module: nn.PReLU, layer: Layer) -> None:
 @_sets(nn.MultiheadAttention)
 def _attention(module: nn.MultiheadAttention, layer: Layer) -> None:
     """Heads and head_dim can follow where they still multiply to the width."""
-    factors = layer.product("in_proj_weight", 0)
-    if len(factors) != 3 or module.in_proj_weight is None:
+    new = layer.heads(module.num_heads)
+    fused = module.in_proj_weight is not None
+    own = module.in_proj_weight if fused else module.q_proj_weight
+    if new is None or own is None:
         return
-    (_, _), (_, heads), (_, new) = factors
-    width = module.in_proj_weight.shape[1]
-    if heads * new != width or module.in_proj_weight.shape[0] != 3 * width:
+    width = own.shape[1]
+    if new[0] * new[1] != width or own.shape[0] != (3 if fused else 1) * width:
         return
-    module.embed_dim = module.kdim = module.vdim = width
-    module.num_heads, module.head_dim = heads, new
+    module.embed_dim, (module.num_heads, module.head_dim) = width, new
+    module.kdim = width if fused else module.k_proj_weight.shape[1]
+    module.vdim = width if fused else module.v_proj_weight.shape[1]
+
+
+@_sets(nn.Transformer)
+def _transformer(module: nn.Transformer, layer: Layer) -> None:
+    """Its forward compares d_model with what it is given."""
+    first = next((m for m in module.modules() if isinstance(m, nn.TransformerEncoderLayer)), None)
+    if first is not None:
+        module.d_model = first.linear1.weight.shape[1]
+
+
+@_sets(nn.Bilinear)
+def _bilinear(module: nn.Bilinear, layer: Layer) -> None:
+    module.out_features, module.in1_features, module.in2_features = module.weight.shape
 
 
 @_sets(nn.RNNBase)

@@ -35,8 +35,7 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> nn.Module:
     for node in sizes.coupling.graph.nodes:
         nodes[node.module].append(node)
     for path, module in slim.named_modules():
-        if path in nodes:
-            set_widths(module, Layer(path, tuple(nodes[path]), sizes))
+        set_widths(module, Layer(path, tuple(nodes.get(path, ())), sizes))
     for node, call in calls(sizes.coupling.graph):
         _say_sizes(slim, node, call, sizes)
     say_widths(slim)

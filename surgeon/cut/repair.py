@@ -61,10 +61,10 @@ def repair(slim: nn.Module, sizes: Sizes, fits: Callable[[], bool]) -> bool:
 
 def _trials(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
     """Sets of changes worth trying, each but once."""
-    given = _wanted(sizes, _changes)
-    extents = _wanted(sizes, _extents)
+    given = [_wanted(sizes, _changes, own) for own in (True, False)]
+    extents = [_wanted(sizes, _extents, own) for own in (True, False)]
     asked = list(_candidates(slim, given))
-    every = list(_candidates(slim, extents | _merged(given, extents)))
+    every = list(_candidates(slim, [*given, *extents]))
     kinds: dict[tuple[type, str], list[Change]] = defaultdict(list)
     for change in asked:
         kinds[change.kind].append(change)
@@ -76,11 +76,6 @@ def _trials(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
 
 
 _Wanted = dict[str, dict[int, set[int]]]  # module path -> old size -> what the cut makes of it
-
-
-def _merged(given: _Wanted, extents: _Wanted) -> _Wanted:
-    """What ops were given says more than the extents of their tensors."""
-    return {path: {**extents.get(path, {}), **sizes} for path, sizes in given.items()}
 
 
 def _put_back_idle(trial: list[Change], fits: Callable[[], bool]) -> None:
@@ -95,20 +90,27 @@ def _put_back_idle(trial: list[Change], fits: Callable[[], bool]) -> None:
                 change.set(change.new)
 
 
-def _wanted(sizes: Sizes, pairs: Callable[[Node, Sizes], Iterator[tuple[int, int]]]) -> _Wanted:
+def _wanted(
+    sizes: Sizes, pairs: Callable[[Node, Sizes], Iterator[tuple[int, int]]], own: bool
+) -> _Wanted:
+    """What the ops of each module say: those that its own forward runs, or those of all that it holds."""
     wanted: _Wanted = defaultdict(lambda: defaultdict(set))
     for node in sizes.coupling.graph.nodes:
         for old, new in pairs(node, sizes):
-            for path in _owners(node.module):
+            for path in (node.module,) if own else _owners(node.module):
                 wanted[path][old].add(new)
     return wanted
 
 
-def _candidates(slim: nn.Module, wanted: _Wanted) -> Iterator[Change]:
+def _candidates(slim: nn.Module, said: list[_Wanted]) -> Iterator[Change]:
+    """Attributes to set. said: the most telling first; who says two things of a size says nothing of it."""
     for path, module in slim.named_modules():
-        if path in wanted and not type(module).__module__.startswith("torch.nn"):
-            changes = {old: new for old, (new, *more) in wanted[path].items() if not more}
-            yield from _of(module, changes)
+        if type(module).__module__.startswith("torch.nn"):
+            continue
+        found: dict[int, set[int]] = {}
+        for wanted in reversed(said):
+            found |= wanted.get(path, {})
+        yield from _of(module, {old: new for old, (new, *more) in found.items() if not more})
 
 
 def _extents(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:

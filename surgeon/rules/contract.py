@@ -92,3 +92,17 @@ factor("aten.dot", "k, k ->", family=FAMILY)
 factor("aten.linear", "... i, o i, o -> ... o", family=FAMILY)
 factor("aten.embedding", "_ c, * -> * c", family=FAMILY)
 factor("aten.outer", "m, n -> m n", family=FAMILY)
+
+
+@chooses("aten._trilinear", family=FAMILY, forms=("n i, o i j, n j -> n o",))
+def trilinear(node: Node) -> Form:
+    """(a, b, c, three lists of dimensions that they lack, dimensions that are summed), as nn.Bilinear asks."""
+    a, b, c, *lacking, summed, _ = node.args[:8] if len(node.args) > 7 else (*node.args[:7], 1)
+    letters = "abcdefgh"[: len(a.shape) + len(lacking[0])]
+    terms = [
+        " ".join(x for d, x in enumerate(letters) if d not in lacks)
+        for _, lacks in zip((a, b, c), lacking, strict=True)
+    ]
+    return Form(
+        ", ".join(terms) + " -> " + " ".join(x for d, x in enumerate(letters) if d not in summed)
+    )

@@ -107,3 +107,14 @@ def position(node: Node) -> Form:
     left, right = line.split(" -> ")
     opaque = " ".join("_" if "!" in x else x for x in left.split())
     return Form(f"{opaque} -> {right}", at=(0,))
+
+
+@chooses(
+    "aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c", family="transform", forms=("a _ -> a _",)
+)  # fmt: skip
+def fourier(node: Node) -> Form:
+    """(x, dims, ...): along these every output needs every input, at its place."""
+    rank = len(node.args[0].shape)
+    over = _dims(node.args[1], rank) if node.args[1] else set()
+    line = " ".join("_" if i in over else x for i, x in enumerate("abcdefghijk"[:rank]))
+    return Form(f"{line} -> {line}", at=(0,))

@@ -189,6 +189,7 @@ call("_grouped_mm", x(7, 4).float(), x(2, 4, 8).float(), ends, cut=".1 .11 .", r
 call("_grouped_mm", x(2, 3, 4).float(), x(2, 4, 8).float(), cut="111 111", resizes=False)
 call("histc", x(12), bins=3, cut=".")
 call("bincount", integers(12), cut=".")
+call("_trilinear", x(2, 3), x(6, 3, 4), x(2, 4), [1, 3], [0], [1, 2], [2, 3], cut="11 111 11")
 call("baddbmm", x(2, 3, 5), x(2, 3, 4), x(2, 4, 5), cut="111 111 111")
 call("baddbmm", x(3, 5), x(2, 3, 4), x(2, 4, 5), cut="11 111 111")
 call("mv", x(3, 4), x(4), cut="11 1")
@@ -508,3 +509,9 @@ call("eye", 4)
 call("tril_indices", 3, 4)
 call("randint.low", 0, 5, [3], values=False)
 call("randperm", 5, values=False)
+
+# ---- transforms -------------------------------------------------------------------------------
+
+call("_fft_r2c", x(3, 4, 5), [1], 0, True, cut="1.1")
+call("_fft_c2r", x(3, 4, 5) + 0j, [-1], 0, 8, cut="11.")
+call("_fft_c2c", x(3, 4, 5) + 0j, [0, 2], 0, True, cut=".1.")
