@@ -285,13 +285,19 @@ def test_what_is_sorted_stays():
     assert coupling.group("stem").why_not is None
 
 
+def test_a_transform_over_channels_needs_them_all():
+    why = coupled("fourier_channels").group("conv").why_not
+    assert why is not None
+    assert why.startswith("aten._fft_r2c.default reads it as position")
+
+
 def test_an_unknown_op_is_named_with_its_place():
-    coupling = coupled("fourier_channels")
-    assert [n.op for n in coupling.unknown] == ["aten._fft_r2c.default"]
+    coupling = coupled("renormed_channels")
+    assert [n.op for n in coupling.unknown] == ["aten.renorm.default"]
     why = coupling.group("conv").why_not
     assert why is not None
     assert why.startswith(
-        "no channel rule for aten._fft_r2c.default, at the model itself (refused.py:"
+        "no channel rule for aten.renorm.default, at the model itself (refused.py:"
     )
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surgeon.couple import Coupling
 from surgeon.cut.config import configure, has_config
 from surgeon.cut.fits import Misfit, misfit
-from surgeon.cut.fold import Lacking, Unfoldable, fold, lacking
+from surgeon.cut.fold import Lacking, Unfoldable, fold, lacking, stable
 from surgeon.cut.module import cut_module
 from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair
@@ -125,8 +125,10 @@ class _Attempt:
         except BadInput as error:
             failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
             return Misfit(f"its own forward fails on the cut tensors: {failure}")
-        # on real tensors other numbers are the data's, and no scale of a width
-        lacks = lacking(original, after) if original.on_meta else {}
+        lacks = lacking(original, after)
+        if lacks and not original.on_meta:
+            other = record_as(self.slim, self.inputs.map(_otherwise), on_meta=False, training=both)
+            lacks = stable(lacks, after, other)
         found = misfit(original, after, self.sizes, frozenset(lacks))
         self.certain = found is None
         if found is not None and not original.on_meta:
@@ -135,3 +137,10 @@ class _Attempt:
         if found is None:
             self.lacks = lacks
         return found
+
+
+def _otherwise(tensor: Tensor) -> Tensor:
+    """Other data of the same kind: noise added to floats, integers turned round."""
+    if tensor.is_floating_point():
+        return tensor + torch.rand_like(tensor)
+    return tensor.flip(tuple(range(tensor.dim())))

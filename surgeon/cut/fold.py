@@ -65,19 +65,34 @@ _AFFINE = {
 def lacking(original: Graph, slim: Graph) -> dict[int, float]:
     """Nodes of the original whose constant scale is another one in the cut model's forward.
 
-    Empty where the two forwards do not run the same ops.
+    Empty where the two forwards do not run the same ops. Where the original was recorded along
+    several paths, the same line with the same constant lacks the same in each.
     """
-    if [n.op for n in original.nodes] != [n.op for n in slim.nodes]:
+    if [n.op for n in original.run] != [n.op for n in slim.nodes]:
         return {}
     found = {}
-    for old, new in zip(original.nodes, slim.nodes, strict=True):
+    lines = {}
+    for old, new in zip(original.run, slim.nodes, strict=True):
         packet = _packet(old)
         if packet not in ("aten.mul", "aten.div") or len(old.args) < 2:
             continue
         a, b = old.args[1], new.args[1]
         if type(a) is float and type(b) is float and a != b and a * b > 0:
-            found[old.index] = a / b if packet == "aten.mul" else b / a
+            by = found[old.index] = a / b if packet == "aten.mul" else b / a
+            lines[old.module, old.source, old.op, a] = by
+    for node in original.nodes[len(original.run) :] if lines else ():
+        line = (node.module, node.source, node.op, node.arg(1))
+        if type(line[3]) is float and line in lines:
+            found[node.index] = lines[line]
     return found
+
+
+def stable(lacks: Lacking, first: Graph, second: Graph) -> dict[int, float]:
+    """Those whose constant is the same on other data: the others are the data's, and no scale of a width."""
+    if [n.op for n in first.nodes] != [n.op for n in second.nodes]:
+        return {}
+    same = [a.args[1:2] == b.args[1:2] for a, b in zip(first.nodes, second.nodes, strict=True)]
+    return {i: by for i, by in lacks.items() if i >= len(same) or same[i]}
 
 
 def fold(slim: nn.Module, sizes: Sizes, keep: Keep, lacks: Lacking) -> Folds:

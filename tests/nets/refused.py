@@ -30,6 +30,18 @@ class FourierChannels(ImageNet):
         return torch.fft.rfft(self.conv(x), dim=1, norm="ortho").abs()
 
 
+@net("stem", inputs=image)
+class RenormedChannels(ImageNet):
+    """An op that has no rule: every channel scaled down to a norm of one at most."""
+
+    def __init__(self):
+        super().__init__(24)
+        self.conv = conv(16, 24)
+
+    def body(self, x: Tensor) -> Tensor:
+        return torch.renorm(self.conv(x), p=2, dim=1, maxnorm=1.0) * 20
+
+
 @net(inputs=image)
 class NothingToCut(nn.Module):
     """One conv, whose channels are the output: exit code 3, not a silent no-op."""

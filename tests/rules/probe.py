@@ -311,7 +311,7 @@ def fill_one(c: Coupled, gone: np.ndarray, value: Value, tensor: Tensor, fill: f
     tensor = fresh(tensor)
     if tensor.dtype == torch.bool:
         fill = fill > 0
-    elif not tensor.is_floating_point():
+    elif not (tensor.is_floating_point() or tensor.is_complex()):
         # within the sample's own range: a position beyond it is no call of the op
         fill = round(np.clip(np.nan_to_num(fill, nan=0), int(tensor.min()), int(tensor.max())))
     for d in range(tensor.dim()):
