@@ -459,6 +459,7 @@ class _Masked(TorchDispatchMode):
         if self._inside:
             return called.run(called.operands())
         self.ops += 1
+        self.reached.op(_tensors(called.operands()))
         self._inside = True
         try:
             out = self.masks.call(called)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
@@ -18,8 +18,8 @@ from surgeon.budget.request import kinds
 from surgeon.check import CheckResult
 from surgeon.check import check as run_check
 from surgeon.couple import Coupling, couple
-from surgeon.cut import Cut, cut
-from surgeon.errors import BadInput, CheckFailed
+from surgeon.cut import Cut, as_program, cut
+from surgeon.errors import BadInput, CheckFailed, SurgeonError
 from surgeon.graph import Graph
 from surgeon.measure.pair import BeforeAfter, before_after
 from surgeon.plan import Plan
@@ -367,6 +367,20 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
     return tuple(notes)
 
 
+def _checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
+    """A cut and its proof. A module of which only numbers could tell that it is wrong is cut as a program."""
+    try:
+        return done, _proven(model, done.model, replace(plan, folds=done.folds), traced.inputs)
+    except CheckFailed as error:
+        if done.certain or done.way != "module":
+            raise
+        why = f"its own forward computes something else: {error.message.splitlines()[0]}"
+        with suppress(SurgeonError):
+            program = as_program(traced.model, traced.inputs, plan, why)
+            return program, _proven(model, program.model, plan, traced.inputs)
+        raise
+
+
 def _proven(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs) -> CheckResult:
     """The oracle on what was just cut: where it fails, nobody but surgeon, or a user's rule, can be wrong."""
     try:
@@ -388,11 +402,11 @@ def _finish(
     wanted: tuple[bool, bool],
 ) -> Result:
     model, inputs, traced = given
-    plan, notes = replace(plan, folds=done.folds), notes + done.notes
     proof = measured = None
     if wanted[0] or not done.certain:
-        proof = run("check", lambda: _proven(model, done.model, plan, traced.inputs))
+        done, proof = run("check", lambda: _checked(model, traced, done, plan))
         notes += proof.notes
+    plan, notes = replace(plan, folds=done.folds), notes + done.notes
     if wanted[1]:
         measured = run("measure", lambda: before_after(model, done.model, inputs))
         notes += measured.notes

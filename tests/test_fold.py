@@ -319,3 +319,37 @@ def test_transformer_of_torch():
     assert result.way == "module", result.why
     assert result.model.t.d_model == 16
     assert result.model.t.decoder.layers[0].multihead_attn.head_dim == 4
+
+
+class OnRealTensors(TokenNet):
+    """A list as an index is looked at, so that it is recorded on real tensors; a width is added to what follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(32, 24)
+        self.outer = nn.Linear(24, 32)
+
+    def body(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return x[:, list(range(10))] + self.outer(y + y.shape[-1])
+
+
+def test_a_module_that_only_numbers_tell_wrong_is_cut_as_a_program():
+    result = surgeon.shrink(build(OnRealTensors), tokens(), ratio=0.5, measure=False)
+    assert result.way == "program"
+    assert result.why is not None and "something else" in result.why
+    assert result.check is not None and result.check.error < 1e-9
+
+
+def test_a_width_that_is_multiplied_by():
+    class Multiplied(OnRealTensors):
+        def body(self, x: Tensor) -> Tensor:
+            y = self.inner(x)
+            return x + self.outer(y * y.shape[-1])
+
+    result = surgeon.shrink(build(Multiplied), tokens(), ratio=0.5, measure=False)
+    assert result.way == "module", result.why
+    assert result.plan.folds == {
+        "inner.weight": ((0, 12, 2.0),),
+        "inner.bias": ((0, 12, 2.0),),
+    }

@@ -59,15 +59,20 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
     done, found = cut_fitting(model, inputs, coupling, plan)
     if found is None:
         return done
+    return as_program(model, inputs, plan, found.why)
+
+
+def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:
+    """Program surgery. why: what keeps the module's own forward from it. Raises SurgeonError where it fails."""
     try:
         program, certain = cut_program(model, inputs, plan)
     except BadInput as error:
         raise SurgeonError(
-            f"neither surgery can cut this network: its own forward does not follow ({found.why}), "
+            f"neither surgery can cut this network: its own forward does not follow ({why}), "
             f"and as a program: {error.message}",
             error.hint,
         ) from error
-    return Cut(program, "program", found.why, certain=certain)
+    return Cut(program, "program", why, certain=certain)
 
 
 def cut_fitting(

@@ -77,12 +77,12 @@ def lacking(original: Graph, slim: Graph) -> dict[int, float]:
         if packet not in ("aten.mul", "aten.div") or len(old.args) < 2:
             continue
         a, b = old.args[1], new.args[1]
-        if type(a) is float and type(b) is float and a != b and a * b > 0:
+        if type(a) in (int, float) and type(b) in (int, float) and a != b and a * b > 0:
             by = found[old.index] = a / b if packet == "aten.mul" else b / a
             lines[old.module, old.source, old.op, a] = by
     for node in original.nodes[len(original.run) :] if lines else ():
         line = (node.module, node.source, node.op, node.arg(1))
-        if type(line[3]) is float and line in lines:
+        if type(line[3]) in (int, float) and line in lines:
             found[node.index] = lines[line]
     return found
 
