@@ -344,3 +344,60 @@ def test_pairs_that_a_rotary_embedding_turns_are_cut_together():
     kept = [i % 8 for i in result.plan.keep["q.weight"][0]]
     assert len(kept) == 16 and {i ^ 1 for i in kept} == set(kept)
     assert result.plan.keep["cos"][1] == result.plan.keep["sin"][1] == tuple(sorted(set(kept)))
+
+
+class Quantisable(nn.Module):
+    """A residual as networks that are to be quantised later write it: still of floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(16, 5, 1)
+        self.add = torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.add.add_relu(self.a(x), self.b(x))
+        return self.out(self.add.cat([y, self.a(x)], 1))
+
+
+def test_a_network_that_is_to_be_quantised_later_is_no_quantised_one():
+    result = surgeon.shrink(Quantisable(), X, 0.5, measure=False)
+    assert result.way == "module" and result.model.a.weight.shape[0] == 4
+
+
+class Multiplies(nn.Module):
+    """Rows summed to bags, a form of two vectors, maps unpooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(30, 16)
+        self.a, self.m, self.out = nn.Linear(16, 12), nn.Bilinear(12, 16, 20), nn.Linear(20, 3)
+
+    def forward(self, i: Tensor) -> Tensor:
+        bag = self.bag(i)
+        return self.out(torch.relu(self.m(self.a(bag), bag)))
+
+
+def test_bags_and_bilinear_layers_are_cut():
+    result = surgeon.shrink(Multiplies(), torch.randint(30, (4, 7)), 0.5, measure=False)
+    m = result.model
+    assert result.way == "module" and m.bag.weight.shape == (30, 8)
+    assert m.m.weight.shape == (10, 6, 8) and m.m.in1_features == 6 and m.bag.embedding_dim == 8
+
+
+class Unpools(nn.Module):
+    """Maxima put back where they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = (
+            nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 8), (8, 8), (8, 3))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, where = F.max_pool2d(self.a(x), 2, return_indices=True)
+        return self.out(F.max_unpool2d(self.b(y).relu(), where, 2))
+
+
+def test_channels_are_followed_through_unpooling():
+    result = surgeon.shrink(Unpools(), X, 0.5, measure=False)
+    assert result.model.a.weight.shape[0] == result.model.b.weight.shape[0] == 4

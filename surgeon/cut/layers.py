@@ -79,8 +79,13 @@ def _linear(module: nn.Linear, layer: Layer) -> None:
     module.out_features, module.in_features = module.weight.shape
 
 
-@_sets(nn.Embedding)
-def _embedding(module: nn.Embedding, layer: Layer) -> None:
+@_sets(nn.Bilinear)
+def _bilinear(module: nn.Bilinear, layer: Layer) -> None:
+    module.out_features, module.in1_features, module.in2_features = module.weight.shape
+
+
+@_sets(nn.Embedding, nn.EmbeddingBag)
+def _embedding(module: nn.Embedding | nn.EmbeddingBag, layer: Layer) -> None:
     module.num_embeddings, module.embedding_dim = module.weight.shape
 
 
@@ -146,11 +151,6 @@ def _transformer(module: nn.Transformer, layer: Layer) -> None:
     first = next((m for m in module.modules() if isinstance(m, nn.TransformerEncoderLayer)), None)
     if first is not None:
         module.d_model = first.linear1.weight.shape[1]
-
-
-@_sets(nn.Bilinear)
-def _bilinear(module: nn.Bilinear, layer: Layer) -> None:
-    module.out_features, module.in1_features, module.in2_features = module.weight.shape
 
 
 @_sets(nn.RNNBase)

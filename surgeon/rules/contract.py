@@ -94,15 +94,20 @@ factor("aten.embedding", "_ c, * -> * c", family=FAMILY)
 factor("aten.outer", "m, n -> m n", family=FAMILY)
 
 
+@chooses("aten._embedding_bag", "aten._embedding_bag_forward_only", family=FAMILY,
+         forms=("_ c, *, * -> _ c, *, *, *",))  # fmt: skip
+def embedding_bag(node: Node) -> Form:
+    """(weight, indices, offsets, ...): each bag's rows make one. Of the outputs only the first is read."""
+    weights = ", *" if node.arg(6) is not None else ""
+    return Form(f"_ c, *, *{weights} -> _ c, *, *, *")
+
+
 @chooses("aten._trilinear", family=FAMILY, forms=("n i, o i j, n j -> n o",))
 def trilinear(node: Node) -> Form:
-    """(a, b, c, three lists of dimensions that they lack, dimensions that are summed), as nn.Bilinear asks."""
-    a, b, c, *lacking, summed, _ = node.args[:8] if len(node.args) > 7 else (*node.args[:7], 1)
-    letters = "abcdefgh"[: len(a.shape) + len(lacking[0])]
-    terms = [
-        " ".join(x for d, x in enumerate(letters) if d not in lacks)
-        for _, lacks in zip((a, b, c), lacking, strict=True)
-    ]
-    return Form(
-        ", ".join(terms) + " -> " + " ".join(x for d, x in enumerate(letters) if d not in summed)
-    )
+    """A product of three over dimensions that each lacks some of: nn.Bilinear's."""
+    lacks = [set(node.args[k]) for k in (3, 4, 5)]
+    rank = len(node.args[0].shape) + len(lacks[0])
+    letters = "abdefhijklmopqrs"[:rank]
+    terms = [" ".join(x for i, x in enumerate(letters) if i not in out)
+             for out in (*lacks, set(node.args[6]))]  # fmt: skip
+    return Form(f"{', '.join(terms[:3])} -> {terms[3]}")

@@ -11,6 +11,8 @@ for _op, _line in {
     "max_pool1d": "... _ -> ... _",
     "max_pool2d_with_indices": "... _ _ -> ... _ _, ... _ _",
     "max_pool3d_with_indices": "... _ _ _ -> ... _ _ _, ... _ _ _",
+    "max_unpool2d": "... _ _, ... _ _ -> ... _ _",
+    "max_unpool3d": "... _ _ _, ... _ _ _ -> ... _ _ _",
     "avg_pool1d": "... _ -> ... _",
     "avg_pool2d": "... _ _ -> ... _ _",
     "avg_pool3d": "... _ _ _ -> ... _ _ _",

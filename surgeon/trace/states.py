@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.ao.nn.quantized import FloatFunctional
 from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 from torch.nn.parameter import is_lazy
 
@@ -47,7 +48,7 @@ def _module_state(module: nn.Module) -> tuple[str, str] | None:
         return f"watches values for a quantisation to come ({kind.__module__})", _LATER
     parts = kind.__module__.split(".")
     from_torch = parts[:2] == ["torch", "ao"] and {"quantized", "qat"} & set(parts)
-    if from_torch or parts[0] in _QUANTISERS:
+    if kind is not FloatFunctional and (from_torch or parts[0] in _QUANTISERS):
         return f"is quantised ({kind.__module__})", _LATER
     return None
 
