@@ -189,6 +189,8 @@ call("_grouped_mm", x(7, 4).float(), x(2, 4, 8).float(), ends, cut=".1 .11 .", r
 call("_grouped_mm", x(2, 3, 4).float(), x(2, 4, 8).float(), cut="111 111", resizes=False)
 call("histc", x(12), bins=3, cut=".")
 call("bincount", integers(12), cut=".")
+for op in "_embedding_bag _embedding_bag_forward_only".split():
+    call(op, x(8, 4), integers(6), torch.tensor([0, 3]), outputs=1, cut=".1 . .")
 call("_trilinear", x(2, 3), x(6, 3, 4), x(2, 4), [1, 3], [0], [1, 2], [2, 3], cut="11 111 11")
 call("baddbmm", x(2, 3, 5), x(2, 3, 4), x(2, 4, 5), cut="111 111 111")
 call("baddbmm", x(3, 5), x(2, 3, 4), x(2, 4, 5), cut="11 111 111")
@@ -294,6 +296,10 @@ for op in (
     "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
 ):
     call(op, x(2, 3, 4, 5), [8, 7], False, cut="11..")
+for rank in (2, 3):
+    places = torch.tensor([[0, 3], [9, 11]]).expand(2, 3, *[1] * (rank - 2), 2, 2).contiguous()
+    call(f"max_unpool{rank}d", x(*places.shape), places, [1] * (rank - 2) + [3, 4],
+         *([[1, 1, 1], [0, 0, 0]] if rank == 3 else []), cut="11" + "." * rank + " 11" + "." * rank)  # fmt: skip
 call("upsample_trilinear3d", x(2, 3, 2, 4, 3), [4, 5, 6], True, cut="11...")
 call("grid_sampler_2d", x(2, 3, 4, 5), x(2, 6, 7, 2), 0, 0, False, cut="11.. 1...")
 call("grid_sampler_3d", x(2, 3, 4, 5, 6), x(2, 3, 4, 2, 3), 0, 0, False, cut="11... 1....")
