@@ -562,8 +562,15 @@ def inputs_of(name: str) -> tuple[torch.Tensor, ...]:
     return NETS[name].inputs() if name in NETS else IMAGE
 
 
+def same_for_all_data(name: str) -> None:
+    """A count is of one example, a plan's cost of the traced batch: they differ where the data decides what runs."""
+    if not known(name).graph.on_meta:
+        pytest.skip("what this net runs depends on the data")
+
+
 @pytest.mark.parametrize("name", [*NETS, *ZOO])
 def test_the_cost_is_what_is_counted(name: str):
+    same_for_all_data(name)
     counted = flops(built(name), inputs_of(name))
     assert whole(name) == Total(counted.total, counted.macs, parameters(built(name)))
 
@@ -574,6 +581,7 @@ ZOO_RATIO = 0.4
 
 @pytest.mark.parametrize("name", [n for n in (*NETS, *ZOO) if n not in UNCUT])
 def test_the_cost_of_a_cut_is_what_is_counted_after_it(name: str):
+    same_for_all_data(name)
     choice = ask(name, ratio=ZOO_RATIO)
     plan = make_plan(known(name), choice, {}, {})
     slim = cut(built(name), inputs_of(name), known(name), plan).model

@@ -129,12 +129,18 @@ class Cost:
         self._index: dict[int, int] = {}
         self._batch = max(coupling.graph.batch, 1)
         self._nodes: list[tuple[int, bool, list[int]]] = []
+        weights = {v for v in coupling.graph.state.values() if v.constant is None}
         for node in coupling.graph.forward:
+            once = bool(node.inputs) and weights.issuperset(node.inputs)
+            if once and not node.op.startswith(("aten.expand.", "aten.repeat.")):
+                weights.update(v for v in node.outputs if v is not None)
             packet = node.op.rsplit(".", 1)[0]
             term = _COSTS[packet](node) if packet in _COSTS else None
             if term is not None:
                 dims = [d for value, which in term[1] for d in _dims(coupling, value, which)]
-                self._nodes.append((term[0], packet in _MACS, self._refs(dims)))
+                # what is computed from weights alone is computed once, not for each example
+                coefficient = term[0] * (self._batch if once else 1)
+                self._nodes.append((coefficient, packet in _MACS, self._refs(dims)))
         self._params = [
             self._refs(coupling.dims[value])
             for value in _parameters(coupling)
