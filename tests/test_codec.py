@@ -19,7 +19,9 @@ from surgeon.trace.program import Held, Program, to_program
 
 torch.set_num_threads(1)
 
-each = pytest.mark.parametrize("case", NETS.values(), ids=NETS.keys())
+# how often and on what these run their layers depends on the data: torch.export refuses them
+PROGRAMS = {n: c for n, c in NETS.items() if n not in {"routed_examples", "as_often_as_needed"}}
+each = pytest.mark.parametrize("case", PROGRAMS.values(), ids=PROGRAMS.keys())
 Doc = dict[str, Any]
 
 
