@@ -34,4 +34,8 @@ def _drawn(tensor: Tensor, generator: torch.Generator, gain: float) -> Tensor:
             * (gain / fan_in) ** 0.5
         )
     values = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-    return values + 0.5 if bool((tensor.nan_to_num(1) > 0).all()) else (values - 0.5) * 0.1 * gain
+    return (
+        values + 0.5
+        if bool((tensor.nan_to_num(1) > 0).all())
+        else (values - 0.5) * 0.1 * max(gain, 2)
+    )

@@ -7,8 +7,6 @@ Python decided, further runs give another one. A path that fails, or that runs n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
@@ -84,16 +82,12 @@ def _line(node: Node) -> tuple[str, str, str]:
 
 
 def _full(node: Node) -> bool:
-    """Whether there was something in its tensors."""
-    return all(0 not in value.shape for value in _values(node))
+    """Whether there was something in what it read and in its first result; spare results may be empty."""
+    read = node.inputs
+    return not read or all(0 not in v.shape for v in (*read, *node.outputs[:1]) if v)
 
 
 def _starved(nodes: list[Node]) -> bool:
     """Whether some line of code saw empty tensors only."""
     full = {_line(node) for node in nodes if _full(node)}
     return any(_line(node) not in full for node in nodes)
-
-
-def _values(node: Node) -> Iterator:
-    yield from node.inputs
-    yield from (v for v in node.outputs if v is not None)
