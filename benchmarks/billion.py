@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from benchmarks.cost import timed
 from benchmarks.networks import environment
-from benchmarks.speed import peak, reset_peak
 from models.language import BILLION, on_meta
 from surgeon.shrink import propose
 
@@ -30,11 +29,10 @@ def row(layers: int) -> str:
     torch.set_num_threads(1)
     model = on_meta(replace(BILLION, layers=layers))
     parameters = sum(p.numel() for p in model.parameters())
-    base, start = reset_peak(), time.process_time()
-    found = propose(model, torch.zeros(2, 16, dtype=torch.long), 0.5, criterion="random")
-    seconds, groups = time.process_time() - start, len(found.plan.groups)
-    ops, mb = len(found.traced.graph.nodes), (peak() - base) / 1e6
-    return f"| {layers} | {parameters:,} | {ops:,} | {groups} | {seconds:.1f} | {mb:.0f} |"
+    ids = torch.zeros(2, 16, dtype=torch.long)
+    found, cost = timed(lambda: propose(model, ids, 0.5, criterion="random"))
+    ops, groups = len(found.traced.graph.nodes), len(found.plan.groups)
+    return f"| {layers} | {parameters:,} | {ops:,} | {groups} | {cost['seconds']:.1f} | {cost['mb']:.0f} |"
 
 
 def main() -> None:

@@ -6,10 +6,8 @@ CPU time of the one thread, and the peak of resident memory above the process th
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import math
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.cost import timed
 from benchmarks.families import build, classifier
 
 Facts = dict[str, Any]
@@ -33,7 +32,7 @@ def surgeon_stages(name: str) -> Iterator[Facts]:
     _import_early()
     model, inputs = build(name)
     yield {"loaded": True, "parameters": _count(model)}
-    result, cost = _timed(
+    result, cost = timed(
         lambda: surgeon.shrink(model, inputs, ratio=0.5, check=False, measure=False)
     )
     yield {
@@ -62,7 +61,7 @@ def torch_pruning_stages(name: str) -> Iterator[Facts]:
     peer.tell_apart(model)
     original = copy.deepcopy(model)
     yield {"loaded": True, "parameters": _count(model)}
-    _, cost = _timed(lambda: peer.prune(model, inputs, classifier(name, model, inputs)))
+    _, cost = timed(lambda: peer.prune(model, inputs, classifier(name, model, inputs)))
     yield {"cut": True, "removed": 1 - _count(model) / _count(original), **cost}
     with torch.no_grad():
         _call(model, inputs)
@@ -151,26 +150,3 @@ def _import_early() -> None:
         importlib.import_module(name)
     for name in ("surgeon.shrink", "surgeon.cut.choose"):
         importlib.import_module(name)
-
-
-def _timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    base = _reset_peak()
-    wall, start = time.perf_counter(), time.process_time()
-    result = run()
-    seconds, wall = time.process_time() - start, time.perf_counter() - wall
-    return result, {"seconds": seconds, "wall": wall, "mb": (_peak() - base) / 1e6}
-
-
-def _reset_peak() -> float:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> float:
-    """Peak resident bytes of this process."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return float(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

@@ -70,8 +70,7 @@ def environment() -> str:
     """One line that says on what the numbers were taken."""
     import os
     import platform
-
-    import torch_pruning
+    from importlib.metadata import version
 
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -79,6 +78,6 @@ def environment() -> str:
         lines = [x for x in info.read_text().splitlines() if x.startswith("model name")]
         cpu = lines[0].split(":", 1)[1].strip() if lines else cpu
     return (
-        f"torch {torch.__version__}, torch-pruning {torch_pruning.__version__}, Python "
+        f"torch {torch.__version__}, torch-pruning {version('torch-pruning')}, Python "
         f"{platform.python_version()}, {cpu}, {os.cpu_count()} cores, one thread"
     )

@@ -10,14 +10,15 @@ loaded (VmHWM reset before the run where the kernel allows it), so the slim copy
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.cost import timed
 
 NETWORKS = ["mobilenet_v2", "resnet50", "convnext_tiny", "inception_v3", "vit_b_32", "densenet121"]
 
@@ -28,7 +29,7 @@ def surgeon_run(name: str) -> dict[str, float]:
     from surgeon.shrink import shrink  # imports are not what is timed
 
     model, inputs = build(name)
-    return _timed(lambda: shrink(model, inputs, ratio=0.5, check=False, measure=False))
+    return timed(lambda: shrink(model, inputs, ratio=0.5, check=False, measure=False))[1]
 
 
 def torch_pruning_run(name: str) -> dict[str, float]:
@@ -53,31 +54,7 @@ def torch_pruning_run(name: str) -> dict[str, float]:
         )
         pruner.step()
 
-    return _timed(cut)
-
-
-def _timed(run: object) -> dict[str, float]:
-    base = reset_peak()
-    start = time.process_time()
-    run()  # type: ignore[operator]
-    seconds = time.process_time() - start
-    return {"seconds": seconds, "mb": (peak() - base) / 1e6}
-
-
-def reset_peak() -> float:
-    """Forget the peak so far, where the kernel allows it; the peak from now on starts here."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak()
-
-
-def peak() -> float:
-    """Peak resident bytes of this process."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return float(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return timed(cut)[1]
 
 
 RUNS = {"surgeon": surgeon_run, "torch-pruning": torch_pruning_run}
@@ -140,5 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()
