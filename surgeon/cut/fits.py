@@ -13,7 +13,7 @@ from typing import Any
 from surgeon.cut.sizes import Call, Positions, Sizes, resize
 from surgeon.graph import Graph, Node, Value
 
-_FREE = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
+STRIDED = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool])
     for a, b in zip(old.outputs, new.outputs, strict=True):
         if a in used and a is not None and b is not None and sizes.shape(a) != b.shape:
             return f"{old.op} gives {list(b.shape)} where {list(sizes.shape(a))} is planned"
-    if old.op in _FREE or folded or _both_split(want, new):
+    if old.op in STRIDED or folded or _both_split(want, new):
         return None
     if new.op != want.op:
         return f"{old.op} with {_plain(old.args)} cannot be written for the cut tensors"

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from surgeon.cut.fits import STRIDED
 from surgeon.cut.sizes import Call, Sizes, resize
 from surgeon.graph import Graph, Node, Value
 
 _Place = tuple[str, str]  # module, source line
-_FREE = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _planned(node: Node, shapes: _Shapes) -> _Planned:
     call = Call(node.op, node.args, node.kwargs, next(iter(node.inputs), None), outputs, (node,))
     new = resize(call, shapes.sizes)
     rewritten = new.op != node.op
-    asked = () if rewritten or node.op in _FREE else _changed(node.args, new.args)
+    asked = () if rewritten or node.op in STRIDED else _changed(node.args, new.args)
     return _Planned(
         frozenset({node.op} if not rewritten else _split_ops(node.op)),
         tuple(shapes.planned(v) for v in node.inputs),
