@@ -65,11 +65,8 @@ def _trials(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
     extents = [_wanted(sizes, _extents, own) for own in (True, False)]
     asked = list(_candidates(slim, given))
     every = list(_candidates(slim, [*given, *extents]))
-    kinds: dict[tuple[type, str], list[Change]] = defaultdict(list)
-    for change in asked:
-        kinds[change.kind].append(change)
     seen: list[list[Change]] = [[]]
-    for trial in (asked, every, *kinds.values()):
+    for trial in (asked, every, *_by_kind(asked)):
         if trial not in seen:
             seen.append(trial)
             yield trial
@@ -79,15 +76,20 @@ _Wanted = dict[str, dict[int, set[int]]]  # module path -> old size -> what the 
 
 
 def _put_back_idle(trial: list[Change], fits: Callable[[], bool]) -> None:
-    by_kind: dict[tuple[type, str], list[Change]] = defaultdict(list)
-    for change in trial:
-        by_kind[change.kind].append(change)
-    for changes in by_kind.values() if len(by_kind) > 1 else ():
+    kinds = _by_kind(trial)
+    for changes in kinds if len(kinds) > 1 else ():
         for change in changes:
             change.set(change.old)
         if not fits():
             for change in changes:
                 change.set(change.new)
+
+
+def _by_kind(changes: list[Change]) -> list[list[Change]]:
+    kinds: dict[tuple[type, str], list[Change]] = defaultdict(list)
+    for change in changes:
+        kinds[change.kind].append(change)
+    return list(kinds.values())
 
 
 def _wanted(
@@ -122,14 +124,10 @@ def _extents(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
 
 def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
     """(old, new) of every size that the node was given and the cut changes."""
-    outputs = tuple(v for v in node.outputs if v is not None)
-    if isinstance(
-        node.target, CalledAs
-    ):  # its sizes are its own: those of the tensors that it is given
-        for value in (*node.inputs, *outputs):
-            pairs = zip(value.shape, sizes.shape(value), strict=True)
-            yield from ((a, b) for a, b in pairs if a != b)
+    if isinstance(node.target, CalledAs):  # its sizes are its own: those of its tensors
+        yield from _extents(node, sizes)
         return
+    outputs = tuple(v for v in node.outputs if v is not None)
     call = Call(node.op, node.args, node.kwargs, next(iter(node.inputs), None), outputs, (node,))
     new = resize(call, sizes)
     if "split" in call.op and type(call.arg(1)) is int:
