@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from surgeon.errors import BadInput, CheckFailed, SurgeonError
 from surgeon.files.atomic import regular
 from surgeon.measure.count import state_bytes
 from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
+from surgeon.quiet import mute
 from surgeon.trace.decisions import Decisions
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
@@ -249,7 +247,7 @@ def _write(case: _Case, draft: Path, dynamic: bool) -> tuple[onnx.ModelProto, tu
     case.call(next(case.trials(dynamic)))  # the model's own error, not the exporter's account of it
     notes: tuple[str, ...] = ()
     try:
-        with _silence():
+        with mute():  # the exporter's talk; what matters comes as an exception
             proto = _exported(case, draft, dynamic)
     except OSError as error:
         raise _unwritable(draft, error) from error
@@ -286,7 +284,7 @@ def _traced(case: _Case, draft: Path, refused: Exception) -> onnx.ModelProto:
     if decisions.read:  # the file would hold one side of an `if`, whatever its inputs are
         raise _not_exported(refused)
     try:
-        with _silence():
+        with mute():
             torch.onnx.export(
                 _Flat(case.model),
                 args,
@@ -401,23 +399,6 @@ def _scratch(path: Path) -> Iterator[Path]:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The exporter prints, logs and warns; what matters comes as an exception."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _first_line(error: BaseException) -> str:

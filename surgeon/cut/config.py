@@ -8,10 +8,7 @@ and the attributes that the class works out from its config are right too.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +20,7 @@ from surgeon.cut.fits import misfit
 from surgeon.cut.fold import lacking
 from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput
+from surgeon.quiet import quiet
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import record_as
 from surgeon.trace.weightless import Weightless
@@ -157,24 +155,12 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _fresh(kind: type, config: Any) -> nn.Module | None:
     """A model of this config without weights, in eval mode, or None where the class refuses."""
+    undrawn = torch.random.fork_rng(devices=[])  # no random number of the caller's is used up
     try:
-        with _undisturbed(), Weightless():
+        with quiet(), undrawn, torch.no_grad(), Weightless():
             return kind(copy.deepcopy(config)).eval()
     except Exception:  # noqa: BLE001  whatever a class says of sizes that do not go together
         return None
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No warning, no log line, no random number of the caller's used up."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 # the fresh model and the slim one

@@ -36,8 +36,6 @@ An op of no line above counts 0 and is named in `Flops.uncounted`.
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,11 +49,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from surgeon.errors import BadInput
 from surgeon.measure.runtime import arguments, evaluating, named_tensors
+from surgeon.quiet import quiet
 
-with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore"
-    )  # fvcore scripts a loss as it is imported, which torch deprecates
+with quiet():  # fvcore scripts a loss as it is imported, which torch deprecates
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import (
         batchnorm_flop_jit,
@@ -202,15 +198,12 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         (module, dict(module._forward_pre_hooks), dict(module._forward_hooks))
         for module in model.modules()
     ]
-    disabled, fused = logging.root.manager.disable, torch.backends.mha.get_fastpath_enabled()
-    logging.disable(logging.CRITICAL)
+    fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it hides its matrix products in one op
     try:
-        with evaluating(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with evaluating(model), quiet():
             yield
     finally:
-        logging.disable(disabled)
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, before, after in hooks:
             _restore(module._forward_pre_hooks, before)

@@ -2,9 +2,6 @@
 
 import contextlib
 import copy
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -17,6 +14,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput
+from surgeon.quiet import mute
 from surgeon.trace.caches import caches_off
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
@@ -260,35 +258,17 @@ def _usual(inputs: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), inputs)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing from torch.export on any stream: a refusal prints whole graphs."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    nowhere = io.StringIO()
-    try:
-        with (
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
 def _export(model: nn.Module, inputs: Any) -> tuple[ExportedProgram, str | None]:
     """The first attempt that torch takes, and why the batch is not dynamic in it."""
     refusal = "" if _batch(inputs) else "no input has one"
     for given, shapes in _attempts(inputs):
         try:
-            with _quiet():
+            with mute():  # a refusal prints whole graphs
                 return torch.export.export(model, given, dynamic_shapes=shapes, strict=False), None
         except Exception as error:  # noqa: BLE001 - torch raises whatever forward does
             refusal = refusal or _first_line(error)
     try:
-        with _quiet():
+        with mute():
             return torch.export.export(model, inputs, strict=False), refusal
     except Exception as error:
         raise BadInput(
