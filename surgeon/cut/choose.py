@@ -6,24 +6,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from surgeon.couple import Coupling
+from surgeon.cut.attempt import Attempt
 from surgeon.cut.config import configure, has_config
-from surgeon.cut.fits import Misfit, misfit
-from surgeon.cut.fold import Lacking, Unfoldable, fold, lacking, stable
+from surgeon.cut.fits import Misfit
+from surgeon.cut.fold import Unfoldable, fold
 from surgeon.cut.module import cut_module
 from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
-from surgeon.cut.stray import stray
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
 from surgeon.trace.called import calls
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program
-from surgeon.trace.record import record_as
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def cut_fitting(
 
 
 def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[Cut, Misfit | None]:
-    attempt = _Attempt(slim, inputs, sizes)
+    attempt = Attempt(slim, inputs, sizes)
     found = attempt.misfit()
     if found is not None and not repair(slim, sizes, lambda: attempt.misfit() is None):
         return Cut(slim, "module"), found
@@ -108,44 +107,3 @@ def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[
     # of what is inside a module that has a rule nothing was seen
     certain = attempt.certain and not any(True for _ in calls(sizes.coupling.graph))
     return Cut(slim, "module", folds=folds, certain=certain), None
-
-
-@dataclass
-class _Attempt:
-    """A slim module whose forward is tried. Where it followed the cut, `lacks` is what its scales lack,
-    and `certain` whether that is seen without numbers: not where ops depend on the data."""
-
-    slim: nn.Module
-    inputs: Inputs
-    sizes: Sizes
-    lacks: Lacking = field(default_factory=dict)
-    certain: bool = True
-
-    def misfit(self) -> Misfit | None:
-        """Where the forward is not the planned one; scales that follow a width are let pass."""
-        original = self.sizes.coupling.graph
-        try:
-            both = original.training is not None
-            after = record_as(self.slim, self.inputs, on_meta=original.on_meta, training=both)
-        except BadInput as error:
-            failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
-            return Misfit(f"its own forward fails on the cut tensors: {failure}")
-        lacks = lacking(original, after)
-        if lacks and not original.on_meta:
-            other = record_as(self.slim, self.inputs.map(_otherwise), on_meta=False, training=both)
-            lacks = stable(lacks, after, other)
-        found = misfit(original, after, self.sizes, frozenset(lacks))
-        self.certain = found is None
-        if found is not None and not original.on_meta:
-            why = stray(original, after, self.sizes)
-            found = Misfit(why) if why else None
-        if found is None:
-            self.lacks = lacks
-        return found
-
-
-def _otherwise(tensor: Tensor) -> Tensor:
-    """Other data of the same kind: noise added to floats, integers turned round."""
-    if tensor.is_floating_point():
-        return tensor + torch.rand_like(tensor)
-    return tensor.flip(tuple(range(tensor.dim())))

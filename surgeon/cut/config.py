@@ -16,13 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgeon.cut.fits import misfit
-from surgeon.cut.fold import lacking
+from surgeon.cut.attempt import Attempt
 from surgeon.cut.sizes import Sizes
-from surgeon.errors import BadInput
 from surgeon.quiet import quiet
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.record import record_as
 from surgeon.trace.weightless import Weightless
 
 _BUILDS = 24  # fresh models made in search of a config, at most
@@ -49,26 +46,12 @@ def configure(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
         computed = _filled(fresh, slim)
         if computed:
             return f"a fresh {name} computes another {computed}"
-        differs = _differs(fresh, inputs, sizes)
+        differs = Attempt(fresh, inputs, sizes).misfit(strict=True)
         if differs is None:
             _become(slim, fresh)
             return None
-        why = why or f"in a fresh {name} {differs}"
+        why = why or f"in a fresh {name} {differs.why}"
     return why or f"no config builds a {name} of these sizes"
-
-
-def _differs(fresh: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
-    """Where the forward of a fresh model is not the planned one."""
-    original = sizes.coupling.graph
-    try:
-        both = original.training is not None
-        graph = record_as(fresh, inputs, on_meta=original.on_meta, training=both)
-    except BadInput as error:
-        return error.message.splitlines()[0]
-    # on real tensors no scale is put into weights
-    lacks = lacking(original, graph) if original.on_meta else {}
-    found = misfit(original, graph, sizes, frozenset(lacks))
-    return found.why if found is not None else None
 
 
 # a config that builds the slim shapes
