@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from surgeon.errors import BadInput, CheckFailed, OutOfReach, SurgeonError
+from surgeon.errors import BadInput, CheckFailed, OutOfReach, SurgeonError, Unproven
 
 if TYPE_CHECKING:
     from surgeon.check import CheckResult, check
@@ -49,7 +49,7 @@ _HOME = {
 
 __all__ = [
     "BadInput", "CheckFailed", "CheckResult", "Inputs", "OutOfReach", "Plan", "Result",
-    "SurgeonError", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_model",
+    "SurgeonError", "Unproven", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_model",
     "propose", "remove", "rule", "save", "shrink", "trace",
 ]  # fmt: skip
 

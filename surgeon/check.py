@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from surgeon.choices import Choice, Follow, choice
-from surgeon.errors import BadInput, CheckFailed
+from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.masking import Masks
 from surgeon.plan import Keep, Plan
 from surgeon.reached import Reached
@@ -128,17 +128,24 @@ def _on_noise(
 ) -> CheckResult:
     """On noise; on the inputs as they are where noise is outside what the network takes (a log).
 
+    Tokens that are all the same hide attention, whatever is cut of it: then also on tokens that are not.
     The dtype None compares each tensor in its own.
     """
     dtype, seed = how
+    noise = _noise(inputs, seed, dtype)
+    told = _told_apart(model, noise, dtype)
     try:
-        return _check(model, slim, plan, _noise(inputs, seed, dtype), dtype)
+        if told is None:
+            return _check(model, slim, plan, noise, dtype)
+        with suppress(Unproven):
+            _check(model, slim, plan, noise, dtype)
+        return _check(model, slim, plan, told, dtype)
     except _NothingFinite:
         own = inputs.map(lambda t: cast(t, dtype))
     try:
         return _check(model, slim, plan, own, dtype)
     except _NothingFinite:
-        raise CheckFailed(
+        raise Unproven(
             "cannot be proven: every output is NaN or infinite, on noise and on the inputs given",
             "give inputs on which the network computes something",
         ) from None
@@ -155,6 +162,31 @@ def _noise(inputs: Inputs, seed: int, dtype: torch.dtype | None) -> Inputs:
         return drawn.to(t.device, widened(t.dtype, dtype))
 
     return inputs.map(noise)
+
+
+def _told_apart(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> Inputs | None:
+    """The inputs with zeros and ones in turn where integers [batch, positions] are all the same; None where
+    there are none, or the network refuses."""
+    changed: list[Tensor] = []
+
+    def varied(t: Tensor) -> Tensor:
+        if _is_number(t) or t.dtype is torch.bool or t.dim() < 2 or t.shape[-1] < 2:
+            return t
+        if bool((t != t.flatten()[:1]).any()):
+            return t
+        changed.append(t)
+        turns = torch.arange(t.shape[-1], device=t.device) % 2
+        turns[-1] = 1  # other tokens when read backwards
+        return turns.to(t.dtype).expand(t.shape).clone()
+
+    told = inputs.map(varied)
+    if not changed:
+        return None
+    try:
+        _run(_cast(model, dtype), told)
+    except BadInput:
+        return None
+    return told
 
 
 def _check(
@@ -180,9 +212,10 @@ def _compared(
     pair = _Pair(model, slim, plan, inputs, dtype, tolerance)
     stranger = pair.stranger
     if tolerance > 1e-4 and stranger is not None:
-        raise CheckFailed(
+        raise Unproven(
             f"cannot be proven in {dtype or own}: {stranger} is not the kept part of the original's, and at "
-            "this precision outputs alone cannot tell"
+            "this precision outputs alone cannot tell",
+            "check it in a wider type: model.float()",
         )
     try:
         proof = _all_paths(pair)
@@ -192,9 +225,10 @@ def _compared(
     notes: tuple[str, ...] = ()
     if carried < _CARRIED or proof.missing:
         if stranger is not None:
-            raise CheckFailed(
+            raise Unproven(
                 f"cannot be proven: {stranger} is not the kept part of the original's, and the "
-                "outputs hardly depend on the inputs, so that they cannot tell"
+                "outputs hardly depend on the inputs, so that they cannot tell",
+                "give inputs that the outputs depend on (other token ids, no empty mask)",
             )
         for draw in DRAWS if proof.missing else (USUAL,):
             proof = proof.joined(pair.prove(draw=draw))
@@ -202,7 +236,7 @@ def _compared(
                 break
         notes = ("its own weights hide most of the network: also compared with random ones",)
     if proof.missing:
-        raise CheckFailed(
+        raise Unproven(
             f"cannot be proven: no run of the network reached {min(proof.missing)}, which was cut",
             "give inputs on which it runs, or keep it whole (--ignore)",
         )
@@ -339,7 +373,7 @@ class _Pair:
         got = _run(small, self.inputs, following)
         seen = [t for t in (*want, *(a for a, _ in following.pairs)) if t.numel()]
         if not seen:
-            raise CheckFailed(
+            raise Unproven(
                 "cannot be proven: its outputs are empty", "give inputs on which it finds something"
             )
         errors = [_compare(want, got), _decided_on(following)]

@@ -50,7 +50,9 @@ def choice(func: Any, given: Sequence[Any], out: Any, kept: Kept) -> Choice | No
     if name in _POSITIONS:
         read = floats or [t for t in _tensors(given) if t.numel()]
         return Choice(str(func), _flat(read, kept), kept(out) if isinstance(out, Tensor) else out)
-    lost = any(not t.numel() for t in _tensors([out])) or _by_mask(name, given)
+    # spare results may be empty: batch norm's saved statistics in eval mode
+    made = _tensors([out])
+    lost = (made and not any(t.numel() for t in made)) or _by_mask(name, given)
     return Choice(str(func), _flat(floats, kept)) if lost and floats else None
 
 

@@ -33,3 +33,7 @@ class CheckFailed(SurgeonError):
     """The cut model does not compute what the masked original computes (exit 4)."""
 
     exit_code = 4
+
+
+class Unproven(CheckFailed):
+    """Nothing wrong was found, and nothing shows that the cut model is right: these inputs cannot tell (exit 4)."""

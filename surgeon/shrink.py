@@ -19,7 +19,7 @@ from surgeon.check import CheckResult
 from surgeon.check import check as run_check
 from surgeon.couple import Coupling, couple
 from surgeon.cut import Cut, as_program, cut
-from surgeon.errors import BadInput, CheckFailed, SurgeonError
+from surgeon.errors import BadInput, CheckFailed, SurgeonError, Unproven
 from surgeon.graph import Graph
 from surgeon.measure.pair import BeforeAfter, before_after
 from surgeon.plan import Plan
@@ -382,9 +382,12 @@ def _checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[C
 
 
 def _proven(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs) -> CheckResult:
-    """The oracle on what was just cut: where it fails, nobody but surgeon, or a user's rule, can be wrong."""
+    """The oracle on what was just cut: where it differs, nobody but surgeon, or a user's rule, can be wrong."""
     try:
         return run_check(model, slim, plan, inputs)
+    except Unproven as error:
+        hint = f"{error.hint}; nothing was written" if error.hint else "nothing was written"
+        raise Unproven(error.message, hint) from error
     except CheckFailed as error:
         theirs = any(r.family == USER for r in RULES.values())
         hint = "this is a bug in surgeon: nothing was written"

@@ -9,7 +9,7 @@ from nets import NETS, draw
 from torch import Tensor, nn
 
 import surgeon
-from surgeon.errors import BadInput, CheckFailed
+from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.plan import Plan
 
 torch.set_num_threads(1)
@@ -285,3 +285,43 @@ class TestRefuses:
         slim.forward = lambda x: Net.forward(slim, x).roll(1, 1)  # type: ignore[method-assign]
         with pytest.raises(CheckFailed):
             surgeon.check(net, slim, result.plan, X)
+
+
+class Hidden(nn.Module):
+    """Attention over tokens: where all are the same, queries and keys change nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 16)
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        weights = (self.q(x) @ self.k(x).mT).softmax(-1)
+        return self.head(weights @ self.v(x))
+
+
+@pytest.mark.parametrize("token", [0, 1, 7])
+def test_tokens_that_are_all_the_same_hide_nothing(token: int) -> None:
+    torch.manual_seed(0)
+    net, ids = Hidden().eval(), torch.full((2, 7), token)
+    slim, plan = cut(net, ids)
+    assert surgeon.check(net, slim, plan, ids).error < 1e-9
+    with torch.no_grad():
+        slim.get_submodule("q").get_parameter("weight")[0].mul_(2)
+    with pytest.raises(CheckFailed):
+        surgeon.check(net, slim, plan, ids)
+
+
+def test_what_cannot_be_told_is_no_bug() -> None:
+    """Outputs that are all infinite say nothing, and that is what is said."""
+
+    class Endless(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / 0
+
+    net = Endless().eval()
+    with pytest.raises(Unproven, match="cannot be proven") as caught:
+        surgeon.shrink(net, X, 0.5, measure=False)
+    assert "bug" not in str(caught.value)
