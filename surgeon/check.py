@@ -33,17 +33,11 @@ from surgeon.trace.decisions import Decisions, Forced, Number, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.mode import forward_mode
 from surgeon.trace.plain import PLAIN
-from surgeon.trace.record import (
-    Recorder,
-    forward_failed,
-    forward_mode,
-    module_paths,
-    named_state,
-    output_tensors,
-    record_as,
-    shell,
-)
+from surgeon.trace.record import Recorder, forward_failed, module_paths, record_as
+from surgeon.trace.shell import shell
+from surgeon.trace.tensors import named_state, output_tensors
 from surgeon.trace.wrappers import unwrapped
 from surgeon.widths import cast, floats_as, own_dtype, widened
 

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves
 
 from surgeon.plan import Keep
-from surgeon.trace.record import named_state
+from surgeon.trace.tensors import named_state
 
 
 class Reached:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from surgeon.plan import Plan
 from surgeon.slices import sliced
-from surgeon.trace.record import named_state
+from surgeon.trace.tensors import named_state
 
 
 @torch.no_grad()

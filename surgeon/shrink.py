@@ -32,8 +32,9 @@ from surgeon.trace.folding import read_state, ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
-from surgeon.trace.record import named_state, record
+from surgeon.trace.record import record
 from surgeon.trace.recorded import describe, recorded
+from surgeon.trace.tensors import named_state
 from surgeon.trace.wrappers import unwrapped
 
 Progress = Callable[[str], None]

@@ -21,7 +21,8 @@ from surgeon.errors import BadInput, OutOfReach
 from surgeon.measure.count import flops, parameters
 from surgeon.planning import make_plan
 from surgeon.score import Weights, scores_of
-from surgeon.trace.record import named_state, record
+from surgeon.trace.record import record
+from surgeon.trace.tensors import named_state
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph
-from surgeon.trace.record import named_state, output_tensors, record, shell, to_meta
+from surgeon.trace.record import record
+from surgeon.trace.shell import shell, to_meta
+from surgeon.trace.tensors import named_state, output_tensors
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import surgeon
 from models.transformers import SMALL
-from surgeon.trace.record import output_tensors
+from surgeon.trace.tensors import output_tensors
 
 pytest.importorskip("transformers")
 

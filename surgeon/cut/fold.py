@@ -21,7 +21,7 @@ from surgeon.cut.sizes import Sizes
 from surgeon.graph import Graph, Node, Value
 from surgeon.plan import Folds, Keep
 from surgeon.rules import lookup
-from surgeon.trace.record import named_state
+from surgeon.trace.tensors import named_state
 
 Lacking = Mapping[int, float]  # node -> the factor that its result lacks in the cut model
 _Makers = Mapping[Value, Node]

@@ -16,7 +16,7 @@ from surgeon.slices import sliced
 from surgeon.trace.adapters import say_widths
 from surgeon.trace.called import CalledAs, calls
 from surgeon.trace.folding import own_copy, recompute
-from surgeon.trace.record import named_state
+from surgeon.trace.tensors import named_state
 
 
 def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> nn.Module:

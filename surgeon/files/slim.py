@@ -23,7 +23,7 @@ from surgeon.files.codec import decode, encode
 from surgeon.plan import Plan, fingerprint
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program, to_program
-from surgeon.trace.record import named_state
+from surgeon.trace.tensors import named_state
 
 FORMAT, VERSION = "surgeon-slim", 1
 BUILDABLE = ("torchvision:", "timm:")  # references that run no source of the user's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from surgeon.trace.record import named_state
+from surgeon.trace.tensors import named_state
 
 # (gain, seed). Sums over many residual branches keep their size with the first, chains of layers with the
 # second; the others pass thresholds, on one side or the other

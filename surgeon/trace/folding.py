@@ -25,8 +25,9 @@ from surgeon.rules import Rule, lookup, parse
 from surgeon.trace.adapters import is_merged
 from surgeon.trace.copied import copied
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.record import named_state, record, tensors_of
+from surgeon.trace.record import record
 from surgeon.trace.states import refuse_unusable
+from surgeon.trace.tensors import named_state, tensors_of
 from surgeon.trace.wrappers import unwrapped
 
 _RECOMPUTED = (WeightNorm, BasePruningMethod)  # pre-hooks that compute a weight from what is cut

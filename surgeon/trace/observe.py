@@ -11,16 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.mode import forward_mode
 from surgeon.trace.program import Program
-from surgeon.trace.record import (
-    Recorder,
-    forward_mode,
-    named_state,
-    output_tensors,
-    shell,
-    to_meta,
-    valued,
-)
+from surgeon.trace.record import Recorder
+from surgeon.trace.shell import shell, to_meta, valued
+from surgeon.trace.tensors import named_state, output_tensors
 
 
 @dataclass(frozen=True)

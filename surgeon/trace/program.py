@@ -18,7 +18,7 @@ from surgeon.quiet import mute
 from surgeon.trace.caches import caches_off
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
-from surgeon.trace.record import twin_of
+from surgeon.trace.shell import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
 
 

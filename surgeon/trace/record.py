@@ -8,17 +8,13 @@ are indices. A network whose Python looks at values (detectors) is recorded on r
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -31,18 +27,17 @@ from torch.utils.weak import WeakIdKeyDictionary
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.adapters import fixed_ranks
-from surgeon.trace.caches import caches_off
 from surgeon.trace.called import Called, send_calls
-from surgeon.trace.copied import copied
-from surgeon.trace.hooks import isolate
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.mode import forward_mode
 from surgeon.trace.place import place_of
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shapes import known
+from surgeon.trace.shell import shell, to_meta, valued
+from surgeon.trace.tensors import named_state, output_tensors
 
 _ALIKE = {"zeros", "ones", "full", "empty", "rand", "randn"}
 _READS_INTEGERS = {torch.ops.aten._pack_padded_sequence.default}  # real ones, beside meta floats
-_FEW = 4096  # elements of a constant that is kept real
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
 _WRITTEN = 64  # numbers written in the code of a forward that are compared
 _LITERAL = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default})
@@ -95,75 +90,6 @@ def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
         f"the model fails in forward: {type(error).__name__}: {text}\n  with inputs {shapes}",
         "give the inputs that it takes (--input 1,3,224,224; several separated by ';', named input_ids=1,16:int64)",
     )
-
-
-def shell(
-    model: nn.Module,
-    swap: Callable[[Tensor], Tensor],
-    constant: Callable[[Tensor], Tensor] | None = None,
-) -> nn.Module:
-    """A copy of the model's structure with every tensor swapped; parameters stay parameters.
-
-    constant: what is done instead with tensors that no state dict holds.
-    """
-    memo: dict[int, Any] = {}
-    for own, change in ((_state, swap), (_loose, constant or swap)):
-        for tensor in chain.from_iterable(map(own, model.modules())):
-            if id(tensor) not in memo:
-                memo[id(tensor)] = _swapped(tensor, change)
-    return _alone(model, memo)
-
-
-def twin_of(model: nn.Module) -> nn.Module:
-    """A copy of the model's structure around the very same tensors: a forward that sets attributes sets
-    those of the copy."""
-    return _alone(model, {id(t): t for m in model.modules() for t in tensors_of(m)})
-
-
-def _alone(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    twin = copied(model, memo)
-    isolate(twin, memo)
-    return twin
-
-
-def tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    """A module's own parameters and buffers, and the tensors among its plain attributes."""
-    yield from _state(module)
-    yield from _loose(module)
-
-
-def _state(module: nn.Module) -> Iterator[Tensor]:
-    yield from (t for t in module._parameters.values() if t is not None)
-    loose = module._non_persistent_buffers_set
-    yield from (t for n, t in module._buffers.items() if t is not None and n not in loose)
-
-
-def _loose(module: nn.Module) -> Iterator[Tensor]:
-    yield from (t for t in module._buffers.values() if t is not None)
-    for value in module.__dict__.values():  # plain attributes, and lists of them (LSTM's weights)
-        if isinstance(value, Tensor):
-            yield value
-        elif type(value) in (list, tuple):
-            yield from (v for v in value if isinstance(v, Tensor))
-
-
-def _swapped(tensor: Tensor, swap: Callable[[Tensor], Tensor]) -> Tensor:
-    new = swap(tensor.detach())
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(new, requires_grad=False)
-    return new
-
-
-def to_meta(tensor: Tensor) -> Tensor:
-    """Floats without their values; integers as they are, in a copy that the forward may write to."""
-    floats = tensor.is_floating_point() or tensor.is_complex()
-    return tensor.to("meta") if floats else tensor.clone()
-
-
-def valued(tensor: Tensor) -> Tensor:
-    """As `to_meta`, but a few numbers that the network holds beside its state (the strides of a
-    detector's levels) keep their values, which its Python may read."""
-    return tensor.clone() if tensor.numel() <= _FEW else to_meta(tensor)
 
 
 def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool, training: bool = False) -> Graph:
@@ -224,75 +150,6 @@ def _record_training(
     else:
         del graph.nodes[start:]
         graph.outputs = outputs
-
-
-def named_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name; tied ones under each name, non-persistent ones too."""
-    found: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                found[f"{prefix}.{name}" if prefix else name] = tensor
-    return found
-
-
-@contextmanager
-def forward_mode(model: nn.Module) -> Iterator[None]:
-    """How surgeon runs a forward: no gradients, no caches, and the plain ops below autograd, which inference mode
-    would leave undecomposed."""
-    plainly = (caches_off(model), plain_attention(), plain_recurrence(), uncompiled())
-    with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
-        for context in plainly:
-            stack.enter_context(context)
-        yield
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """What torch.compile wraps runs as it was written."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Using `torch.compile")  # of the hooks that name modules
-        yield
-
-
-@contextmanager
-def plain_recurrence() -> Iterator[None]:
-    """Recurrent layers as their plain ops, not as one op of oneDNN or cuDNN for all the steps."""
-    # torch.backends' own flags() touch TF32 too, which warns
-    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    torch._C._set_cudnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before[0])
-        torch._C._set_cudnn_enabled(before[1])
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Attention as its plain ops, not as one fused op that eval mode or real tensors may choose."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-def output_tensors(output: Any) -> list[Tensor]:
-    """All tensors of a model's output: tuples, dicts and plain dataclasses are looked into."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif is_dataclass(leaf) and not isinstance(leaf, type):
-            found += output_tensors([getattr(leaf, f.name) for f in fields(leaf)])
-    return found
 
 
 @contextmanager

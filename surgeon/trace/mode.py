@@ -1,0 +1,62 @@
+"""How surgeon runs a forward: as plain ops, without gradients, caches or compiled code."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from surgeon.trace.caches import caches_off
+
+
+@contextmanager
+def forward_mode(model: nn.Module) -> Iterator[None]:
+    """How surgeon runs a forward: no gradients, no caches, and the plain ops below autograd, which inference mode
+    would leave undecomposed."""
+    plainly = (caches_off(model), plain_attention(), plain_recurrence(), uncompiled())
+    with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+        for context in plainly:
+            stack.enter_context(context)
+        yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """What torch.compile wraps runs as it was written."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile")  # of the hooks that name modules
+        yield
+
+
+@contextmanager
+def plain_recurrence() -> Iterator[None]:
+    """Recurrent layers as their plain ops, not as one op of oneDNN or cuDNN for all the steps."""
+    # torch.backends' own flags() touch TF32 too, which warns
+    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before[0])
+        torch._C._set_cudnn_enabled(before[1])
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention as its plain ops, not as one fused op that eval mode or real tensors may choose."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,54 @@
+"""The tensors of a module, by name or one by one, and those of what a forward gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+def named_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name; tied ones under each name, non-persistent ones too."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                found[f"{prefix}.{name}" if prefix else name] = tensor
+    return found
+
+
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """A module's own parameters and buffers, and the tensors among its plain attributes."""
+    yield from state_of(module)
+    yield from loose_of(module)
+
+
+def state_of(module: nn.Module) -> Iterator[Tensor]:
+    """Its own parameters and buffers that a state dict holds."""
+    yield from (t for t in module._parameters.values() if t is not None)
+    loose = module._non_persistent_buffers_set
+    yield from (t for n, t in module._buffers.items() if t is not None and n not in loose)
+
+
+def loose_of(module: nn.Module) -> Iterator[Tensor]:
+    """Its own buffers, and the tensors among its plain attributes."""
+    yield from (t for t in module._buffers.values() if t is not None)
+    for value in module.__dict__.values():  # plain attributes, and lists of them (LSTM's weights)
+        if isinstance(value, Tensor):
+            yield value
+        elif type(value) in (list, tuple):
+            yield from (v for v in value if isinstance(v, Tensor))
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """All tensors of a model's output: tuples, dicts and plain dataclasses are looked into."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += output_tensors([getattr(leaf, f.name) for f in fields(leaf)])
+    return found
