@@ -373,6 +373,14 @@ def _same(mask: Tensor, *_: Any) -> Tensor:
     return mask
 
 
+def _complex(mask: Tensor) -> Tensor:
+    return mask.all(dim=-1)
+
+
+def _real(mask: Tensor) -> Tensor:
+    return mask[..., None].expand(*mask.shape, 2)
+
+
 def _gated(mask: Tensor, dim: int = -1) -> Tensor:
     first, second = mask.chunk(2, dim)
     return first | second
@@ -404,6 +412,8 @@ _SPECIAL = {
     "aten::glu": _gated,
     "aten::im2col": _windows,
     "aten::_pack_padded_sequence": _packed,
+    "aten::view_as_complex": _complex,
+    "aten::view_as_real": _real,
     "aten::tril": _same,
     "aten::triu": _same,
     "aten::tril_": _same,
@@ -447,7 +457,7 @@ def _node(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
     """The call as rules see it: values in place of tensors."""
 
     def value(t: Tensor) -> Value:
-        return Value(0, tuple(t.shape), str(t.dtype))
+        return Value(0, tuple(t.shape), str(t.dtype), stride=t.stride())
 
     count = len(func._schema.returns)
     noted = tree_map_only(Tensor, value, args)

@@ -85,6 +85,45 @@ def grouped_mm(node: Node) -> Form:
     return Form(line, at=(0, 1, 2))
 
 
+@chooses("aten.addbmm", family=FAMILY, forms=("m n, b m k, b k n -> m n",))
+def addbmm(node: Node) -> Form:
+    """The products of a batch are added up, too."""
+    return Form(f"{_broadcast(node, 'm n')}, b m k, b k n -> m n")
+
+
+@chooses("aten.addmv", family=FAMILY, forms=("m, m k, k -> m",))
+def addmv(node: Node) -> Form:
+    """What is added may be one number."""
+    return Form(f"{_broadcast(node, 'm')}, m k, k -> m")
+
+
+@chooses("aten.addr", family=FAMILY, forms=("m n, m, n -> m n",))
+def addr(node: Node) -> Form:
+    """What is added may lack dimensions."""
+    return Form(f"{_broadcast(node, 'm n')}, m, n -> m n")
+
+
+@chooses("aten._linalg_solve_ex", family=FAMILY, forms=("* _ _, * _ k -> * _ k, *, *, *",))
+def solve(node: Node) -> Form:
+    """(a, b, left): the columns of b, each by itself; on the right it is the rows."""
+    own = "* k _" if node.kwargs.get("left") is False else "* _ k"
+    if len(node.args[0].shape) != len(node.args[1].shape):
+        own = "*"
+    return Form(f"*, {own} -> {own}, *, *, *")
+
+
+@chooses("aten.linalg_solve_triangular", family=FAMILY, forms=("* _ _, * _ k -> * _ k",))
+def solve_triangular(node: Node) -> Form:
+    """(a, b, upper, left): as `solve`, of a triangle."""
+    own = "* k _" if node.kwargs.get("left") is False else "* _ k"
+    return Form(f"*, {own} -> {own}")
+
+
+# Distances: what is zero in both adds nothing. Not those by matrix product (aten._euclidean_dist): of
+# rows from themselves the smallest are rounding alone, another with every cut.
+factor("aten._cdist_forward", "... m k, ... n k -> ... m n", family=FAMILY)
+factor("aten._pdist_forward", "_ k -> _", family=FAMILY)
+
 factor("aten.mm", "m k, k n -> m n", family=FAMILY)
 factor("aten.bmm", "b m k, b k n -> b m n", family=FAMILY)
 factor("aten.mv", "m k, k -> m", family=FAMILY)
@@ -92,6 +131,15 @@ factor("aten.dot", "k, k ->", family=FAMILY)
 factor("aten.linear", "... i, o i, o -> ... o", family=FAMILY)
 factor("aten.embedding", "_ c, * -> * c", family=FAMILY)
 factor("aten.outer", "m, n -> m n", family=FAMILY)
+factor("aten.affine_grid_generator", "n _ _ -> n *", family=FAMILY)
+
+
+@chooses("aten.linalg_cross", family=FAMILY, forms=("a _ b, a _ b -> a _ b",))
+def cross(node: Node) -> Form:
+    """(x, y, dim): along `dim` three numbers, each of the others' product."""
+    rank, dim = len(node.args[0].shape), node.kwargs.get("dim", -1)
+    line = " ".join("_" if d == dim % rank else x for d, x in enumerate("abcdefgh"[:rank]))
+    return Form(f"{line}, {line} -> {line}")
 
 
 @chooses("aten._embedding_bag", "aten._embedding_bag_forward_only", family=FAMILY,

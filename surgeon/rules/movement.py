@@ -273,11 +273,55 @@ def as_strided(site: Site) -> Dims:
     return _refused(site, "strided by position")
 
 
+@moves("aten.view_as_complex")
+def view_as_complex(site: Site) -> Dims:
+    """... 2 -> ..."""
+    site.algebra.freeze(site.x[-1], "the real and the imaginary part of a number stay together")
+    return site.x[:-1]
+
+
+@moves("aten.view_as_real")
+def view_as_real(site: Site) -> Dims:
+    """... -> ... 2"""
+    return (*site.x, opaque(2))
+
+
+@moves("aten.diagonal")
+def diagonal(site: Site) -> Dims:
+    """* c c -> * c: rows and columns are the same; a diagonal beside the middle is read by position"""
+    x, (a, b) = site.x, (site.axis(2, 0), site.axis(3, 1))
+    rest = tuple(d for i, d in enumerate(x) if i not in (a, b))
+    if site.node.arg(1, 0) == 0 and size_of(x[a]) == size_of(x[b]):
+        site.algebra.equate(x[a], x[b])
+        return (*rest, x[a])
+    for d in (x[a], x[b]):
+        site.algebra.freeze(d, "a diagonal of it is read by position")
+    return (*rest, opaque(site.shape()[-1]))
+
+
+@moves("aten.rot90")
+def rot90(site: Site) -> Dims:
+    """two dimensions turned: they change places, or order, or both"""
+    turns, dims = site.node.arg(1, 1) % 4, list(site.x)
+    a, b = (d % len(dims) for d in site.node.arg(2, (0, 1)))
+    turned = {d: site.algebra.take(dims[d], np.arange(size_of(dims[d]))[::-1]) for d in (a, b)}
+    if turns == 2:
+        dims[a], dims[b] = turned[a], turned[b]
+    elif turns:
+        dims[a], dims[b] = (turned[b], dims[a]) if turns == 1 else (dims[b], turned[a])
+    return tuple(dims)
+
+
 @moves("aten.unfold")
 def unfold(site: Site) -> Dims:
-    """windows along one dimension: that dimension is read by position"""
+    """windows along one dimension: that dimension is read by position, whole windows where they are
+    side by side"""
     dim = site.axis(1)
     size, window = site.shape()[dim], site.shape()[-1]
+    if site.node.args[3] == window and size_of(site.x[dim]) == size * window:
+        outer, inner = site.algebra.split(site.x[dim], [size, window])
+        site.algebra.freeze(inner, f"{site.node.op} reads it by position")
+        return (*site.x[:dim], outer, *site.x[dim + 1 :], inner)
     return (*_by_position(site, dim, opaque(size)), opaque(window))
 
 

@@ -56,15 +56,25 @@ def fused_rms_norm(node: Node) -> Form:
 
 @chooses(
     "aten._softmax", "aten._log_softmax", "aten._safe_softmax", "aten.cumsum", "aten.cumprod",
-    "aten.logcumsumexp", family=FAMILY, forms=("a k! b -> a k! b",),
+    "aten.logcumsumexp", "aten.cummax", "aten.cummin", family=FAMILY, forms=("a k! b -> a k! b",),
 )  # fmt: skip
 def along_one(node: Node) -> Form:
-    """Every output element along dimension k depends on others along k."""
+    """Every output element along dimension k depends on others along k; cummax tells where it was, too."""
     rank = len(node.args[0].shape)
     terms = list("abcdefgh"[:rank])
     if rank:
         terms[node.args[1] % rank] += "!"
-    return Form(f"{' '.join(terms)} -> {' '.join(terms)}", at=(0,))
+    line = " ".join(terms)
+    return Form(f"{line} -> {', '.join(line for _ in node.outputs)}", at=(0,))
+
+
+@chooses("aten.renorm", family=FAMILY, forms=("a k b -> a k b",))
+def renorm(node: Node) -> Form:
+    """(x, p, dim, maxnorm): each slice of `dim` is made no longer than maxnorm."""
+    rank = len(node.args[0].shape)
+    own = node.args[2] % rank
+    line = " ".join(x if d == own else f"{x}!" for d, x in enumerate("abcdefgh"[:rank]))
+    return Form(f"{line} -> {line}", at=(0,))
 
 
 @chooses("aten._weight_norm_interface", family=FAMILY, forms=("o i! *, o 1 1 -> o i *, o 1 1",))

@@ -12,17 +12,22 @@ IDENTITY = """
 """.split()
 
 UNARY = """
-    abs acos acosh asin asinh atan atanh bitwise_not ceil celu clamp clamp_min clamp_max cos cosh elu
-    erf erfc erfinv exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh isfinite
-    isinf isnan leaky_relu log log10 log1p log2 log_sigmoid_forward logical_not logit mish nan_to_num neg
-    reciprocal relu relu6 round rsqrt selu sgn sigmoid sign silu sin sinh softplus softshrink
-    sqrt square tan tanh threshold trunc
+    abs acos acosh angle asin asinh atan atanh bitwise_not ceil celu clamp clamp_min clamp_max _conj cos
+    cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 fake_quantize_per_tensor_affine_cachemask
+    floor frac gelu hardshrink hardsigmoid hardswish hardtanh i0 isfinite isinf isnan isneginf isposinf
+    leaky_relu lgamma log log10 log1p log2 log_sigmoid_forward logical_not logit mish mvlgamma nan_to_num
+    neg _neg_view poisson polygamma rad2deg reciprocal relu relu6 round rrelu_with_noise rsqrt selu sgn
+    sigmoid sign signbit silu sin sinc sinh softplus softshrink sqrt square tan tanh threshold trunc
+    special_bessel_j0 special_bessel_j1 special_entr special_erfcx special_i0e special_i1 special_i1e
+    special_log_ndtr special_modified_bessel_i0 special_modified_bessel_i1 special_ndtri
 """.split()
 
 BINARY = """
-    add addcdiv addcmul atan2 bitwise_and bitwise_or bitwise_xor copysign div eq floor_divide fmax
-    fmin fmod ge gt hypot le lerp logical_and logical_or logical_xor lt masked_fill maximum minimum mul
-    ne pow _prelu_kernel remainder rsub sub true_divide where xlogy
+    add addcdiv addcmul atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor
+    complex copysign div eq floor_divide fmax fmin fmod ge gt heaviside hypot igamma igammac ldexp le lerp
+    logaddexp logaddexp2 logical_and logical_or logical_xor __lshift__ lt masked_fill maximum minimum mul
+    ne nextafter polar pow _prelu_kernel remainder __rshift__ rsub special_xlog1py special_zeta sub
+    true_divide where xlogy
 """.split()
 
 

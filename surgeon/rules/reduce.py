@@ -23,7 +23,9 @@ for _op, _line in {
     "upsample_nearest1d": "n c * -> n c *",
     "upsample_nearest2d": "n c * -> n c *",
     "upsample_nearest3d": "n c * -> n c *",
+    "_upsample_nearest_exact1d": "n c * -> n c *",
     "_upsample_nearest_exact2d": "n c * -> n c *",
+    "_upsample_nearest_exact3d": "n c * -> n c *",
     "upsample_linear1d": "n c * -> n c *",
     "upsample_bilinear2d": "n c * -> n c *",
     "upsample_bicubic2d": "n c * -> n c *",
@@ -61,13 +63,13 @@ def _dims(dims: object, rank: int) -> set[int]:
     return set(range(rank))
 
 
-@chooses("aten.sum", family=FAMILY, forms=("a b -> a",))
+@chooses("aten.sum", "aten.nansum", family=FAMILY, forms=("a b -> a",))
 def exact_sum(node: Node) -> Form:
     """(x, dims, keepdim): a masked element adds nothing."""
     return Form(reduced(node, node.arg(1), node.arg(2, False), ""), at=(0,))
 
 
-@chooses("aten.linalg_vector_norm", family=FAMILY, forms=("a b! -> a",))
+@chooses("aten.linalg_vector_norm", "aten.norm", family=FAMILY, forms=("a b! -> a",))
 def vector_norm(node: Node) -> Form:
     """(x, ord, dims, keepdim). Mixing: with ord = -inf or 0 a masked zero would count."""
     return Form(reduced(node, node.arg(2), node.arg(3, False), "!"), at=(0,))
@@ -82,7 +84,30 @@ def mixing(node: Node) -> Form:
     return Form(reduced(node, node.arg(1), node.arg(2, False), "!"), at=(0,))
 
 
-@chooses("aten.var", "aten.std", "aten.var_mean", family=FAMILY, forms=("a b! -> a",))
+@chooses("aten.count_nonzero", family=FAMILY, forms=("a b! -> a",))
+def counted(node: Node) -> Form:
+    """(x, dims). Mixing: what is no number is not zeroed where it is masked."""
+    return Form(reduced(node, node.arg(1), False, "!"), at=(0,))
+
+
+@chooses("aten.dist", family=FAMILY, forms=("a! b!, a! b! ->",))
+def distance(node: Node) -> Form:
+    """(x, y, p): one number of two tensors that broadcast. Mixing: see `vector_norm`."""
+    letters = [f"{x}!" for x in "abcdefgh"][: max(len(v.shape) for v in node.args[:2])]
+    x, y = (" ".join(letters[len(letters) - len(v.shape) :]) for v in node.args[:2])
+    return Form(f"{x}, {y} ->")
+
+
+@chooses("aten.trace", family=FAMILY, forms=("k k ->",))
+def trace(node: Node) -> Form:
+    """The sum of what lies at (k, k)."""
+    rows, columns = node.args[0].shape
+    return Form("k k ->" if rows == columns else "_ _ ->")
+
+
+@chooses(
+    "aten.var", "aten.std", "aten.var_mean", "aten.std_mean", family=FAMILY, forms=("a b! -> a",)
+)
 def spread_of(node: Node) -> Form:
     """(x, dims, *, correction, keepdim), or the older (x, dims, unbiased, keepdim)."""
     keep = node.kwargs.get("keepdim", node.arg(3, False))
@@ -91,10 +116,15 @@ def spread_of(node: Node) -> Form:
     return Form(line + f", {out}" * (len(node.outputs) - 1), at=(0,))
 
 
-@chooses("aten.max", "aten.min", family=FAMILY, forms=("a b! -> a", "a b! -> a, a"))
+@chooses(
+    "aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax",
+    family=FAMILY, forms=("a b! -> a", "a b! -> a, a"),
+)  # fmt: skip
 def extreme(node: Node) -> Form:
-    """(x), or (x, dim, keepdim) with the position as a second output."""
-    line = reduced(node, node.arg(1), node.arg(2, False), "!")
+    """(x), or (x, dim, keepdim) with the position as a second output; mode means the last dimension
+    where it is told none. aminmax takes keywords."""
+    over = node.kwargs.get("dim", node.arg(1, -1 if node.op.startswith("aten.mode") else None))
+    line = reduced(node, over, node.kwargs.get("keepdim", node.arg(2, False)), "!")
     return Form(line + f", {line.split(' -> ')[1]}" * (len(node.outputs) - 1), at=(0,))
 
 

@@ -32,6 +32,55 @@ def deform_conv2d(node: Node) -> Form:
     return Form(DEFORMED_APART if groups == 1 else DEFORMED_APART.replace("o", "_"))
 
 
+factor("aten.bucketize", "..., _ -> ...", family=FAMILY)
+factor("aten.isin", "..., * -> ...", family=FAMILY)
+
+
+@chooses("aten.searchsorted", family=FAMILY, forms=("_, ... -> ...", "... _, ... _ -> ... _"))
+def searchsorted(node: Node) -> Form:
+    """(sorted, x): one row for all of x, or a row for each of its rows."""
+    one = len(node.args[0].shape) == 1
+    return Form("_, ... -> ..." if one else "... _, ... _ -> ... _", at=(0, 1))
+
+
+@chooses("aten.masked_scatter", family=FAMILY, forms=("* c, * c, * c -> * c", "*, *, * -> *"))
+def masked_scatter(node: Node) -> Form:
+    """(x, mask, source): the elements of the source in their order where the mask says. Where the mask is
+    one along the last dimensions, these go there whole."""
+    x, mask, source = node.args
+    whole = 0
+    for own, theirs, step in zip(
+        reversed(x.shape), reversed(source.shape), reversed(mask.stride), strict=False
+    ):
+        if own != theirs or step != 0:
+            break
+        whole += 1
+    if not whole or len(mask.shape) < len(x.shape):
+        return Form("*, *, * -> *")
+    line = " ".join(["*", *"abcdefgh"[:whole]])
+    return Form(f"{line}, {line}, {line} -> {line}")
+
+
+@chooses("aten.slice_scatter", "aten.select_scatter", family=FAMILY,
+         forms=("a _ b, a _ b -> a _ b", "a _ b, a b -> a _ b"))  # fmt: skip
+def placed(node: Node) -> Form:
+    """(x, source, dim, ...): written to positions of one dimension that the code names."""
+    rank, dim = len(node.args[0].shape), node.arg(2, 0)
+    terms = _terms(rank, dim)
+    source = terms
+    if node.op.startswith("aten.select_scatter"):
+        source = " ".join(t for t in terms.split() if t != "_")
+    return Form(f"{terms}, {source} -> {terms}", at=(0, 1))
+
+
+@chooses("aten.kthvalue", family=FAMILY, forms=("a _ b -> a b, a b",))
+def kthvalue(node: Node) -> Form:
+    """(x, k, dim, keepdim): along `dim` one element is chosen by its rank."""
+    terms = _terms(len(node.args[0].shape), node.arg(2, -1))
+    out = " ".join(t for t in terms.replace("_", "1" if node.arg(3, False) else "").split())
+    return Form(f"{terms} -> {out}, {out}", at=(0,))
+
+
 @chooses("aten.sort", "aten.topk", family=FAMILY, forms=("a _ b -> a _ b, a _ b",))
 def ordered(node: Node) -> Form:
     """sort(x, dim) or topk(x, k, dim): along `dim` elements are chosen by value."""
@@ -48,7 +97,13 @@ def gather(node: Node) -> Form:
     return Form(f"{terms}, {terms} -> {terms}", at=(0, 2))
 
 
-@chooses("aten.scatter", "aten.scatter_add", family=FAMILY, forms=("a _ b, a _ b, a _ b -> a _ b",))
+@chooses(
+    "aten.scatter",
+    "aten.scatter_add",
+    "aten.scatter_reduce",
+    family=FAMILY,
+    forms=("a _ b, a _ b, a _ b -> a _ b",),
+)
 def scatter(node: Node) -> Form:
     """(x, dim, index, source), the source a tensor or a number: written to positions along one dimension."""
     x, dim, index, source = node.args[:4]

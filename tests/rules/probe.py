@@ -93,7 +93,11 @@ def call(op: str, args: Any, kwargs: Any) -> list[Tensor]:
 
 def fresh(tensor: Tensor) -> Tensor:
     """A copy with the same strides."""
-    return tensor.as_subclass(Tensor).clone()
+    tensor = tensor.as_subclass(Tensor)
+    small = tensor
+    for d, step in enumerate(tensor.stride()):
+        small = small.narrow(d, 0, min(small.shape[d], 1)) if step == 0 else small
+    return small.clone().expand(tensor.shape)
 
 
 def outputs_of(out: Any) -> list[Tensor]:
@@ -309,6 +313,8 @@ def filled(c: Coupled, gone: np.ndarray, fill: float, only: int | None = None) -
 
 def fill_one(c: Coupled, gone: np.ndarray, value: Value, tensor: Tensor, fill: float) -> Tensor:
     tensor = fresh(tensor)
+    if 0 in tensor.stride():  # one number for a whole row: there is no part of it to disturb
+        return tensor
     if tensor.dtype == torch.bool:
         fill = fill > 0
     elif not (tensor.is_floating_point() or tensor.is_complex()):

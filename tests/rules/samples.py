@@ -54,6 +54,22 @@ for op in """
 """.split():
     call(op, x(3, 4, 5), cut="111")
 
+for op in """
+    angle deg2rad digamma i0 lgamma _neg_view rad2deg signbit sinc
+    special_bessel_j0 special_bessel_j1 special_entr special_erfcx special_i0e special_i1 special_i1e
+    special_log_ndtr special_modified_bessel_i0 special_modified_bessel_i1 special_ndtri
+""".split():
+    call(op, x(3, 4, 5) - 0.5, cut="111")
+call("_conj", x(3, 4) + 1j * x(3, 4), cut="11")
+for op in "isneginf isposinf".split():
+    call(op, x(3, 4), cut="11", reaches=False)
+call("polygamma", 1, x(3, 4), cut="11")
+call("mvlgamma", x(3, 4) + 2, 2, cut="11")
+call("poisson", x(3, 4), values=False, cut="11")
+call("rrelu_with_noise", x(3, 4) - 0.5, x(3, 4), outputs=1, cut="11 11", reaches=False)
+call(
+    "fake_quantize_per_tensor_affine_cachemask", x(3, 4), 0.1, 0, -128, 127, cut="11", reaches=False
+)
 call("relu", x(6), cut="1")
 call("relu", x(), cut="")
 call("acosh", x(3, 4) + 1, cut="11")
@@ -102,6 +118,16 @@ for op in "bitwise_and bitwise_or bitwise_xor".split():
     call(f"{op}.Scalar", integers(6, 5), 3, cut="11")
 for op in "add_ mul_ sub_ div_".split():
     call(f"{op}.Tensor", x(3, 4, 5), x(4, 1), cut="111 1.")
+for op in (
+    "complex heaviside igamma igammac logaddexp logaddexp2 nextafter polar special_xlog1py".split()
+):
+    call(op, x(3, 4), x(3, 1), cut="11 1.")
+call("special_zeta", x(3, 4) + 1, x(3, 1), cut="11 1.")
+call("ldexp.Tensor", x(3, 4), integers(3, 1), cut="11 1.")
+for op in "bitwise_left_shift bitwise_right_shift".split():
+    call(f"{op}.Tensor", integers(6, 5, below=50), integers(5, below=3), cut="11 1")
+for op in "__lshift__ __rshift__".split():
+    call(f"{op}.Scalar", integers(6, 5, below=50), 1, cut="11")
 call("addcdiv", x(3, 4), x(4), x(3, 1), cut="11 1 1.")
 call("addcmul", x(3, 4), x(4), x(3, 1), value=0.5, cut="11 1 1.")
 call("floor_divide", x(3, 4), x(4), cut="11 1")
@@ -194,6 +220,19 @@ for op in "_embedding_bag _embedding_bag_forward_only".split():
 call("_trilinear", x(2, 3), x(6, 3, 4), x(2, 4), [1, 3], [0], [1, 2], [2, 3], cut="11 111 11")
 call("baddbmm", x(2, 3, 5), x(2, 3, 4), x(2, 4, 5), cut="111 111 111")
 call("baddbmm", x(3, 5), x(2, 3, 4), x(2, 4, 5), cut="11 111 111")
+call("addbmm", x(5), x(2, 3, 4), x(2, 4, 5), cut="1 111 111")
+call("addmv", x(3), x(3, 4), x(4), cut="1 11 1")
+call("addr", x(3, 5), x(3), x(5), cut="11 1 1")
+call("_linalg_solve_ex", x(3, 4, 4), x(3, 4, 5), outputs=1, cut="... ..1")
+call("_linalg_solve_ex", x(4, 4), x(5, 4), left=False, outputs=1, cut=".. 1.")
+call("_linalg_solve_ex", x(4, 4), x(4), outputs=1, cut=".. .")
+call("linalg_solve_triangular", x(3, 4, 4), x(3, 4, 5), upper=True, cut="... ..1")
+call("linalg_solve_triangular", x(4, 4), x(5, 4), upper=False, left=False, cut=".. 1.")
+call("linalg_cross", x(3, 5), x(3, 5), dim=0, cut=".1 .1")
+call("affine_grid_generator", x(4, 2, 3), [4, 2, 5, 6], False, cut="1..", resizes=False)
+call("_cdist_forward", x(2, 3, 4), x(2, 5, 4), 2.0, None, cut="111 111")
+call("_cdist_forward", x(3, 4), x(5, 4), 1.0, None, cut="11 11")
+call("_pdist_forward", x(5, 4), 2.0, cut=".1")
 call("mv", x(3, 4), x(4), cut="11 1")
 call("dot", x(4), x(4), cut="1 1")
 call("outer", x(3), x(4), cut="1 1")
@@ -268,7 +307,8 @@ for op in "_softmax _log_softmax".split():
     call(op, x(3, 4, 5), -1, False, cut="11!")
     call(op, x(3, 4, 5), 1, False, cut="1!1")
 call("_safe_softmax", x(3, 4, 5), -1, cut="11!")
-for op in "cumsum cumprod logcumsumexp".split():
+call("renorm", x(3, 4, 5), 2, 1, 0.5, cut="!1!")
+for op in "cumsum cumprod logcumsumexp cummax cummin".split():
     call(op, x(3, 4, 5), 1, cut="1!1")
     call(op, x(3, 4, 5), -1, cut="11!")
 
@@ -291,6 +331,8 @@ call("upsample_nearest1d", x(2, 3, 4), [8], cut="11.")
 call("upsample_nearest2d", x(2, 3, 4, 5), [8, 10], cut="11..")
 call("upsample_nearest3d", x(2, 3, 2, 4, 3), [4, 8, 6], cut="11...")
 call("_upsample_nearest_exact2d", x(2, 3, 4, 5), [6, 7], cut="11..")
+call("_upsample_nearest_exact1d", x(2, 3, 4), [6], cut="11.")
+call("_upsample_nearest_exact3d", x(2, 3, 2, 4, 3), [4, 6, 5], cut="11...")
 call("upsample_linear1d", x(2, 3, 4), [7], False, cut="11.")
 for op in (
     "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
@@ -320,6 +362,22 @@ for op, mark in {
     call(op, x(3, 4, 5), [1], cut=f"1{mark}1")
     call(op, x(3, 4, 5), [-1], True, cut=f"11{mark}")
     call(op, x(3, 4, 5), [0, 2], cut=f"{mark}1{mark}")
+call("nansum", x(3, 4, 5), [1], cut="111")
+call("norm.ScalarOpt_dim", x(3, 4, 5), 2, [1], True, cut="1!1")
+call("dist", x(3, 4), x(4), cut="!! !")
+call("trace", x(4, 4), cut="11")
+call("trace", x(4, 5), cut="..")
+call("count_nonzero", bits(3, 5), cut="!!")
+call("count_nonzero.dim_IntList", bits(3, 4, 5, every=3), [1], cut="1!1", reaches=False)
+call("std_mean.correction", x(3, 4, 5), [1], correction=0, cut="1!1")
+call("median", x(3, 5), cut="!!", reaches=False)
+for op in "median nanmedian".split():
+    call(f"{op}.dim", x(3, 4, 5), 1, cut="1!1")
+call("nanmedian", x(3, 5), cut="!!", reaches=False)
+call("mode", x(3, 4, 5), cut="11!")
+call("mode", x(3, 4, 5), 1, True, cut="1!1")
+call("aminmax", x(3, 4), cut="!!")
+call("aminmax", x(3, 4, 5), dim=1, keepdim=True, cut="1!1")
 call("mean", x(3, 4), cut="!!")
 call("amax", x(3, 4), cut="!!")
 for op in "any all".split():
@@ -433,6 +491,15 @@ call(
 call("as_strided", x(3, 4), [3, 4], [4, 1], cut="11", resizes=False)
 call("as_strided", x(3, 4), [4, 3], [1, 4], cut="..")
 call("unfold", x(3, 6), 1, 2, 1, cut="1.")
+call("unfold", x(3, 6), 1, 2, 2, cut="11")
+call("unfold", x(3, 7), 1, 2, 2, cut="1.")
+call("view_as_complex", x(3, 4, 2), cut="11.")
+call("view_as_real", x(3, 4) + 0j, cut="11")
+call("diagonal", x(4, 3, 4), 0, 0, 2, cut="111")
+call("diagonal", x(3, 4, 4), 1, -2, -1, cut="1..")
+call("diagonal", x(5, 4), cut="..")
+for turns in range(4):
+    call("rot90", x(3, 4, 5), turns, [0, -1], cut="111")
 call("im2col", x(2, 3, 4, 5), [3, 2], [1, 1], [1, 0], [1, 1], cut="11..")
 call("col2im", x(2, 12, 20), [5, 6], [2, 2], [1, 1], [0, 0], [1, 1], cut="11.")
 call("pixel_shuffle", x(2, 12, 3, 4), 2, cut="1111")
@@ -460,6 +527,27 @@ call("index_put", x(3, 4, 5), [put, put], x(2, 5), cut="..1 . . .1")
 call("index_put", x(3, 4, 5), [None, put], x(3, 2, 5), cut="1.1 . 1.1")
 call("index_put", x(3, 4, 5), [put], x(2, 4, 5), True, cut=".11 . .11")
 call("index_put", x(3, 4, 5), [bits(3)], x(2, 4, 5), cut=".11 . .11", resizes=False)
+call("bucketize.Tensor", x(3, 4), x(5).sort().values, cut="11 .")
+call("searchsorted.Tensor", x(5).sort().values, x(3, 4), cut=". 11")
+call("searchsorted.Tensor", x(3, 5).sort().values, x(3, 4), cut="1. 1.")
+call("isin.Tensor_Tensor", integers(8, 5), integers(3), cut="11 .")
+rows = bits(6, 1).expand(6, 5)
+call("masked_scatter", x(6, 5), rows, x(3, 5), cut=".1 .1 .1", resizes=False)
+call("masked_scatter", x(6, 5), bits(6, 5), x(15), cut=".. .. .", resizes=False)
+call("slice_scatter", x(3, 6, 4), x(3, 2, 4), 1, 1, 3, cut="1.1 1.1")
+call("select_scatter", x(3, 6, 4), x(3, 4), 1, 2, cut="1.1 11")
+call("kthvalue", x(3, 6, 4), 2, 1, cut="1.1")
+call("kthvalue", x(3, 4, 6), 2, -1, True, cut="11.")
+for reduce in "sum", "amax":
+    call(
+        "scatter_reduce.two",
+        x(3, 4, 5),
+        1,
+        integers(3, 2, 5, below=4),
+        x(3, 2, 5),
+        reduce,
+        cut="1.1 1.1 1.1",
+    )
 for op in "topk", "sort":
     counted = [2] if op == "topk" else []
     call(op, x(3, 4, 5), *counted, 1, cut="1.1")
