@@ -21,7 +21,7 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from surgeon.errors import BadInput
@@ -29,15 +29,13 @@ from surgeon.graph import Graph, Node, Value
 from surgeon.trace.adapters import fixed_ranks
 from surgeon.trace.called import Called, send_calls
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.meta import run_on_meta
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.place import place_of
 from surgeon.trace.plain import PLAIN
-from surgeon.trace.shapes import known
 from surgeon.trace.shell import shell, to_meta, valued
-from surgeon.trace.tensors import named_state, output_tensors
+from surgeon.trace.tensors import named_state, output_tensors, tensors_among
 
-_ALIKE = {"zeros", "ones", "full", "empty", "rand", "randn"}
-_READS_INTEGERS = {torch.ops.aten._pack_padded_sequence.default}  # real ones, beside meta floats
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
 _WRITTEN = 64  # numbers written in the code of a forward that are compared
 _LITERAL = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default})
@@ -193,10 +191,6 @@ class _Leaving(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class ValuesLost(Exception):
-    """Numbers became a meta tensor, or are written into a real one: only real tensors show them."""
-
-
 class Recorder(TorchDispatchMode):
     """Writes every dispatched op into `graph`; mixes meta tensors with real integer ones."""
 
@@ -229,7 +223,7 @@ class Recorder(TorchDispatchMode):
         if func in PLAIN:
             with self:
                 return PLAIN[func](*args, **kwargs)
-        given = [t for t in _flat((*args, *kwargs.values())) if isinstance(t, Tensor)]
+        given = list(tensors_among((*args, *kwargs.values())))
         noted = tuple(
             [self._noted(a) for a in args]
         )  # before the op may change their shape in place
@@ -341,78 +335,13 @@ class Recorder(TorchDispatchMode):
         return arg
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.on_meta:
-            return func(*args, **kwargs)
-        tensors = [t for t in _flat(args) if isinstance(t, Tensor)]
-        if not tensors:
-            return func(*args, **_made(func, args, kwargs))
-        if func in _READS_INTEGERS:
-            return func(*args, **kwargs)
-        if func is torch.ops.aten.lift_fresh.default and tensors[0].is_meta:
-            raise ValuesLost  # x[:, [2, 0]]: torch made the list a tensor on x's own device
-        meta = sum(t.is_meta for t in tensors)
-        if meta == len(tensors):
-            quick = known(func, args, kwargs)
-            if quick is not None:
-                return quick
-        if meta in (0, len(tensors)):
-            return func(
-                *args, **({**kwargs, "device": "cpu"} if _goes_to_meta(meta, kwargs) else kwargs)
-            )
-        if func._schema.is_mutable and not tensors[0].is_meta and tensors[0].is_floating_point():
-            raise ValuesLost  # what is written would not be seen
-        return func(
-            *tree_map_only(Tensor, _as_meta, args), **tree_map_only(Tensor, _as_meta, kwargs)
-        )
-
-
-def _goes_to_meta(meta: int, kwargs: dict[str, Any]) -> bool:
-    """A real integer tensor moved to the (meta) device of an activation stays real."""
-    return not meta and str(kwargs.get("device")) == "meta" and not _is_float(kwargs.get("dtype"))
-
-
-def _made(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Where a tensor is made: integers for real, as they are indices; floats that are all alike (the
-    first state of a recurrent net) beside the activations, wherever the code puts them."""
-    if str(kwargs.get("device")) != "meta":
-        alike = func.overloadpacket.__name__ in _ALIKE and _is_float(_made_dtype(args, kwargs))
-        return {**kwargs, "device": "meta"} if alike else kwargs
-    dtype = kwargs.get("dtype")
-    if dtype is None:
-        name = func.overloadpacket.__name__
-        integers = name == "arange" and all(isinstance(a, int) for a in args)
-    else:
-        integers = not _is_float(dtype)
-    return {**kwargs, "device": "cpu"} if integers else kwargs
-
-
-def _made_dtype(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype:
-    """What a factory makes: as asked, of the kind of the value it fills in, or the default."""
-    given = kwargs.get("dtype")
-    fill = args[1] if len(args) > 1 and type(args[1]) in (bool, int) else None
-    return given or (torch.get_default_dtype() if fill is None else torch.int64)
+        return run_on_meta(func, args, kwargs) if self.on_meta else func(*args, **kwargs)
 
 
 def _numbers(tensor: Tensor) -> tuple[Any, ...]:
     """What `torch.tensor(...)` was given in the code: it may be a size, which a cut changes."""
     seen = not tensor.is_meta and tensor.numel() <= _WRITTEN
     return (tuple(tensor.flatten().tolist()),) if seen else ()
-
-
-def _is_float(dtype: torch.dtype | None) -> bool:
-    return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
-
-
-def _as_meta(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_meta or tensor.dim() == 0 else tensor.to("meta")
-
-
-def _flat(args: Any) -> Iterator[Any]:
-    for arg in args:
-        if isinstance(arg, (list, tuple)):
-            yield from _flat(arg)
-        else:
-            yield arg
 
 
 @lru_cache

@@ -1,8 +1,8 @@
-"""The tensors of a module, by name or one by one, and those of what a forward gives."""
+"""The tensors of a module, by name or one by one, and those that a forward or an op takes and gives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -41,6 +41,15 @@ def loose_of(module: nn.Module) -> Iterator[Tensor]:
             yield value
         elif type(value) in (list, tuple):
             yield from (v for v in value if isinstance(v, Tensor))
+
+
+def tensors_among(args: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an op's arguments, and in lists of them."""
+    for arg in args:
+        if isinstance(arg, Tensor):
+            yield arg
+        elif isinstance(arg, (list, tuple)):
+            yield from tensors_among(arg)
 
 
 def output_tensors(output: Any) -> list[Tensor]:
