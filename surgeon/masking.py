@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_map_only
 
 from surgeon.errors import CheckFailed
 from surgeon.graph import Node, Value
-from surgeon.masks import Held, thin
+from surgeon.letters import Letters, laid
+from surgeon.masks import Held
 from surgeon.rules import Rule, Term, lookup, parse, spread
 from surgeon.trace.called import Called
 
@@ -32,7 +33,7 @@ class Masks:
         for d, kept in keep.items():
             gone = torch.ones(tensor.shape[d], dtype=torch.bool, device=tensor.device)
             gone[list(kept)] = False
-            mask = mask | _along(gone, d, tensor.dim())
+            mask = mask | laid(gone, d, tensor.dim())
         self._held.meet((tensor,))
         self._held.set(tensor, mask)
         if keep and _measures(tensor):
@@ -68,7 +69,7 @@ class Masks:
         notation = parse(rule.text)
         terms = list(enumerate(notation.inputs))
         given = [(i, t, operands[i]) for i, t in terms]
-        letters = _Letters(rule.op, called.what.sizes)
+        letters = Letters(rule.op, called.what.sizes)
         for _, t, tensor in given:
             letters.read(t, self.of(tensor))
         letters.settle()
@@ -126,7 +127,7 @@ class Masks:
             for i, terms in zip(places, notation.inputs, strict=False)
             if i < len(args) and isinstance(args[i], Tensor)
         ]
-        letters = _Letters(str(func), form.sizes)
+        letters = Letters(str(func), form.sizes)
         for _, terms, tensor in operands:
             letters.read(terms, self.of(tensor))
         letters.settle()
@@ -150,117 +151,12 @@ class Masks:
             tensor.masked_fill_(own, 0)
 
 
-class _Letters:
-    """Which positions of each factor are removed, read off masks and written to masks."""
-
-    def __init__(self, op: str, sizes: Mapping[str, int]) -> None:
-        self.op = op
-        self.sizes = dict(sizes)
-        self.gone: dict[str, Tensor] = {}
-        self.passed: Tensor | None = None
-        self._open: list[tuple[Term, Tensor]] = []  # removed, but no product by themselves
-
-    def read(self, terms: tuple[Term, ...], mask: Tensor) -> None:
-        """Take the removed positions of every factor of an operand from its mask."""
-        each, least = spread(terms, mask.dim()), thin(mask)
-        passing = [d for d, t in enumerate(each) if t.text == "..."]
-        if passing:
-            rest = [d for d in range(mask.dim()) if d not in passing]
-            own = least.all(dim=rest) if rest else least
-            self.passed = own if self.passed is None else self.passed | own
-        for d, term in enumerate(each):
-            if term.text == "...":
-                continue
-            rest = [k for k in range(mask.dim()) if k != d]
-            along = (least.all(dim=rest) if rest else least).expand(mask.shape[d])
-            if term.letters:
-                self._read_term(term, along)
-            elif term.text in ("_", "*") and bool(along.any()) and not bool(along.all()):
-                raise CheckFailed(f"removed channels lie along a position of {self.op}")
-
-    def _read_term(self, term: Term, along: Tensor) -> None:
-        sizes = self._factors(term, len(along))
-        if sizes is None:
-            return
-        box = along.reshape(sizes)
-        gone = []
-        for k in range(len(sizes)):  # a factor's position is gone when all that it spans is
-            rest = [j for j in range(len(sizes)) if j != k]
-            gone.append(box.all(dim=rest) if rest else box)
-        again = torch.zeros_like(box)
-        for k, g in enumerate(gone):
-            again |= _along(g, k, len(sizes))
-        if not torch.equal(again, box):
-            self._open.append((term, along))
-        for letter, g in zip(term.letters, gone, strict=True):
-            known = self.gone.get(letter)
-            self.gone[letter] = g if known is None or len(known) != len(g) else known | g
-            self.sizes[letter] = len(g)
-
-    def settle(self) -> None:
-        """A padded element carries no mask: its operand is a product only with the rows and columns
-        that the other operands (the weights) have lost."""
-        for term, along in self._open:
-            product = self.along(term, along.device)
-            if product is None or bool((along & ~product).any()):
-                raise CheckFailed(f"what is removed at {self.op} is no product of rows and columns")
-
-    def _factors(self, term: Term, size: int) -> list[int] | None:
-        known = [self.sizes.get(x) for x in term.letters]
-        if size == 1:
-            return [1] * len(known) if all(n in (None, 1) for n in known) else None
-        if len(known) == 1:
-            return [size]
-        rest = size
-        for n in known:
-            rest //= n or 1
-        return [rest if n is None else n for n in known]
-
-    def write(self, terms: tuple[Term, ...], shape: Sequence[int], device: torch.device) -> Tensor:
-        """The mask of an output, broadcastable to its shape."""
-        each = spread(terms, len(shape))
-        mask = torch.zeros((1,) * len(shape), dtype=torch.bool, device=device)
-        passing = [d for d, t in enumerate(each) if t.text == "..."]
-        if passing and self.passed is not None:
-            own = self.passed.reshape((1,) * (len(passing) - self.passed.dim()) + self.passed.shape)
-            full = [1] * len(shape)
-            for d, n in zip(passing, own.shape, strict=True):
-                full[d] = n
-            mask = mask | own.reshape(full)
-        for d, term in enumerate(each):
-            along = self.along(term, device)
-            if along is not None and len(along) == shape[d]:
-                mask = mask | _along(along, d, len(shape))
-        return mask
-
-    def mixed(self, operands: Sequence[tuple[int, tuple[Term, ...], Tensor]]) -> bool:
-        """Whether something is removed along a factor that mixes."""
-        mixing = {x for _, terms, _ in operands for t in terms for x in t.mixing}
-        return any(bool(self.gone[x].any()) for x in mixing if x in self.gone)
-
-    def kept(self) -> dict[str, int]:
-        """How many positions of each factor stay."""
-        gone = {x: int((~g).sum()) for x, g in self.gone.items()}
-        return {**self.sizes, **gone}
-
-    def along(self, term: Term, device: torch.device) -> Tensor | None:
-        """Removed positions of a term: the product of its factors."""
-        found = [self.gone.get(x) for x in term.letters]
-        if not found or any(g is None for g in found):
-            return None
-        out = torch.zeros(1, dtype=torch.bool, device=device)
-        for g in found:
-            assert g is not None
-            out = (out[:, None] | g[None, :]).flatten()
-        return out
-
-
 def _on_kept(
     func: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     operands: list[tuple[int, tuple[Term, ...], Tensor]],
-    said: tuple[_Letters, tuple[tuple[Term, ...], ...]],
+    said: tuple[Letters, tuple[tuple[Term, ...], ...]],
 ) -> Any:
     """Run a mixing op on the kept elements, and put its outputs back in their places."""
     letters, outputs = said
@@ -279,7 +175,7 @@ def _on_kept(
 def _shrunk(
     args: Sequence[Any],
     operands: list[tuple[int, tuple[Term, ...], Tensor]],
-    letters: _Letters,
+    letters: Letters,
 ) -> list[Any]:
     """The arguments with the kept elements of their operands alone."""
     small = list(args)
@@ -291,7 +187,7 @@ def _shrunk(
     return small
 
 
-def _resized(op: str, args: list[Any], letters: _Letters) -> None:
+def _resized(op: str, args: list[Any], letters: Letters) -> None:
     """Size arguments of the ops that have them beside their tensors."""
     if "layer_norm" in op or "rms_norm" in op:
         args[1] = list(args[0].shape[-len(args[1]) :])
@@ -300,7 +196,7 @@ def _resized(op: str, args: list[Any], letters: _Letters) -> None:
         args[6] = int((~letters.gone["g"]).sum())
 
 
-def _placed(tensor: Tensor, terms: tuple[Term, ...], letters: _Letters) -> Tensor:
+def _placed(tensor: Tensor, terms: tuple[Term, ...], letters: Letters) -> Tensor:
     for d, term in enumerate(spread(terms, tensor.dim())):
         along = letters.along(term, tensor.device)
         if along is None or not bool(along.any()) or int((~along).sum()) != tensor.shape[d]:
@@ -310,12 +206,6 @@ def _placed(tensor: Tensor, terms: tuple[Term, ...], letters: _Letters) -> Tenso
         full = tensor.new_zeros(shape)
         tensor = full.index_copy_(d, torch.nonzero(~along).flatten(), tensor)
     return tensor
-
-
-def _along(vector: Tensor, d: int, rank: int) -> Tensor:
-    shape = [1] * rank
-    shape[d] = -1
-    return vector.reshape(shape)
 
 
 def _moved(func: Any, mask: Any, rest: tuple[Any, ...]) -> Any:
