@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from surgeon.files.atomic import regular
 from surgeon.measure.count import state_bytes
 from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
 from surgeon.quiet import mute
+from surgeon.strip import strip
 from surgeon.trace.decisions import Decisions
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
@@ -302,7 +302,7 @@ def _traced(case: _Case, draft: Path, refused: Exception) -> onnx.ModelProto:
 
 def _stripped(draft: Path) -> onnx.ModelProto:
     proto = onnx.load(str(draft), load_external_data=False)
-    _strip(proto)
+    strip(proto)
     draft.write_bytes(proto.SerializeToString())
     return proto
 
@@ -316,34 +316,6 @@ def _not_exported(error: Exception) -> BadInput:
         f"PyTorch cannot export this model to ONNX: {_first_line(error)}",
         "torch.onnx.export(model, inputs, dynamo=True, report=True) tells more",
     )
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter notes about its own work, local source paths among it."""
-    graph = proto.graph
-    del proto.metadata_props[:], graph.metadata_props[:]
-    parts = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
-    for item in (item for part in parts for item in part):
-        del item.metadata_props[:]
-        item.ClearField("doc_string")
-    for function in proto.functions:
-        del function.metadata_props[:]
-        for node in function.node:
-            del node.metadata_props[:]
-    _name_batch(graph)
-
-
-def _name_batch(graph: onnx.GraphProto) -> None:
-    """Call the open dimension "batch" where torch has a symbol like s77."""
-    dims = [d for x in graph.input for d in x.type.tensor_type.shape.dim[:1] if d.dim_param]
-    symbols = {dim.dim_param for dim in dims}
-    if len(symbols) != 1:
-        return
-    symbol = re.compile(rf"\b{re.escape(symbols.pop())}\b")
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = symbol.sub("batch", dim.dim_param)
 
 
 def _compare(case: _Case, draft: Path, flat: list[Any]) -> tuple[float, set[str]]:

@@ -1,0 +1,35 @@
+"""What PyTorch's exporter notes about its own work, taken out of an ONNX graph."""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+
+
+def strip(proto: onnx.ModelProto) -> None:
+    """Remove the notes in place, local source paths among them; call the open dimension "batch"."""
+    graph = proto.graph
+    del proto.metadata_props[:], graph.metadata_props[:]
+    parts = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
+    for item in (item for part in parts for item in part):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    for function in proto.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]
+    _name_batch(graph)
+
+
+def _name_batch(graph: onnx.GraphProto) -> None:
+    """Call the open dimension "batch" where torch has a symbol like s77."""
+    dims = [d for x in graph.input for d in x.type.tensor_type.shape.dim[:1] if d.dim_param]
+    symbols = {dim.dim_param for dim in dims}
+    if len(symbols) != 1:
+        return
+    symbol = re.compile(rf"\b{re.escape(symbols.pop())}\b")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = symbol.sub("batch", dim.dim_param)
