@@ -1,11 +1,12 @@
 """Every architecture, one small member of each: what surgeon cuts, proves, trains and exports; torch-pruning beside it.
 
-    python -m benchmarks.coverage --results FILE [--tools surgeon,torch-pruning] [NAME ...]
-    python -m benchmarks.coverage --table FILE ...
-    python -m benchmarks.coverage --summary FILE ...
+    python -m benchmarks.coverage --results FILE [--families torchvision,timm] [--tools surgeon] [NAME ...]
+    python -m benchmarks.coverage --table FILE ...      print everything
+    python -m benchmarks.coverage --summary FILE ...    print what README shows
+    python -m benchmarks.coverage_table FILE ...        write both where they belong
 
 Ratio 0.5, L2, no options. Each network of each tool in a process of its own, on one thread: 12 GiB, and
-120 s of CPU until it is cut (and again 120 s for each of the checks after that). Results are added to FILE,
+120 s of CPU to build it, to cut it, and for each of the checks after that. Results are added to FILE,
 one JSON object a line; what FILE already holds is not run again (`--again` runs it anew). `benchmarks/cuts.py`
 says what is measured, `benchmarks/coverage_table.py` what is printed.
 """
@@ -17,14 +18,14 @@ import json
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.results import TOOLS, by_network, read
 from benchmarks.watch import Limits, watched
-
-TOOLS = ("surgeon", "torch-pruning")
 
 
 def run_one(name: str, tool: str, limits: Limits) -> dict[str, Any]:
@@ -37,44 +38,62 @@ def run_one(name: str, tool: str, limits: Limits) -> dict[str, Any]:
     return outcome
 
 
-def read(*paths: Path) -> list[dict[str, Any]]:
-    """Results so far, of one file or several; of two runs of the same, the later."""
-    texts = [path.read_text() for path in paths if path.exists()]
-    lines = [json.loads(line) for text in texts for line in text.splitlines() if line.strip()]
-    return list({(x["network"], x["tool"]): x for x in lines}.values())
-
-
 def run_all(options: argparse.Namespace) -> None:
     """Run what is missing, and add it to the results."""
     path = Path(options.results)
+    tools = options.tools.split(",")
     done = set() if options.again else {(x["network"], x["tool"]) for x in read(path)}
-    todo = [
-        (n, t) for t in options.tools.split(",") for n in _wanted(options) if (n, t) not in done
-    ]
-    limits = Limits(options.seconds)
-    children: list[subprocess.Popen[bytes]] = []
-    if options.jobs > 1:  # plain processes: each takes every jobs-th network
-        for k in range(options.jobs):
-            mine = [n for n, _ in todo[k :: options.jobs]]
-            command = [sys.executable, "-m", "benchmarks.coverage", "--results", str(path), *mine]
-            children.append(subprocess.Popen([*command, "--tools", options.tools]))
-        for child in children:
-            child.wait()
+    todo = [(n, t) for n in _wanted(options) for t in tools if (n, t) not in done]
+    if options.jobs > 1:
+        _share_out(options, list(dict.fromkeys(n for n, _ in todo)))
         return
+    limits, origin = Limits(options.seconds), _origin()
     for name, tool in todo:
         start = time.monotonic()
-        outcome = run_one(name, tool, limits)
+        outcome = {**run_one(name, tool, limits), **origin}
         with path.open("a") as file:
             file.write(json.dumps(outcome) + "\n")
-        said = outcome.get("failed") or "fine"
+        said = next((f"{k}: {v}" for k, v in outcome.items() if "failed" in k), "fine")
         print(f"{tool} {name}: {said[:160]} ({time.monotonic() - start:.0f} s)", flush=True)
+
+
+def _share_out(options: argparse.Namespace, networks: list[str]) -> None:
+    """Plain processes: each takes every jobs-th network."""
+    command = [sys.executable, "-m", "benchmarks.coverage", "--results", options.results]
+    command += ["--tools", options.tools, "--seconds", str(options.seconds)]
+    command += ["--again"] if options.again else []
+    parts = (networks[k :: options.jobs] for k in range(options.jobs))
+    children = [subprocess.Popen([*command, *part]) for part in parts if part]
+    for child in children:
+        child.wait()
+
+
+def _origin() -> dict[str, str]:
+    """The commit (a + where files differ from it), the day and the machine."""
+    from benchmarks.networks import environment
+
+    here = Path(__file__).resolve().parent
+    commit = _git(here, "rev-parse", "--short", "HEAD") or "unknown"
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": commit + ("+" if changed else ""),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "on": environment(),
+    }
+
+
+def _git(folder: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def _wanted(options: argparse.Namespace) -> list[str]:
     from benchmarks.families import names
 
-    every = names(options.families.split(",") if options.families else None)
-    return options.networks or every
+    return options.networks or names(options.families.split(",") if options.families else None)
 
 
 def one(name: str, tool: str) -> None:
@@ -91,7 +110,7 @@ def one(name: str, tool: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*")
-    parser.add_argument("--families", help="torchvision,timm,hf,recurrent,yolo")
+    parser.add_argument("--families", help="torchvision,timm,hf,recurrent,yolo,detectors")
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--results", default="coverage.jsonl")
     parser.add_argument("--again", action="store_true")
@@ -107,11 +126,11 @@ def main() -> None:
     elif options.table:
         from benchmarks.coverage_table import page
 
-        print(page(read(*map(Path, options.table))))
+        print(page(by_network(read(*map(Path, options.table)))))
     elif options.summary:
-        from benchmarks.coverage_table import by_network, summary
+        from benchmarks.coverage_table import overview
 
-        print(summary(by_network(read(*map(Path, options.summary)))))
+        print(overview(by_network(read(*map(Path, options.summary)))))
     else:
         run_all(options)
 

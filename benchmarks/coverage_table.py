@@ -1,180 +1,222 @@
-"""The coverage run as Markdown: a summary of both tools, one row a network, and every failure's reason."""
+"""The coverage run as Markdown: a summary by family, one row a network and tool, every reason.
+
+    python -m benchmarks.coverage_table FILE ...
+
+writes the summary, and what is not fully good, between README's `<!-- coverage -->` marks, and everything
+to benchmarks/coverage.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from statistics import median
-from typing import Any
 
-Run = dict[str, Any]
-Runs = dict[str, dict[str, Run]]  # network -> tool -> facts
-OURS, PEER = "surgeon", "torch-pruning"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.results import (
+    ENOUGH,
+    OURS,
+    TOOLS,
+    Run,
+    Runs,
+    by_family,
+    by_network,
+    compared,
+    missing,
+    read,
+    reasons,
+    short,
+    slower,
+    works,
+)
+
+START, STOP = "<!-- coverage -->", "<!-- /coverage -->"
+_COUNTS: dict[str, Callable[[Run], bool]] = {
+    "networks": lambda r: True,
+    "traced": lambda r: bool(r.get("traced")),
+    "cut": lambda r: "cut" in r,
+    "runs": works,
+    "proven": lambda r: "proven" in r,
+    "trains": lambda r: bool(r.get("trains")),
+    "ONNX equal": lambda r: "exported" in r,
+    "own class": lambda r: "cut" in r and r.get("way", "module") == "module",
+    "90 % may be cut": lambda r: r.get("share", 0.0) >= ENOUGH,
+}
+_COLUMNS = "network | tool | traced | may be cut | removed | comes back as | proven | trains | ONNX | s | MB"
 
 
-def page(results: Iterable[Run]) -> str:
-    """Summary, table, what holds parameters back, and every failure's reason."""
-    runs = by_network(results)
+def page(runs: Runs) -> str:
+    """Everything: where and when, the summary, a table for each family, every reason."""
     parts = {
-        "": summary(runs),
-        "Networks": table(runs),
-        "What holds parameters back, where under 90 % may be cut": held_back(runs),
-        "Slower than torch-pruning where that is proven": "\n".join(_slower_ones(runs)),
-        "Failures": failures(runs),
+        "": overview(runs),
+        **{family: table(part) for family, part in by_family(runs).items()},
+        "Under 90 % may be cut, and why": held_back(runs),
+        "Every failure": failures(runs),
     }
     return "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in parts.items())
 
 
-def by_network(results: Iterable[Run]) -> Runs:
-    """Facts by network and tool."""
-    runs: Runs = {}
-    for run in results:
-        runs.setdefault(run["network"], {})[run["tool"]] = run
-    return runs
+def overview(runs: Runs) -> str:
+    """What README shows."""
+    lines = [taken(runs), summary(runs), cost(runs), "What is not fully good:\n\n" + shorts(runs)]
+    return "\n\n".join(lines)
+
+
+def taken(runs: Runs) -> str:
+    """When, at which commit and on what the numbers were taken, and what is left to run."""
+    every = [run for by_tool in runs.values() for run in by_tool.values()]
+    at = Counter((r.get("commit", "unknown"), r.get("date", "unknown")) for r in every)
+    if len(at) == 1:
+        commit, date = next(iter(at))
+        lines = [f"Measured at commit {commit} on {date}."]
+    else:
+        said = (f"{commit} on {date} ({count} runs)" for (commit, date), count in at.most_common())
+        lines = [f"Measured at commits {', '.join(said)}."]
+    lines += sorted({r["on"] + "." for r in every if "on" in r})
+    left = missing(runs)
+    if left:
+        said = ", ".join(f"{count} for {tool}" for tool, count in left.items())
+        lines.append(f"The run is not complete: networks left: {said}.")
+    return "\n".join(lines)
+
+
+def summary(runs: Runs) -> str:
+    """Counts, medians and maxima: a row for each family and tool."""
+    lines = [
+        f"| | tool | {' | '.join(_COUNTS)} | s, median (worst) | MB, median (worst) |",
+        f"|---|---|{'--:|' * (len(_COUNTS) + 2)}",
+    ]
+    for family, part in {"all": runs, **by_family(runs)}.items():
+        for tool in TOOLS:
+            mine = [r[tool] for r in part.values() if tool in r]
+            if mine:
+                name = family if tool == OURS else ""
+                cells = [str(sum(test(r) for r in mine)) for test in _COUNTS.values()]
+                cells += [_spread(mine, "seconds", 2), _spread(mine, "mb", 0)]
+                lines.append(f"| {name} | {tool} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cost(runs: Runs) -> str:
+    """surgeon's median and worst, by name, and where it is slower than torch-pruning."""
+    ours = {name: r[OURS] for name, r in runs.items() if "cut" in r.get(OURS, {})}
+    if not ours:
+        return "Nothing was cut."
+    slowest = max(ours, key=lambda n: ours[n]["seconds"])
+    largest = max(ours, key=lambda n: ours[n]["mb"])
+    middle = median(r["seconds"] for r in ours.values())
+    lines = [
+        f"From a model to its cut copy surgeon takes {middle:.2f} s (median), at worst "
+        f"{ours[slowest]['seconds']:.2f} s ({slowest}) and {ours[largest]['mb']:.0f} MB ({largest})."
+    ]
+    found, both = slower(runs), len(list(compared(runs)))
+    lines.append(
+        f"It is slower than torch-pruning on {len(found)} of the {both} networks that both cut so that they run"
+        + (": " if found else ".")
+    )
+    said = (f"{n} ({a['seconds']:.2f} s, {b['seconds']:.2f} s)" for n, a, b in found)
+    return "\n".join(lines) + ", ".join(said) + ("." if found else "")
+
+
+def shorts(runs: Runs) -> str:
+    """One row for each thing that surgeon does not do fully."""
+    rows = [
+        f"| {name} | {what} | {_plain(why)} |"
+        for name, by_tool in runs.items()
+        for what, why in short(by_tool.get(OURS, {})).items()
+    ]
+    return "\n".join(["| network | short | why |", "|---|---|---|", *rows]) if rows else "nothing."
+
+
+def table(runs: Runs) -> str:
+    """Two rows a network: surgeon's, torch-pruning's."""
+    lines = [f"| {_COLUMNS} |", "|---|---|---|--:|--:|---|---|---|---|--:|--:|"]
+    for name, by_tool in runs.items():
+        for tool in TOOLS:
+            if tool in by_tool:
+                shown = name.partition(":")[2] if tool == OURS or OURS not in by_tool else ""
+                lines.append(f"| {shown} | {tool} | {' | '.join(_cells(by_tool[tool]))} |")
+    return "\n".join(lines)
 
 
 def held_back(runs: Runs) -> str:
-    """Reasons by share, for each network of which less than nine tenths may be cut."""
-    ours = [r[OURS] for r in runs.values() if r.get(OURS, {}).get("share", 1.0) < 0.9]
-    return "\n".join(
+    """Reasons by share, for each network of which surgeon may cut less than nine tenths."""
+    ours = [r[OURS] for r in runs.values() if r.get(OURS, {}).get("share", 1.0) < ENOUGH]
+    lines = [
         f"- {run['network']}, {held['share']:.1%}: {held['why']} ({', '.join(held['states'])})"
         for run in ours
         for held in run["held"]
         if held["share"] >= 0.001
-    )
-
-
-def summary(runs: Runs) -> str:
-    """Counts, medians and maxima, a column for each tool."""
-    ours = [r[OURS] for r in runs.values() if OURS in r]
-    peer = [r[PEER] for r in runs.values() if PEER in r]
-    lines = ["| of all networks | surgeon | torch-pruning 1.6.1 |", "|---|--:|--:|"]
-    for what, count in _COUNTS.items():
-        lines.append(f"| {what} | {_counted(ours, count)} | {_counted(peer, count)} |")
-    for what, key in (
-        ("seconds, model to cut copy", "seconds"),
-        ("MB above the model's own", "mb"),
-    ):
-        lines.append(f"| {what}: median (max) | {_spread(ours, key)} | {_spread(peer, key)} |")
-    shares = [r["share"] for r in ours if "share" in r]
-    if shares:
-        few = sum(s < 0.9 for s in shares)
-        said = f"median {median(shares):.1%}, under 90 % in {few}"
-        lines.append(f"| parameters in groups that may be cut | {said} | |")
-    ways = [sum(r.get("way") == w for r in ours) for w in ("module", "program")]
-    lines.append(f"| comes back as its own class / as a program | {ways[0]} / {ways[1]} | |")
-    lines.append(f"| slower than torch-pruning where that is proven | {_slower(runs)} | |")
-    return "\n".join(lines)
-
-
-def table(runs: Runs) -> str:
-    """One row a network."""
-    lines = [
-        "| network | may be cut | removed | comes back as | proven | trains | ONNX | s | MB "
-        "| torch-pruning | s | MB |",
-        "|---|--:|--:|---|--:|---|--:|--:|--:|---|--:|--:|",
     ]
-    for name, by_tool in runs.items():
-        ours, peer = by_tool.get(OURS, {}), by_tool.get(PEER, {})
-        cells = [
-            name,
-            _share(ours, "share"),
-            _share(ours, "removed"),
-            {"module": "own class"}.get(ours.get("way", ""), ours.get("way", "")),
-            _error(ours, "error", "check failed"),
-            {True: "yes", False: "no"}.get(ours.get("trains"), "fails" if ours else ""),  # type: ignore[arg-type]
-            _error(ours, "onnx error", "export failed"),
-            *_cost(ours),
-            _verdict(peer),
-            *_cost(peer),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) or "None."
 
 
 def failures(runs: Runs) -> str:
     """Every reason why something is missing, in words."""
-    every = [run for by_tool in runs.values() for run in by_tool.values()]
-    return "\n".join(line for run in every for line in _reasons(run))
+    lines = [
+        f"- {tool}, {name}, {stage}: {_plain(why)}"
+        for name, by_tool in runs.items()
+        for tool, run in by_tool.items()
+        for stage, why in reasons(run).items()
+    ]
+    return "\n".join(lines) or "None."
 
 
-def _reasons(run: Run) -> Iterable[str]:
-    for key, what in _STAGES.items():
-        if key in run:
-            yield f"- {run['tool']}, {run['network']}, {what}: {str(run[key])[:200]}"
+def _cells(run: Run) -> list[str]:
+    failed = reasons(run)
+    if "cut" not in run:
+        why = _plain(failed.get("cut", "failed"))[:60]
+        return ["yes" if run.get("traced") else "no", "", "", f"fails: {why}", *[""] * 5]
+    return [
+        "yes" if run.get("traced") else "no",
+        f"{run['share']:.1%}" if "share" in run else "",
+        f"{run['removed']:.1%}",
+        "program" if run.get("way") == "program" else "own class",
+        f"{run['error']:.0e}" if "proven" in run else _verdict(run, failed),
+        {True: "yes", False: "no"}.get(run.get("trains"), "fails" if "train" in failed else "-"),  # type: ignore[arg-type]
+        _onnx(run, failed),
+        f"{run['seconds']:.2f}",
+        f"{run['mb']:.0f}",
+    ]
 
 
-_STAGES = {
-    "failed": "cut",
-    "check failed": "check",
-    "train failed": "train",
-    "export failed": "export",
-}
-_COUNTS: dict[str, Callable[[Run], bool]] = {
-    "networks": lambda r: True,
-    "cut without an error": lambda r: "cut" in r,
-    "forward runs": lambda r: "runs" in r or "proven" in r,
-    "proven: equals the masked original": lambda r: "proven" in r,
-    "trains (a step: finite, batch norm moves)": lambda r: bool(r.get("trains")),
-    "exported to ONNX, equal in ONNX Runtime": lambda r: "exported" in r,
-}
-_NOT_TRIED = {
-    "trains (a step: finite, batch norm moves)",
-    "exported to ONNX, equal in ONNX Runtime",
-}
+def _onnx(run: Run, failed: dict[str, str]) -> str:
+    if "exported" in run:
+        return f"{run['onnx error']:.0e}"
+    return "empty" if "written" in run else "fails" if "export" in failed else "-"
 
 
-def _counted(runs: list[Run], test: Callable[[Run], bool]) -> str:
-    what = next(w for w, t in _COUNTS.items() if t is test)
-    if what in _NOT_TRIED and runs and runs[0]["tool"] == PEER:
-        return ""
-    return str(sum(test(r) for r in runs))
+def _verdict(run: Run, failed: dict[str, str]) -> str:
+    """What is said where nothing was proven."""
+    if "forward" in failed:
+        return "does not run"
+    return "no" if failed.get("check", "").startswith("CheckFailed") else "not checked"
 
 
-def _spread(runs: list[Run], key: str) -> str:
+def _spread(runs: list[Run], key: str, digits: int) -> str:
     found = [r[key] for r in runs if key in r]
-    digits = 2 if key == "seconds" else 0
     return f"{median(found):.{digits}f} ({max(found):.{digits}f})" if found else ""
 
 
-def _slower(runs: Runs) -> str:
-    both = sum(OURS in r and "proven" in r.get(PEER, {}) for r in runs.values())
-    return f"{len(list(_slower_ones(runs)))} of {both}"
+def _plain(why: str) -> str:
+    """A reason that fits a cell."""
+    return " ".join(why.replace("|", "/").replace("<", "(").replace(">", ")").split())[:300]
 
 
-def _slower_ones(runs: Runs) -> Iterator[str]:
-    for name, run in runs.items():
-        ours, peer = run.get(OURS), run.get(PEER, {})
-        if ours is None or "proven" not in peer:
-            continue
-        if "cut" not in ours:
-            yield f"- {name}: not cut, {peer['seconds']:.2f} s"
-        elif ours["seconds"] > peer["seconds"]:
-            yield f"- {name}: {ours['seconds']:.2f} s, {peer['seconds']:.2f} s"
+def write(runs: Runs) -> None:
+    """README's part and benchmarks/coverage.md."""
+    readme = ROOT / "README.md"
+    head, rest = readme.read_text(encoding="utf-8").split(START)
+    tail = rest.split(STOP)[1]
+    readme.write_text(f"{head}{START}\n{overview(runs)}\n{STOP}{tail}", encoding="utf-8")
+    title = "# One small member of every family\n\nWritten by `python -m benchmarks.coverage_table FILE`; ratio 0.5, no options."
+    everything = f"{title} What a line of figures means: `benchmarks/cuts.py`.\n\n{page(runs)}\n"
+    (ROOT / "benchmarks" / "coverage.md").write_text(everything, encoding="utf-8")
 
 
-def _share(run: Run, key: str) -> str:
-    return f"{run[key]:.1%}" if key in run else ""
-
-
-def _error(run: Run, key: str, failed: str) -> str:
-    if key in run:
-        return f"{run[key]:.0e}"
-    return "fails" if failed in run else ""
-
-
-def _cost(run: Run) -> list[str]:
-    if "seconds" not in run:
-        return ["", ""]
-    return [f"{run['seconds']:.2f}", f"{run['mb']:.0f}"]
-
-
-def _verdict(run: Run) -> str:
-    if not run:
-        return ""
-    if "proven" in run:
-        return f"proven, -{run['removed']:.0%}"
-    if "runs" in run:
-        return f"runs, not proven, -{run['removed']:.0%}"
-    return ("cut, but fails: " if "cut" in run else "fails: ") + str(run.get("failed", ""))[
-        :60
-    ].replace("|", "/")
+if __name__ == "__main__":
+    write(by_network(read(*map(Path, sys.argv[1:]))))

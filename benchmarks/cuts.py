@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.cost import timed
-from benchmarks.families import build, classifier
+from benchmarks.families import build, classifier, lesson
 
 Facts = dict[str, Any]
 
@@ -27,28 +27,28 @@ Facts = dict[str, Any]
 def surgeon_stages(name: str) -> Iterator[Facts]:
     """surgeon at ratio 0.5 without options."""
     import surgeon
-    from surgeon.report.reach import reach
 
     _import_early()
     model, inputs = build(name)
     yield {"loaded": True, "parameters": _count(model)}
-    result, cost = timed(
-        lambda: surgeon.shrink(model, inputs, ratio=0.5, check=False, measure=False)
-    )
-    yield {
-        "cut": True,
-        "way": result.way,
-        "why": result.why,
-        "removed": 1 - _count(result.model) / _count(model),
-        **cost,
-    }
-    traced = surgeon.trace(model, inputs)
-    found = reach(traced.coupling)
-    held = [{"why": h.why, "share": h.share, "states": h.states[:2]} for h in found.held[:6]]
-    yield {"share": found.share, "held": held, "unknown": list(traced.unknown)}
-    yield _tried("check", lambda: _proven(model, result.model, result.plan, traced.inputs))
-    yield _tried("train", lambda: _trains(name, result.model, inputs))
-    yield _tried("export", lambda: _exported(result.model, inputs))
+    made: list[Any] = []
+
+    def cut() -> Facts:
+        found, cost = timed(
+            lambda: surgeon.shrink(model, inputs, ratio=0.5, check=False, measure=False)
+        )
+        made.append(found)
+        removed = 1 - _count(found.model) / _count(model)
+        return {"cut": True, "way": found.way, "why": found.why, "removed": removed, **cost}
+
+    yield _tried("cut", cut)
+    yield _tried("trace", lambda: _reached(model, inputs))
+    if not made:
+        return
+    slim, plan = made[0].model, made[0].plan
+    yield _tried("check", lambda: _proven(model, slim, plan, inputs))
+    yield _tried("train", lambda: _trains(name, slim, inputs))
+    yield _tried("export", lambda: _exported(slim, inputs))
 
 
 def torch_pruning_stages(name: str) -> Iterator[Facts]:
@@ -58,15 +58,22 @@ def torch_pruning_stages(name: str) -> Iterator[Facts]:
     from benchmarks import peer
 
     model, inputs = build(name, batch=1)
-    peer.tell_apart(model)
+    peer.ready(model)
     original = copy.deepcopy(model)
+    ignored = classifier(name, model, inputs)
     yield {"loaded": True, "parameters": _count(model)}
-    _, cost = timed(lambda: peer.prune(model, inputs, classifier(name, model, inputs)))
-    yield {"cut": True, "removed": 1 - _count(model) / _count(original), **cost}
-    with torch.no_grad():
-        _call(model, inputs)
-    yield {"runs": True}
+    pruned = peer.Pruned(model, inputs, ignored)
+    facts = _tried("cut", lambda: {"cut": True, **timed(pruned.run)[1]})
+    sizes = {"removed": 1 - _count(model) / _count(original), "share": _shrunk(original, model)}
+    yield {"traced": pruned.traced, **facts, **(sizes if "cut" in facts else {})}
+    if "cut" not in facts:
+        return
+    yield (ran := _tried("forward", lambda: _runs(model, inputs)))
+    if "runs" not in ran:
+        return
     yield _tried("check", lambda: peer.masked_check(original, model, inputs))
+    yield _tried("train", lambda: _trains(name, model, inputs))
+    yield _tried("export", lambda: _exported(model, inputs))
 
 
 STAGES: dict[str, Callable[[str], Iterator[Facts]]] = {
@@ -86,6 +93,30 @@ def _tried(stage: str, run: Callable[[], Facts]) -> Facts:
     return {**facts, f"{stage} seconds": time.process_time() - start}
 
 
+def _reached(model: nn.Module, inputs: Any) -> Facts:
+    """Share of parameters in groups that may be cut, and what holds the rest."""
+    import surgeon
+    from surgeon.report.reach import reach
+
+    traced = surgeon.trace(model, inputs)
+    found = reach(traced.coupling)
+    held = [{"why": h.why, "share": h.share, "states": h.states[:2]} for h in found.held[:6]]
+    return {"traced": True, "share": found.share, "held": held, "unknown": list(traced.unknown)}
+
+
+def _shrunk(original: nn.Module, slim: nn.Module) -> float:
+    """Share of parameters in tensors that lost something: what a tool that tells no reasons can cut."""
+    after = {name: p.shape for name, p in slim.named_parameters()}
+    before = dict(original.named_parameters())
+    return sum(p.numel() for n, p in before.items() if after.get(n) != p.shape) / _count(original)
+
+
+def _runs(model: nn.Module, inputs: Any) -> Facts:
+    with torch.no_grad():
+        _call(model, inputs)
+    return {"runs": True}
+
+
 def _proven(model: nn.Module, slim: nn.Module, plan: Any, inputs: Any) -> Facts:
     import surgeon
 
@@ -95,6 +126,7 @@ def _proven(model: nn.Module, slim: nn.Module, plan: Any, inputs: Any) -> Facts:
 
 def _trains(name: str, model: nn.Module, inputs: Any) -> Facts:
     """One SGD step on a random loss: finite, and running statistics move where the original's do."""
+    inputs = lesson(name, inputs)
     loss, moved, total = _step(model, inputs)
     if moved < total:  # layers that the training forward does not run
         _, own, _ = _step(build(name)[0], inputs)
@@ -127,11 +159,19 @@ def _learns(leaf: Any) -> bool:
 
 
 def _exported(model: nn.Module, inputs: Any) -> Facts:
+    """The file's error; 'nothing to compare' where every output is empty, as a detector's that finds nothing."""
     import surgeon
 
+    with torch.no_grad():
+        empty = not any(
+            t.numel() for t in tree_leaves(_call(model, inputs)) if isinstance(t, Tensor)
+        )
     with tempfile.TemporaryDirectory() as folder:
         file = surgeon.export_onnx(model, Path(folder) / "slim.onnx", inputs)
-    return {"exported": True, "onnx error": file.worst_error, "onnx notes": list(file.notes)}
+    notes = {"onnx notes": list(file.notes)}
+    if empty:
+        return {"written": True, "nothing to compare": "all outputs are empty", **notes}
+    return {"exported": True, "onnx error": file.worst_error, **notes}
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:

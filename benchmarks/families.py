@@ -19,7 +19,19 @@ from benchmarks.zoo_names import DETECTORS, TIMM, TORCHVISION
 
 Case = tuple[nn.Module, Any]
 # families that this project writes down itself: file with SMALL = {name: () -> (model, inputs)}
-WRITTEN = {"hf": "models.transformers", "recurrent": "models.recurrent", "yolo": "models.yolo"}
+WRITTEN = {
+    "hf": "models.transformers",
+    "recurrent": "models.recurrent",
+    "yolo": "models.yolo",
+    "detectors": "models.detectors",
+}
+# what makes a detector's classes and boxes; where boxes are pooled, neck and heads whole, as
+# torch-pruning's own script for torchvision has it
+_POOLED = "rpn.head.cls_logits rpn.head.bbox_pred backbone.fpn roi_heads".split()
+_DENSE = """
+head.classification_head.cls_logits head.regression_head.bbox_reg head.regression_head.bbox_ctrness
+head.classification_head.module_list head.regression_head.module_list
+""".split()
 _VIDEO = {name: (3, 16, 112, 112) for name in ("mc3_18", "r3d_18", "r2plus1d_18")} | {
     name: (3, 16, 224, 224) for name in ("mvit_v1_b", "mvit_v2_s", "s3d", "swin3d_t")
 }
@@ -38,7 +50,7 @@ def names(families: list[str] | None = None) -> list[str]:
 
 
 def build(name: str, batch: int = 2) -> Case:
-    """An eval-mode network with seeded random weights, and example inputs."""
+    """An eval-mode network with seeded random weights, and example inputs; those of small ones have a batch of their own."""
     torch.manual_seed(0)
     family, _, member = name.partition(":")
     with warnings.catch_warnings():
@@ -49,7 +61,22 @@ def build(name: str, batch: int = 2) -> Case:
             model, inputs = _timm(member, batch)
         else:
             model, inputs = _small(family)[member]()
+            inputs = (inputs[0][:batch],) if family == "detectors" else inputs
     return model.eval(), inputs
+
+
+def lesson(name: str, inputs: Any) -> Any:
+    """What the network takes in train mode: detectors learn from boxes, the others take the same inputs."""
+    if not _detects(name):
+        return inputs
+    from models.detectors import targets
+
+    return (*inputs, targets(inputs[0]))
+
+
+def _detects(name: str) -> bool:
+    family, _, member = name.partition(":")
+    return family == "detectors" or (family == "torchvision" and member in DETECTORS)
 
 
 def classifier(name: str, model: nn.Module, inputs: Any) -> list[nn.Module]:
@@ -57,9 +84,13 @@ def classifier(name: str, model: nn.Module, inputs: Any) -> list[nn.Module]:
     if name.startswith("timm:"):
         found = model.get_classifier()
         return list(found) if isinstance(found, (list, tuple)) else [found]
+    if _detects(name):
+        places = dict(model.named_modules())
+        wanted = _POOLED if "roi_heads" in places else _DENSE
+        return [places[path] for path in wanted if path in places]
     if not name.startswith("torchvision:"):
         return _last_layers(model, inputs)
-    classes = {91, 21} if name.partition(":")[2] in DETECTORS else {1000, 400, 21}
+    classes = {1000, 400, 21}
     return [
         m
         for m in model.modules()

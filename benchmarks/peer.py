@@ -1,7 +1,8 @@
 """torch-pruning, called as its examples do, and a proof of what it made that asks it nothing.
 
-Its calls: GroupMagnitudeImportance(p=2), ratio 0.5, local, the classifier in `ignored_layers`; where a module has
-`qkv` and `num_heads`, its heads are given, and set again afterwards, as its timm example does.
+Its calls: GroupMagnitudeImportance(p=2), ratio 0.5, local, the classifier in `ignored_layers`. Heads are given, and
+set again afterwards: of modules with `qkv` and `num_heads` as its timm example does, of separate projections as its
+examples for BERT and for language models do. `families.classifier` names what is ignored in detectors.
 
 The proof: before pruning, every number of the model is made different, so that the kept indices of each
 dimension can be read off the pruned tensors. With them surgeon's oracle masks the original and compares.
@@ -16,34 +17,85 @@ from torch import Tensor, nn
 
 from surgeon.plan import Plan
 
+# layers of an attention with separate projections, by the names that its examples for Hugging Face look for
+_ENCODER = ("query", "key", "value")  # head_dim is cut
+_DECODER = ("q_proj", "k_proj", "v_proj")  # heads are cut, so that rotary embeddings stay
 
-def prune(model: nn.Module, inputs: Any, ignored: list[nn.Module]) -> None:
-    """Prune in place."""
-    import torch_pruning as tp
 
-    heads = {m.qkv: m.num_heads for m in model.modules() if _fused(m)}
-    heads |= {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False  # its own scale stays that of the whole head
-    pruner = tp.pruner.BasePruner(
-        model,
-        _example(inputs),
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=False,
-        pruning_ratio=0.5,
-        ignored_layers=ignored,
-        num_heads=heads,
-    )
-    pruner.step()
-    for module in model.modules():
-        if not _fused(module):
-            continue
-        module.num_heads = pruner.num_heads[module.qkv]
+class Pruned:
+    """One run of torch-pruning, in place: `traced` once its graph is built."""
+
+    def __init__(self, model: nn.Module, inputs: Any, ignored: list[nn.Module]) -> None:
+        self.model, self.inputs, self.ignored = model, inputs, ignored
+        self.traced = False
+
+    def run(self) -> None:
+        """Build its graph, prune, and set the attributes of attentions as its examples do."""
+        import torch_pruning as tp
+
+        for module in self.model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # its own scale stays that of the whole head
+        heads, decoder = _heads(self.model)
+        whole = {"prune_num_heads": True, "prune_head_dims": False, "head_pruning_ratio": 0.5}
+        pruner = tp.pruner.BasePruner(
+            self.model,
+            _example(self.inputs),
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=False,
+            pruning_ratio=0.5,
+            ignored_layers=self.ignored,
+            num_heads=heads,
+            **(whole if decoder else {}),
+        )
+        self.traced = True
+        pruner.step()
+        for module in self.model.modules():
+            _set_attention(module, pruner.num_heads)
+
+
+def _heads(model: nn.Module) -> tuple[dict[nn.Module, int], bool]:
+    """How many heads each projection makes, and whether whole heads are to be cut."""
+    heads: dict[nn.Module, int] = {}
+    decoder = False
+    for m in model.modules():
+        if isinstance(m, nn.MultiheadAttention):
+            heads[m] = m.num_heads
+        elif _fused(m):
+            heads[m.qkv] = m.num_heads
+        elif _separate(m, _ENCODER) and hasattr(m, "num_attention_heads"):
+            heads |= {getattr(m, name): m.num_attention_heads for name in _ENCODER}
+        elif _separate(m, _DECODER) and hasattr(m, "head_dim"):
+            heads |= {p: p.out_features // m.head_dim for p in _projections(m, _DECODER)}
+            decoder = True
+    return heads, decoder
+
+
+def _set_attention(module: nn.Module, heads: dict[nn.Module, int]) -> None:
+    """The numbers that an attention's forward reads, from its projections as they are now."""
+    if _fused(module):
+        module.num_heads = heads[module.qkv]
         if hasattr(module, "head_dim"):
             module.head_dim = module.qkv.out_features // (3 * module.num_heads)
         if hasattr(module, "attn_dim"):
             module.attn_dim = module.num_heads * module.head_dim
+    elif _separate(module, _ENCODER) and hasattr(module, "num_attention_heads"):
+        module.all_head_size = module.query.out_features
+        module.attention_head_size = module.query.out_features // module.num_attention_heads
+    elif _separate(module, _DECODER) and hasattr(module, "head_dim"):
+        queries, keys, _ = (
+            p.out_features // module.head_dim for p in _projections(module, _DECODER)
+        )
+        module.num_heads, module.num_key_value_heads = queries, keys
+        module.num_key_value_groups = queries // max(keys, 1)
+
+
+def _separate(module: nn.Module, names: tuple[str, ...]) -> bool:
+    return all(isinstance(getattr(module, name, None), nn.Linear) for name in names)
+
+
+def _projections(module: nn.Module, names: tuple[str, ...]) -> list[nn.Linear]:
+    return [getattr(module, name) for name in names]
 
 
 def _fused(module: nn.Module) -> bool:
@@ -54,6 +106,13 @@ def _example(inputs: Any) -> Any:
     """Inputs as `example_inputs` takes them: one tensor bare."""
     many = isinstance(inputs, (tuple, list)) and len(inputs) == 1
     return inputs[0] if many else inputs
+
+
+def ready(model: nn.Module) -> None:
+    """A model as it is given to torch-pruning and to the check: numbers told apart, no key-value cache."""
+    tell_apart(model)
+    if hasattr(getattr(model, "config", None), "use_cache"):
+        model.config.use_cache = False  # its graph starts at tensors, and a cache is none
 
 
 def tell_apart(model: nn.Module) -> None:
@@ -79,9 +138,7 @@ def masked_check(original: nn.Module, slim: nn.Module, inputs: Any) -> dict[str,
     for name, tensor in slim.state_dict().items():
         if name in before and before[name].shape != tensor.shape:
             keep[name] = _kept(name, before[name], tensor)
-    found = surgeon.check(
-        original, slim, Plan(keep), inputs if isinstance(inputs, tuple) else (inputs,)
-    )
+    found = surgeon.check(original, slim, Plan(keep), inputs)
     return {"proven": True, "error": found.error}
 
 

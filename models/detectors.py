@@ -21,6 +21,23 @@ def images(*sizes: tuple[int, int]) -> list[Tensor]:
     return [torch.rand(3, *size, generator=generator) for size in sizes]
 
 
+def targets(pictures: list[Tensor]) -> list[dict[str, Tensor]]:
+    """What a detector learns from, for each picture: two boxes, their classes, masks and key points."""
+    found = []
+    for picture in pictures:
+        height, width = picture.shape[-2:]
+        sides = torch.tensor([width, height, width, height])
+        boxes = torch.tensor([[0.1, 0.2, 0.5, 0.8], [0.4, 0.1, 0.9, 0.6]]) * sides
+        masks = torch.zeros(2, height, width, dtype=torch.uint8)
+        for mask, box in zip(masks, boxes.int().tolist(), strict=True):
+            mask[box[1] : box[3], box[0] : box[2]] = 1
+        points = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None].expand(2, 17, 2)
+        keypoints = torch.cat([points, torch.ones(2, 17, 1)], 2)
+        labels = torch.tensor([1, 1])  # key points know people alone
+        found.append({"boxes": boxes, "labels": labels, "masks": masks, "keypoints": keypoints})
+    return found
+
+
 # few boxes are enough to see whether a network is cut right; the defaults keep hundreds
 _FEW: dict[str, dict[str, Any]] = {
     "rcnn": {
