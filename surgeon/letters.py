@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from surgeon.broadcast import thin
 from surgeon.errors import CheckFailed
-from surgeon.masks import thin
 from surgeon.rules import Term, spread
 
 

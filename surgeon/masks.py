@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakIdKeyDictionary
 
+from surgeon.broadcast import narrow
+
 
 @dataclass(frozen=True, eq=False)
 class _Laid:
@@ -51,12 +53,12 @@ class Held:
     def set(self, tensor: Tensor, mask: Tensor) -> None:
         """The mask of what an op gave, broadcastable to it. A view of a laid out storage has it already."""
         if self._of_storage(tensor) is None:
-            self._small[tensor] = small(mask.expand(tensor.shape))
+            self._small[tensor] = _small(mask.expand(tensor.shape))
 
     def write(self, tensor: Tensor, mask: Tensor) -> None:
         """The mask of what was written to a tensor: from now on that of all that shares its storage."""
         self.meet((tensor,))
-        new, old = small(mask.expand(tensor.shape)), self.get(tensor)
+        new, old = _small(mask.expand(tensor.shape)), self.get(tensor)
         if _same(new, old):
             return
         if self._of_storage(tensor) is None and len(self._on_storage(tensor)) < 2:
@@ -98,22 +100,9 @@ class Held:
         return laid
 
 
-def small(mask: Tensor) -> Tensor | None:
-    """The same mask, broadcast along every dimension that it does not change along; None if it is empty."""
-    least = thin(mask)
-    for d, n in sorted(enumerate(least.shape), key=lambda x: -x[1]):
-        if n > 1:
-            first = least.narrow(d, 0, 1)
-            least = first if torch.equal(least, first.expand_as(least)) else least
+def _small(mask: Tensor) -> Tensor | None:
+    least = narrow(mask)
     return least.expand(mask.shape) if bool(least.any()) else None
-
-
-def thin(mask: Tensor) -> Tensor:
-    """The mask with an extent of one along every dimension that it is broadcast along."""
-    for d, (n, stride) in enumerate(zip(mask.shape, mask.stride(), strict=True)):
-        if stride == 0 and n > 1:
-            mask = mask.narrow(d, 0, 1)
-    return mask
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.cut.fits import Misfit, misfit
-from surgeon.cut.fold import Lacking, lacking, stable
+from surgeon.cut.lacking import Lacking, lacking, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
 from surgeon.errors import BadInput

@@ -12,7 +12,8 @@ from surgeon.couple import Coupling
 from surgeon.cut.attempt import Attempt
 from surgeon.cut.config import configure, has_config
 from surgeon.cut.fits import Misfit
-from surgeon.cut.fold import Unfoldable, fold
+from surgeon.cut.flow import Unfoldable
+from surgeon.cut.fold import fold
 from surgeon.cut.module import cut_module
 from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair

@@ -1,0 +1,42 @@
+"""Constant scales that another width changes (1 / sqrt(head_dim)): by how much they fall short in the cut model's forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from surgeon.graph import Graph
+
+Lacking = Mapping[int, float]  # node -> the factor that its result lacks in the cut model
+
+
+def lacking(original: Graph, slim: Graph) -> dict[int, float]:
+    """Nodes of the original whose constant scale is another one in the cut model's forward.
+
+    Empty where the two forwards do not run the same ops. Where the original was recorded along
+    several paths, the same line with the same constant lacks the same in each.
+    """
+    if [n.op for n in original.run] != [n.op for n in slim.nodes]:
+        return {}
+    found = {}
+    lines = {}
+    for old, new in zip(original.run, slim.nodes, strict=True):
+        packet = old.op.rsplit(".", 1)[0]
+        if packet not in ("aten.mul", "aten.div") or len(old.args) < 2:
+            continue
+        a, b = old.args[1], new.args[1]
+        if type(a) in (int, float) and type(b) in (int, float) and a != b and a * b > 0:
+            by = found[old.index] = a / b if packet == "aten.mul" else b / a
+            lines[old.module, old.source, old.op, a] = by
+    for node in original.nodes[len(original.run) :] if lines else ():
+        line = (node.module, node.source, node.op, node.arg(1))
+        if type(line[3]) in (int, float) and line in lines:
+            found[node.index] = lines[line]
+    return found
+
+
+def stable(lacks: Lacking, first: Graph, second: Graph) -> dict[int, float]:
+    """Those whose constant is the same on other data: the others are the data's, and no scale of a width."""
+    if [n.op for n in first.nodes] != [n.op for n in second.nodes]:
+        return {}
+    same = [a.args[1:2] == b.args[1:2] for a, b in zip(first.nodes, second.nodes, strict=True)]
+    return {i: by for i, by in lacks.items() if i >= len(same) or same[i]}
