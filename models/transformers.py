@@ -118,6 +118,23 @@ def _detr() -> Case:
     return made("DetrForObjectDetection", "DetrConfig", options, partial(image, 64))
 
 
+def _rt_detr_v2() -> Case:
+    hf = importlib.import_module("transformers")
+    # it warns where its head_dim is no power of two
+    widths = [16, 24, 32, 40]
+    backbone = hf.RTDetrResNetConfig(
+        embedding_size=16, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    options = {
+        "backbone_config": backbone, "encoder_in_channels": widths[1:], "encoder_hidden_dim": 64,
+        "encoder_ffn_dim": INNER, "encoder_attention_heads": HEADS, "d_model": 64, "decoder_layers": LAYERS,
+        "decoder_in_channels": [64] * 3, "decoder_ffn_dim": INNER, "decoder_attention_heads": HEADS,
+        "decoder_n_points": 2, "num_queries": 12, "num_labels": 5,
+    }  # fmt: skip
+    return made("RTDetrV2ForObjectDetection", "RTDetrV2Config", options, partial(image, 64))
+
+
 _ROPE = {**_LLAMA, "head_dim": 16}  # heads x head_dim is not the width
 _MOE = {**_LLAMA, "num_local_experts": 3, "num_experts_per_tok": 2}
 
@@ -222,4 +239,5 @@ SMALL: dict[str, Callable[[], Case]] = {
     **{name: partial(made, *case) for name, case in _CASES.items()},
     "clip": _clip,
     "detr": _detr,
+    "rt_detr_v2": _rt_detr_v2,
 }

@@ -42,6 +42,11 @@ def cut_program(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[Program, 
             "its sizes depend on the data",
             "write sizes as x.shape[...] in forward, so that its own code follows the cut",
         ) from error
+    except (RuntimeError, IndexError, TypeError, AssertionError) as error:
+        raise BadInput(
+            f"the exported program does not run: {str(error).splitlines()[0]}",
+            "run torch.export.export(...).module() on the same inputs: it fails the same way",
+        ) from error
     coupling = couple(seen.graph)
     read = plan if isinstance(model, Program) else _read_of(plan, coupling)
     sizes = Sizes(coupling, removed_by(coupling, read))

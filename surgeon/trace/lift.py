@@ -25,15 +25,27 @@ from surgeon.errors import BadInput
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{
         f"operator.{name}": getattr(operator, name)
-        for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg")
+        for name in (
+            "getitem",
+            "add",
+            "sub",
+            "mul",
+            "floordiv",
+            "truediv",
+            "mod",
+            "neg",
+            "pow",
+            "abs",
+        )
     },
     **{
-        f"operator.{name}": getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
+        f"operator.{name}": getattr(operator, name)
+        for name in ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_")
     },
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
     **{
         f"torch.{name}": getattr(torch, name)
-        for name in ("sym_float", "sym_int", "sym_max", "sym_min", "sym_not")
+        for name in "sym_float sym_int sym_ite sym_max sym_min sym_not sym_sum".split()
     },
 }
 _KNOWN = frozenset(FUNCTIONS.values())
