@@ -9,35 +9,29 @@ what the cut model computes, relative to the output's own range.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice, zip_longest
-from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from surgeon.choices import Choice, Follow, choice
+from surgeon.choices import Follow
+from surgeon.compare import carried, compare, equal, is_number
 from surgeon.errors import BadInput, CheckFailed, Unproven
-from surgeon.masking import Masks
-from surgeon.plan import Keep, Plan
-from surgeon.reached import Reached
-from surgeon.rules import RULES, USER
+from surgeon.failure import failure
+from surgeon.masked import Masked
+from surgeon.plan import Plan
+from surgeon.running import as_dtype, run
 from surgeon.shake import follow, strange_weight
-from surgeon.trace.called import Called, send_calls
 from surgeon.trace.decisions import Decisions, Forced, Number, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.mode import forward_mode
-from surgeon.trace.plain import PLAIN
-from surgeon.trace.record import Recorder, forward_failed, module_paths, record_as
-from surgeon.trace.shell import shell
-from surgeon.trace.tensors import named_state, output_tensors
+from surgeon.trace.record import record_as
+from surgeon.trace.tensors import named_state
 from surgeon.trace.wrappers import unwrapped
 from surgeon.widths import cast, floats_as, own_dtype, widened
 
@@ -96,7 +90,7 @@ def _has_values(*models: nn.Module) -> None:
 
 def _same_function(original: nn.Module, plain: nn.Module, inputs: Inputs) -> None:
     """The copy with plain weights is what the plan speaks of; it must compute what the original does."""
-    error = _compare(_run(_cast(original, None), inputs), _run(_cast(plain, None), inputs))
+    error = compare(run(as_dtype(original, None), inputs), run(as_dtype(plain, None), inputs))
     tolerance = TOLERANCE.get(own_dtype(original), 1e-5)
     if not error <= tolerance:
         raise CheckFailed(
@@ -149,7 +143,7 @@ def _noise(inputs: Inputs, seed: int, dtype: torch.dtype | None) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
 
     def noise(t: Tensor) -> Tensor:
-        if not _is_number(t):
+        if not is_number(t):
             return t
         new = torch.complex128 if t.is_complex() else torch.float64
         drawn = torch.randn(t.shape, generator=generator, dtype=new)
@@ -164,7 +158,7 @@ def _told_apart(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> 
     changed: list[Tensor] = []
 
     def varied(t: Tensor) -> Tensor:
-        if _is_number(t) or t.dtype is torch.bool or t.dim() < 2 or t.shape[-1] < 2:
+        if is_number(t) or t.dtype is torch.bool or t.dim() < 2 or t.shape[-1] < 2:
             return t
         if bool((t != t.flatten()[:1]).any()):
             return t
@@ -177,7 +171,7 @@ def _told_apart(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> 
     if not changed:
         return None
     try:
-        _run(_cast(model, dtype), told)
+        run(as_dtype(model, dtype), told)
     except BadInput:
         return None
     return told
@@ -213,11 +207,11 @@ def _compared(
         )
     try:
         proof = _all_paths(pair)
-        carried = _carried(proof.got, _on_others(_cast(slim, dtype), inputs))
+        share = carried(proof.got, _on_others(as_dtype(slim, dtype), inputs))
     except _NothingFinite:  # broken weights that stay; random ones can still tell
-        proof, carried = _Proof(), 0.0
+        proof, share = _Proof(), 0.0
     notes: tuple[str, ...] = ()
-    if carried < _CARRIED or proof.missing:
+    if share < _CARRIED or proof.missing:
         if stranger is not None:
             raise Unproven(
                 f"cannot be proven: {stranger} is not the kept part of the original's, and the "
@@ -282,28 +276,13 @@ def _depends_on_data(model: nn.Module, inputs: Inputs) -> bool:
 _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights hide the network
 
 
-def _carried(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """The least share of an output's range that changes with the input; NaN carries nothing."""
-    pairs = [(_real(x), _real(y)) for x, y in zip(a, b, strict=False) if _is_number(x)]
-    shares = [
-        float((x - y).abs().max()) / (float(x.max() - x.min()) or 1.0)
-        for x, y in pairs
-        if x.numel() and x.shape == y.shape
-    ]
-    return min((s if isfinite(s) else 0.0 for s in shares), default=0.0)
-
-
-def _is_number(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
 def _on_others(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """The outputs on different inputs of the same kind; vectors stay where the network refuses others
     (the lengths of sequences, in order)."""
     try:
-        return _run(model, _flipped(inputs, 1))
+        return run(model, _flipped(inputs, 1))
     except BadInput:
-        return _run(model, _flipped(inputs, 2))
+        return run(model, _flipped(inputs, 2))
 
 
 def _flipped(inputs: Inputs, rank: int) -> Inputs:
@@ -330,7 +309,7 @@ class _Pair:
     def stranger(self) -> str | None:
         """The first weight of the cut model that is not the kept part of the original's."""
         return strange_weight(
-            _cast(self.model, self.dtype), _cast(self.slim, self.dtype), self.plan
+            as_dtype(self.model, self.dtype), as_dtype(self.slim, self.dtype), self.plan
         )
 
     def prove(self, forced: Forced | None = None, draw: tuple[float, int] | None = None) -> _Proof:
@@ -338,231 +317,54 @@ class _Pair:
 
         forced: another path. draw: gain and seed of random weights, instead of the model's own.
         """
-        twin, small = _cast(self.model, self.dtype), _cast(self.slim, self.dtype)
+        twin, small = as_dtype(self.model, self.dtype), as_dtype(self.slim, self.dtype)
         if draw is not None:
             shake(twin, draw[1], draw[0])
             follow(small, twin, self.plan)
-        masked, decisions = _Masked(twin, self.plan.keep), Decisions(forced)
+        masked, decisions = Masked(twin, self.plan.keep), Decisions(forced)
         try:
             with decisions, masked.reached.watching():
-                want = _run(twin, self.inputs, masked)
+                want = run(twin, self.inputs, masked)
         except BadInput:
             if forced is None:
                 raise
             raise _NoPath from None
         error, got = self._error(masked, small, want)
         if not error <= self.tolerance:
-            _same_twice(_run(twin, self.inputs), _run(twin, self.inputs))
-            raise _failure(twin, small, self.plan.keep, self.inputs, (error, self.tolerance))
+            _same_twice(run(twin, self.inputs), run(twin, self.inputs))
+            raise failure(twin, small, self.plan.keep, self.inputs, (error, self.tolerance))
         # a forward that reads no number, and feeds all of its modules, is the same each time
         depends = bool(decisions.read) or masked.reached.starved
         missing = frozenset(masked.reached.missing if depends else ())
         return _Proof(error, masked.ops, got, missing, decisions.read)
 
     def _error(
-        self, masked: _Masked, small: nn.Module, want: list[Tensor]
+        self, masked: Masked, small: nn.Module, want: list[Tensor]
     ) -> tuple[float, list[Tensor]]:
         """Of the outputs, and of what the network's decisions were made on; the cut model's outputs."""
         following = Follow(masked.choices)
-        got = _run(small, self.inputs, following)
+        got = run(small, self.inputs, following)
         seen = [t for t in (*want, *(a for a, _ in following.pairs)) if t.numel()]
         if not seen:
             raise Unproven(
                 "cannot be proven: its outputs are empty", "give inputs on which it finds something"
             )
-        errors = [_compare(want, got), _decided_on(following)]
+        errors = [compare(want, got), _decided_on(following)]
         error = max(errors) if all(e == e for e in errors) else float("nan")
         if error == error and not any(bool(t.isfinite().any()) for t in seen):
             raise _NothingFinite
         return error, got
 
 
-def _cast(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """A copy in eval mode with its floating point state in `dtype`."""
-    return shell(model, lambda t: cast(t, dtype)).eval()
-
-
-def _run(model: nn.Module, inputs: Inputs, mode: TorchDispatchMode | None = None) -> list[Tensor]:
-    with torch.inference_mode(False):
-        inputs = inputs.map(torch.clone)
-    try:
-        with forward_mode(model):
-            if mode is None:
-                return output_tensors(inputs.run(model))
-            with mode:
-                return output_tensors(inputs.run(model))
-    except (CheckFailed, BadInput):
-        raise
-    except Exception as error:
-        raise forward_failed(error, inputs) from error
-
-
 def _same_twice(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
     for i, (x, y) in enumerate(zip_longest(a, b)):
-        if x is None or y is None or not _equal(x, y):
+        if x is None or y is None or not equal(x, y):
             raise NotDeterministic(
                 f"the model is not deterministic in eval mode: output {i} changes from run to run",
                 "switch its randomness off in eval mode; no cut of it can be proven",
             )
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """Of the same shape and numbers, NaN being equal to NaN."""
-    return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
-
-
-def _compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """Worst difference over all outputs relative to each output's own range.
-
-    NaN and infinities, which broken weights give, must be in the same places.
-    """
-    if len(want) != len(got):
-        raise CheckFailed(f"the cut model gives {len(got)} outputs instead of {len(want)}")
-    worst = 0.0
-    for i, (a, b) in enumerate(zip(want, got, strict=True)):
-        if a.shape != b.shape:
-            raise CheckFailed(f"output {i} has shape {list(b.shape)} instead of {list(a.shape)}")
-        a, b = _real(a), _real(b)
-        finite = a.isfinite()
-        if not torch.equal(finite, b.isfinite()):
-            return float("nan")
-        a, b = a[finite], b[finite]
-        if not a.numel():
-            continue
-        spread = float(a.max() - a.min()) or float(a.abs().max())
-        difference = float((a - b).abs().max())
-        worst = max(worst, difference / spread if spread else difference)
-    return worst
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """In float64, complex numbers as pairs."""
-    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
-
-
 def _decided_on(follow: Follow) -> float:
     """Worst difference of the values that the network's decisions were made on."""
-    return _compare([a for a, _ in follow.pairs], [b for _, b in follow.pairs])
-
-
-class _Masked(TorchDispatchMode):
-    """Runs ops with masks; `trail` keeps every output where the first difference is looked for."""
-
-    def __init__(self, model: nn.Module, keep: Keep, trail: list[Any] | None = None) -> None:
-        super().__init__()
-        self.ops = 0
-        self.masks = Masks()
-        self.choices: list[Choice] = []
-        self.reached = Reached(model, keep)
-        self.trail = trail
-        self._inside = False  # a module that has a rule: its call is the op
-        send_calls(model, self._call)
-        with torch.no_grad():
-            for name, tensor in named_state(model).items():
-                self.masks.begin(tensor, keep.get(name, {}))
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if self._inside:
-            return func(*args, **(kwargs or {}))
-        if func in PLAIN:
-            with self:
-                return PLAIN[func](*args, **(kwargs or {}))
-        self.ops += 1
-        out = self.masks.run(func, args, kwargs or {})
-        given = (*args, *(kwargs or {}).values())
-        self.reached.op(_tensors(given))
-        made = choice(func, given, out, lambda t: _kept_of(self.masks, t))
-        self.choices += [made] if made else []
-        if self.trail is not None:
-            self.trail += [(str(func), _kept_of(self.masks, t)) for t in _tensors(out)]
-        return out
-
-    def _call(self, called: Called) -> Any:
-        if self._inside:
-            return called.run(called.operands())
-        self.ops += 1
-        self.reached.op(_tensors(called.operands()))
-        self._inside = True
-        try:
-            out = self.masks.call(called)
-            if self.trail is not None:
-                name = called.what.rule.op
-                self.trail += [(name, _kept_of(self.masks, t)) for t in _tensors(out)]
-        finally:
-            self._inside = False
-        return out
-
-
-def _kept_of(masks: Masks, tensor: Tensor) -> Tensor:
-    return tensor.masked_select(~masks.of(tensor)).clone()
-
-
-def _tensors(out: Any) -> Iterator[Tensor]:
-    return (t for t in tree_leaves(out) if isinstance(t, Tensor))
-
-
-@dataclass
-class _Trail(TorchDispatchMode):
-    """Every output of the cut model, with the module that made it."""
-
-    recorder: Recorder
-    seen: list[tuple[str, Tensor, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.seen += [(str(func), t.clone(), self.recorder.path[-1]) for t in _tensors(out)]
-        return out
-
-
-def _failure(
-    twin: nn.Module,
-    small: nn.Module,
-    keep: Keep,
-    inputs: Inputs,
-    found: tuple[float, float],
-) -> CheckFailed:
-    """The failed check, with the first node whose kept elements differ."""
-    wanted: list[Any] = []
-    _run(twin, inputs, _Masked(twin, keep, wanted))
-    recorder = Recorder(False)
-    trail = _Trail(recorder)
-    with module_paths(small, recorder):
-        _run(small, inputs, trail)
-    message = (
-        f"the cut model is off by {found[0]:.2e} of its output's range (allowed {found[1]:.0e})"
-    )
-    where = "the two forwards run different ops, so the node cannot be named"
-    if [op for op, _ in wanted] == [op for op, _, _ in trail.seen]:
-        where = next(
-            (
-                f"first difference: {op} at {path or 'the model itself'}"
-                for (op, a), (_, b, path) in zip(wanted, trail.seen, strict=True)
-                if not _alike(a, b)
-            ),
-            "every node agrees by itself: the outputs differ by accumulated rounding",
-        )
-    own = ", ".join(f"{r.op} '{r.forms[0]}'" for r in RULES.values() if r.family == USER)
-    told = f"\n  with rules of your own: {own}" if own else ""
-    hint = "is it the model that this plan makes of the original, with the same weights?"
-    return CheckFailed(f"{message}\n  {where}{told}", hint)
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    if a.numel() != b.numel():
-        return False
-    return torch.allclose(_real(a).flatten(), _real(b).flatten(), 1e-6, 1e-9, equal_nan=True)
+    return compare([a for a, _ in follow.pairs], [b for _, b in follow.pairs])

@@ -1,0 +1,68 @@
+"""Outputs against outputs: the worst difference, relative to each output's own range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from surgeon.errors import CheckFailed
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Of the same shape and numbers, NaN being equal to NaN."""
+    return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> float:
+    """Worst difference over all outputs relative to each output's own range.
+
+    NaN and infinities, which broken weights give, must be in the same places.
+    """
+    if len(want) != len(got):
+        raise CheckFailed(f"the cut model gives {len(got)} outputs instead of {len(want)}")
+    worst = 0.0
+    for i, (a, b) in enumerate(zip(want, got, strict=True)):
+        if a.shape != b.shape:
+            raise CheckFailed(f"output {i} has shape {list(b.shape)} instead of {list(a.shape)}")
+        a, b = real(a), real(b)
+        finite = a.isfinite()
+        if not torch.equal(finite, b.isfinite()):
+            return float("nan")
+        a, b = a[finite], b[finite]
+        if not a.numel():
+            continue
+        spread = float(a.max() - a.min()) or float(a.abs().max())
+        difference = float((a - b).abs().max())
+        worst = max(worst, difference / spread if spread else difference)
+    return worst
+
+
+def real(tensor: Tensor) -> Tensor:
+    """In float64, complex numbers as pairs."""
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Of the same count and, within rounding, the same numbers in order."""
+    if a.numel() != b.numel():
+        return False
+    return torch.allclose(real(a).flatten(), real(b).flatten(), 1e-6, 1e-9, equal_nan=True)
+
+
+def carried(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """The least share of an output's range that changes with the input; NaN carries nothing."""
+    pairs = [(real(x), real(y)) for x, y in zip(a, b, strict=False) if is_number(x)]
+    shares = [
+        float((x - y).abs().max()) / (float(x.max() - x.min()) or 1.0)
+        for x, y in pairs
+        if x.numel() and x.shape == y.shape
+    ]
+    return min((s if isfinite(s) else 0.0 for s in shares), default=0.0)
+
+
+def is_number(tensor: Tensor) -> bool:
+    """Whether it is made of real or complex numbers: no index, no mask."""
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -1,0 +1,81 @@
+"""The original's forward with what was removed masked, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from surgeon.choices import Choice, choice
+from surgeon.masking import Masks
+from surgeon.plan import Keep
+from surgeon.reached import Reached
+from surgeon.trace.called import Called, send_calls
+from surgeon.trace.plain import PLAIN
+from surgeon.trace.tensors import named_state
+
+
+class Masked(TorchDispatchMode):
+    """Runs ops with masks; `trail` keeps every output where the first difference is looked for."""
+
+    def __init__(self, model: nn.Module, keep: Keep, trail: list[Any] | None = None) -> None:
+        super().__init__()
+        self.ops = 0
+        self.masks = Masks()
+        self.choices: list[Choice] = []
+        self.reached = Reached(model, keep)
+        self.trail = trail
+        self._inside = False  # a module that has a rule: its call is the op
+        send_calls(model, self._call)
+        with torch.no_grad():
+            for name, tensor in named_state(model).items():
+                self.masks.begin(tensor, keep.get(name, {}))
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if self._inside:
+            return func(*args, **(kwargs or {}))
+        if func in PLAIN:
+            with self:
+                return PLAIN[func](*args, **(kwargs or {}))
+        self.ops += 1
+        out = self.masks.run(func, args, kwargs or {})
+        given = (*args, *(kwargs or {}).values())
+        self.reached.op(tensors_in(given))
+        made = choice(func, given, out, lambda t: kept_of(self.masks, t))
+        self.choices += [made] if made else []
+        if self.trail is not None:
+            self.trail += [(str(func), kept_of(self.masks, t)) for t in tensors_in(out)]
+        return out
+
+    def _call(self, called: Called) -> Any:
+        if self._inside:
+            return called.run(called.operands())
+        self.ops += 1
+        self.reached.op(tensors_in(called.operands()))
+        self._inside = True
+        try:
+            out = self.masks.call(called)
+            if self.trail is not None:
+                name = called.what.rule.op
+                self.trail += [(name, kept_of(self.masks, t)) for t in tensors_in(out)]
+        finally:
+            self._inside = False
+        return out
+
+
+def kept_of(masks: Masks, tensor: Tensor) -> Tensor:
+    return tensor.masked_select(~masks.of(tensor)).clone()
+
+
+def tensors_in(out: Any) -> Iterator[Tensor]:
+    return (t for t in tree_leaves(out) if isinstance(t, Tensor))
