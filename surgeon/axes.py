@@ -33,6 +33,7 @@ class Leaf:
     ids: Ids | None = None
     parts: tuple[Leaf, Leaf] | None = None  # outer, inner: this array seen as a product
     root: Leaf | None = None  # union-find over arrays that are equal throughout
+    why: str = ""  # of an opaque extent: why what meets it stays, where that is not plain
 
 
 Dim = tuple[Leaf, ...]  # row-major; the empty product is a dimension of size 1
@@ -58,9 +59,9 @@ def is_opaque(dim: Dim) -> bool:
     return all(leaf.ids is None for leaf in dim)
 
 
-def opaque(size: int) -> Dim:
-    """A dimension that is never cut."""
-    return (Leaf(size),) if size != 1 else ()
+def opaque(size: int, why: str = "") -> Dim:
+    """A dimension that is never cut. why: what to say of what meets it."""
+    return (Leaf(size, why=why),) if size != 1 else ()
 
 
 @dataclass
@@ -165,7 +166,7 @@ class Algebra:
         if x is y:
             return
         if x.ids is None or y.ids is None:
-            self.freeze((x, y), "meets the input, batch or space, which stay")
+            self.freeze((x, y), _why((x, y)) or "meets the input, batch or space, which stay")
             return
         self._equal.append((x.ids, y.ids))
         x.root = y
@@ -248,7 +249,7 @@ class Algebra:
         """One leaf as outer x inner, refining the product it already is where the two nest."""
         inner = leaf.size // outer
         if leaf.ids is None:
-            return opaque(outer), opaque(inner)
+            return opaque(outer, leaf.why), opaque(inner, leaf.why)
         leaf = _root(leaf)
         if leaf.parts is None:
             p, q = self._fresh_leaf(outer, "factor"), self._fresh_leaf(inner, "factor")
@@ -284,7 +285,7 @@ class Algebra:
         if len(dim) == 1:
             return dim[0]
         if is_opaque(dim):
-            return Leaf(size_of(dim))
+            return Leaf(size_of(dim), why=_why(dim))
         key = tuple(id(leaf) for leaf in dim)
         if key not in self._merged:
             self._keep.append(dim)
@@ -304,7 +305,7 @@ class Algebra:
         if len(index) == size and np.array_equal(index, np.arange(size)):
             return dim
         if is_opaque(dim):
-            return opaque(len(index))
+            return opaque(len(index), _why(dim))
         if len(index) == 1:
             self.freeze_at(dim, int(index[0]), why or f"position {int(index[0])} is read by itself")
             return ()
@@ -329,14 +330,14 @@ class Algebra:
         if len(dims) == 1:
             return dims[0]
         if all(is_opaque(dim) for dim in dims):
-            return opaque(sum(size_of(dim) for dim in dims))
+            return opaque(sum(size_of(dim) for dim in dims), _why(leaf for d in dims for leaf in d))
         return (self._leaf(np.concatenate([self._ids_of(dim) for dim in dims])),)
 
     def _ids_of(self, dim: Dim) -> Ids:
         """Ids of any dimension; what has none gets fixed ones."""
         if is_opaque(dim):
             fixed = self._fresh_leaf(size_of(dim), "fixed")
-            self.freeze((fixed,), "joined with a dimension that is never cut")
+            self.freeze((fixed,), _why(dim) or _JOINED[bool(dim)])
             return _ids(fixed)
         return _ids(self.merge(dim))
 
@@ -348,6 +349,17 @@ class Algebra:
 def sizes(dim: Dim) -> str:
     """A dimension as people write it: '3*4*16', '1' for the empty product."""
     return "*".join(str(leaf.size) for leaf in dim) or "1"
+
+
+_JOINED = {
+    True: "joined from the input, batch or space, which stay",
+    False: "joined from an extent of one, which stays",
+}
+
+
+def _why(leaves: Iterable[Leaf]) -> str:
+    """What the opaque ones among the leaves say of what meets them."""
+    return next((leaf.why for leaf in leaves if leaf.why), "")
 
 
 def _root(leaf: Leaf) -> Leaf:

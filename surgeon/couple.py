@@ -148,8 +148,9 @@ class _Reader:
                 self._read(node)
         self.algebra.where = -1
         for value in (*self.graph.outputs, *self.graph.ends):
+            place = self.graph.places.get(value, "")
             for dim in self.of(value):
-                self.algebra.freeze(dim, "model output")
+                self.algebra.freeze(dim, f"model output {place}".rstrip())
         return Coupling(
             self.graph, self.algebra, self.dims, self.uses, self.bound, tuple(self.unknown)
         )
@@ -198,7 +199,8 @@ class _Reader:
         for value in node.inputs:
             for dim in self.of(value):
                 self.algebra.freeze(dim, f"no channel rule for {node.op}")
-        outs = [tuple(opaque(n) for n in v.shape) if v else () for v in node.outputs]
+        why = f"meets a result of {node.op}, which has no channel rule"
+        outs = [tuple(opaque(n, why) for n in v.shape) if v else () for v in node.outputs]
         self._give(node, outs)
 
     def _move(self, node: Node, rule: Rule) -> None:

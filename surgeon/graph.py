@@ -68,6 +68,7 @@ class Graph:
     values: list[Value] = field(default_factory=list)
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
+    places: dict[Value, str] = field(default_factory=dict)  # 'logits': where an output is found
     state: dict[str, Value] = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()  # the names in `state` that are parameters
     on_meta: bool = True

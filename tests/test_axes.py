@@ -258,7 +258,7 @@ def test_what_is_joined_with_the_opaque_goes_alone():
     x = a.fresh(3)
     both = a.concat([x, opaque(2)])
     assert going_with(a, x, 1, both) == [[1]]
-    assert reasons(a, both) == {"joined with a dimension that is never cut"}
+    assert reasons(a, both) == {"joined from the input, batch or space, which stay"}
     assert is_opaque(a.concat([opaque(2), opaque(3)]))
 
 

@@ -61,7 +61,7 @@ GROUPS: dict[str, dict[str, tuple[int, str]]] = {
     },
     "two_in_two_out": {
         "stem": (16, ""), "stem:in": (3, INPUT), "side": (16, ""), "side:in": (6, INPUT), "trunk": (24, ""),
-        "first": (10, "model output"), "second": (8, "model output"),
+        "first": (10, "model output 0"), "second": (8, "model output 1"),
     },
     "sort_channels": {
         "stem": (16, ""), "stem:in": (3, INPUT), "conv": (24, "aten.sort.default reads it as position, batch or space"),

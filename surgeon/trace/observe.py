@@ -15,7 +15,7 @@ from surgeon.trace.mode import forward_mode
 from surgeon.trace.program import Program
 from surgeon.trace.record import Recorder
 from surgeon.trace.shell import shell, to_meta, valued
-from surgeon.trace.tensors import named_state, output_tensors
+from surgeon.trace.tensors import named_state
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def observe(program: Program, inputs: Any) -> Observed:
 
     with forward_mode(twin), recorder:
         output = twin.run(inputs.args, inputs.kwargs, observe=see)
-    graph.outputs = tuple(recorder.value(t) for t in output_tensors(output))
+    graph.outputs = recorder.returned(output)
     return Observed(graph, ran)
 
 

@@ -34,7 +34,7 @@ from surgeon.trace.mode import forward_mode
 from surgeon.trace.place import place_of
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shell import shell, to_meta, valued
-from surgeon.trace.tensors import named_state, output_tensors, tensors_among
+from surgeon.trace.tensors import named_outputs, named_state, output_tensors, tensors_among
 
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
 _WRITTEN = 64  # numbers written in the code of a forward that are compared
@@ -123,7 +123,7 @@ def run_recorded(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[V
     )  # what is on meta has nothing to give
     with forward_mode(twin), module_paths(twin, recorder), leaving, recorder:
         output = inputs.run(twin)
-    return tuple(recorder.value(t) for t in output_tensors(output))
+    return recorder.returned(output)
 
 
 def _unread(graph: Graph) -> set[Value]:
@@ -140,7 +140,7 @@ def _record_training(
     try:
         with forward_mode(twin), module_paths(twin.train(), recorder), recorder:
             output = inputs.run(twin)
-        graph.outputs += tuple(recorder.value(t) for t in output_tensors(output))
+        graph.outputs += recorder.returned(output)
     except Exception:  # noqa: BLE001  it may want targets, or look at values: eval mode decides then
         unread = set()
     if unread & {value for node in graph.nodes[start:] for value in node.inputs}:
@@ -319,6 +319,13 @@ class Recorder(TorchDispatchMode):
     def _is_constant(self, tensor: Tensor) -> bool:
         known = not (tensor.is_meta or tensor.is_floating_point() or tensor.is_complex())
         return known and tensor.numel() < _SMALL and tensor not in self._from_inputs
+
+    def returned(self, output: Any) -> tuple[Value, ...]:
+        """The values of what a forward returned; where they are several, the graph says where each was."""
+        found = [(name, self.value(t)) for name, t in named_outputs(output)]
+        for name, value in found if len(found) > 1 else ():
+            self.graph.places.setdefault(value, name)
+        return tuple(value for _, value in found)
 
     def name_state(self, name: str, tensor: Tensor) -> None:
         """Mark a tensor as the model's own state."""

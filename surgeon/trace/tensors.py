@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -54,10 +54,28 @@ def tensors_among(args: Iterable[Any]) -> Iterator[Tensor]:
 
 def output_tensors(output: Any) -> list[Tensor]:
     """All tensors of a model's output: tuples, dicts and plain dataclasses are looked into."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif is_dataclass(leaf) and not isinstance(leaf, type):
-            found += output_tensors([getattr(leaf, f.name) for f in fields(leaf)])
-    return found
+    return [tensor for _, tensor in named_outputs(output)]
+
+
+def named_outputs(output: Any, name: str = "") -> list[tuple[str, Tensor]]:
+    """The same, each with its place: 'logits', 'hidden_states.2', '1'; '' for a tensor by itself."""
+    if isinstance(output, Tensor):
+        return [(name, output)]
+    return [
+        found
+        for key, part in _parts(output)
+        for found in named_outputs(part, f"{name}.{key}".strip("."))
+    ]
+
+
+def _parts(output: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(output, Mapping):
+        return output.items()
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return zip(output._fields, output, strict=True)  # type: ignore[attr-defined]
+    if isinstance(output, (list, tuple)):
+        return enumerate(output)
+    if is_dataclass(output) and not isinstance(output, type):
+        return ((f.name, getattr(output, f.name)) for f in fields(output))
+    leaves = tree_leaves(output)  # a structure that its own package explains to torch
+    return enumerate(leaves) if not any(leaf is output for leaf in leaves) else ()
