@@ -200,6 +200,58 @@ class TestGuess:
         assert guess is not None
         assert guess.inputs.tensors[0].shape == (2, 1, 28, 28)
 
+    def test_a_list_of_images(self) -> None:
+        class Found(nn.Module):
+            """A detector: a dict for each image, of as many boxes as there are."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 3)
+
+            def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+                maps = [self.conv(image[None])[0] for image in images]
+                return [{"boxes": m.flatten(1)[:, :7].T} for m in maps]
+
+        guess = guess_input(Found())
+        assert guess is not None
+        (pictures,) = guess.inputs.args
+        assert isinstance(pictures, list)
+        assert [tuple(p.shape) for p in pictures] == [(3, 32, 32)] * 2
+        assert "a list of images" in guess.why
+
+    def test_what_a_forward_keeps_stays_with_the_copy_that_ran(self) -> None:
+        class Keeps(nn.Module):
+            """An anchor generator's cache; its forward asks for a number, so that it does not run on meta."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 3)
+                self.kept: torch.Tensor | None = None
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                if self.kept is None:
+                    self.kept = x.new_ones(4, 1, 1)
+                return self.conv(x) * self.kept * float(self.kept.sum())
+
+        model = Keeps().eval()
+        guess = guess_input(model)
+        assert guess is not None
+        assert model.kept is None
+
+    def test_two_images(self) -> None:
+        class Flow(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 3)
+
+            def forward(self, before: torch.Tensor, after: torch.Tensor) -> list[torch.Tensor]:
+                return [self.conv(after) - self.conv(before)]
+
+        guess = guess_input(Flow())
+        assert guess is not None
+        assert [tuple(x.shape) for x in guess.inputs.args] == [(2, 3, 32, 32)] * 2
+        assert not torch.equal(*guess.inputs.args)
+
     def test_nothing_fits(self) -> None:
         class Two(nn.Module):
             def __init__(self) -> None:

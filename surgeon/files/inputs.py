@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from surgeon.errors import BadInput
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.shell import shell, to_meta, twin_of
 
 BATCH = 2  # of inputs that nobody gave: tracing keeps a batch of 2 apart from sizes of 1
 LENGTH = 16  # of a made-up sequence of tokens or frames
@@ -95,14 +96,25 @@ def _parse_one(text: str, seed: int) -> Tensor:
 def guess_input(model: nn.Module) -> Guess | None:
     """An input made from the model's first layer that its forward accepts, or None.
 
-    Shapes have a batch of 2. A guess counts only if the forward runs and the first output has
-    that batch: a `view(-1, 400)` swallows any image size, but not without changing the batch.
+    Shapes have a batch of 2. Images are given as one batch, as a list of two, and as two batches. A
+    guess counts only if the forward runs and the first output has that batch, or for a list of
+    images if there is a dict for each: a `view(-1, 400)` swallows any image size, but not without
+    changing the batch.
     """
     for shape, dtype, why in _candidates(model):
-        inputs = Inputs.of(example(shape, dtype))
-        if _accepts(model, inputs):
-            return Guess(inputs, why)
+        for inputs, form in _forms(shape, dtype):
+            if _accepts(model, inputs):
+                return Guess(inputs, why + form)
     return None
+
+
+def _forms(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[Inputs, str]]:
+    """The calls that one shape may stand for, and what to say of them."""
+    batch = example(shape, dtype)
+    yield Inputs.of(batch), ""
+    if len(shape) == 4:
+        yield Inputs(([*batch],)), ", in a list of images"
+        yield Inputs((batch, example(shape, dtype, seed=1))), ", and two of them in"
 
 
 def refusal(model: nn.Module) -> str | None:
@@ -175,19 +187,24 @@ def _for_conv(
 
 
 def _accepts(model: nn.Module, inputs: Inputs) -> bool:
-    return any(_runs(model, inputs, device) for device in ("meta", "cpu"))
+    return _runs(model, inputs, "meta") or _runs(model, inputs, "cpu")
 
 
 def _runs(model: nn.Module, inputs: Inputs, device: str) -> bool:
     """Whether the forward runs there; meta costs nothing, but not every forward can."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     inputs = inputs.map(lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype))
-    state = {k: v.to(device) for k, v in [*model.named_parameters(), *model.named_buffers()]}
     try:
+        # on a copy: a forward may keep what it made for the next run, on meta or for this size
+        twin = shell(model, to_meta).eval() if device == "meta" else twin_of(model)
+        state = {k: v.to(device) for k, v in [*twin.named_parameters(), *twin.named_buffers()]}
         with torch.no_grad():
-            out = torch.func.functional_call(model, state, inputs.args, dict(inputs.kwargs))
+            out = torch.func.functional_call(twin, state, inputs.args, dict(inputs.kwargs))
     except Exception:  # noqa: BLE001 - the question is only whether it runs
         return False
+    each = isinstance(out, list) and all(isinstance(x, Mapping) for x in out)
+    if each or isinstance(inputs.args[0], list):
+        return each and isinstance(inputs.args[0], list) and len(out) == BATCH
     first = _first_tensor(out)
     return first is not None and first.dim() > 0 and first.shape[0] == BATCH
 
