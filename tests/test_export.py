@@ -1,6 +1,8 @@
 """An ONNX file is there, checked and clean, or it is not there at all."""
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,10 +12,12 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+import surgeon
 from surgeon import export
 from surgeon.errors import BadInput, CheckFailed
 from surgeon.export import export_onnx, relative_error
 from surgeon.measure.runtime import OrtRunner
+from surgeon.report.files import write_models
 
 
 class TwoByTwo(nn.Module):
@@ -263,3 +267,29 @@ def test_attention_of_any_rank(tmp_path, kind):
     file = export_onnx(model, tmp_path / "net.onnx", torch.randn(2, 10, 12))
     assert file.dynamic_batch
     assert file.worst_error < 1e-5
+
+
+class Bent(nn.Module):
+    """Exports as something else than it computes."""
+
+    def __init__(self, bent: bool) -> None:
+        super().__init__()
+        self.conv, self.bent = nn.Conv2d(3, 8, 3), bent
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.head(self.conv(x).relu())
+        return y + 1 if self.bent and torch.compiler.is_exporting() else y
+
+
+@pytest.mark.parametrize("also", [True, False])
+def test_a_file_that_is_wrong_for_the_original_too_is_a_note(also: bool, tmp_path: Path):
+    result = surgeon.shrink(Bent(True).eval(), torch.randn(2, 3, 8, 8), 0.5, measure=False)
+    write = partial(write_models, result, tmp_path, None, Bent(also).eval(), lambda _: None)
+    if also:
+        assert any("it is the export, not the cut" in note for note in write())
+        assert (tmp_path / "slim.pth").exists()
+        assert not (tmp_path / "slim.onnx").exists()
+    else:
+        with pytest.raises(CheckFailed):
+            write()

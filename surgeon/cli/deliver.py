@@ -40,7 +40,8 @@ def deliver(source: Source, cut: Callable[[], Result], wanted: Delivery, screen:
         )  # first: a metric that fails costs nothing
         result = cut()
         result = replace(result, notes=(*source.notes, *result.notes))
-        said = write_models(result, stage, source.arch, wanted.onnx, screen.step)
+        original = source.model if wanted.onnx else None
+        said = write_models(result, stage, source.arch, original, screen.step)
         result = replace(result, notes=(*result.notes, *said))
         write_reports(_report(result, (out, stage)), stage)
         stop_if_pressed()

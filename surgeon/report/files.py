@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,12 +29,16 @@ _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "fro
 
 
 def write_models(
-    result: Result, folder: Path, arch: str | None, onnx: bool, progress: Callable[[str], None]
+    result: Result,
+    folder: Path,
+    arch: str | None,
+    original: nn.Module | None,
+    progress: Callable[[str], None],
 ) -> tuple[str, ...]:
-    """Write slim.pth, slim.safetensors, plan.json, slim.onnx and, for a program, slim.pt2.
+    """Write slim.pth, slim.safetensors, plan.json and, for a program, slim.pt2; with an original slim.onnx.
 
     Gives what should be said about them. Raises CheckFailed where the ONNX file computes something
-    else, BadInput where a file cannot be written.
+    else though the original's does not, BadInput where a file cannot be written.
     """
     notes: list[str] = []
     progress("write slim.pth, slim.safetensors, plan.json")
@@ -43,9 +48,9 @@ def write_models(
     if isinstance(result.model, Program):
         progress("write slim.pt2")
         notes += write_program(result.model, folder / "slim.pt2", result.inputs)
-    if onnx:
+    if original is not None:
         progress("export slim.onnx, compare it with PyTorch")
-        notes += _write_onnx(result, folder / "slim.onnx")
+        notes += _write_onnx(result, folder / "slim.onnx", original)
     return tuple(notes)
 
 
@@ -88,10 +93,15 @@ def _exported(program: nn.Module, inputs: Inputs) -> torch.export.ExportedProgra
     return exported
 
 
-def _write_onnx(result: Result, path: Path) -> tuple[str, ...]:
+def _write_onnx(result: Result, path: Path, original: nn.Module) -> tuple[str, ...]:
     try:
         file = export_onnx(result.model, path, result.inputs)
     except CheckFailed as error:
+        if _differs(original, result.inputs):
+            return (
+                f"no slim.onnx: {error.message}; the original's file differs from PyTorch, too: "
+                "it is the export, not the cut",
+            )
         raise CheckFailed(error.message, "--no-onnx writes everything else") from error
     except BadInput as error:
         if isinstance(error.__cause__, OSError):
@@ -101,3 +111,15 @@ def _write_onnx(result: Result, path: Path) -> tuple[str, ...]:
         f"slim.onnx: opset {file.opset}, equal to PyTorch within {file.worst_error:.0e}",
         *file.notes,
     )
+
+
+def _differs(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether ONNX Runtime computes something else from this model's own file (ties of scores, say)."""
+    with TemporaryDirectory() as folder:
+        try:
+            export_onnx(model, Path(folder) / "original.onnx", inputs)
+        except CheckFailed:
+            return True
+        except BadInput:
+            return False
+    return False
