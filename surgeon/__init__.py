@@ -15,6 +15,7 @@ from surgeon.errors import BadInput, CheckFailed, OutOfReach, SurgeonError, Unpr
 
 if TYPE_CHECKING:
     from surgeon.check import CheckResult, check
+    from surgeon.data import DataOptions, open_data
     from surgeon.export import export_onnx
     from surgeon.files.slim import load, save
     from surgeon.files.source import open_model
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "CheckResult": "surgeon.check",
+    "DataOptions": "surgeon.data",
     "Inputs": "surgeon.trace.inputs",
     "Plan": "surgeon.plan",
     "Result": "surgeon.shrink",
@@ -38,6 +40,7 @@ _HOME = {
     "export_onnx": "surgeon.export",
     "load": "surgeon.files.slim",
     "measure": "surgeon.measure",
+    "open_data": "surgeon.data",
     "open_model": "surgeon.files.source",
     "propose": "surgeon.shrink",
     "remove": "surgeon.shrink",
@@ -48,9 +51,9 @@ _HOME = {
 }
 
 __all__ = [
-    "BadInput", "CheckFailed", "CheckResult", "Inputs", "OutOfReach", "Plan", "Result",
-    "SurgeonError", "Unproven", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_model",
-    "propose", "remove", "rule", "save", "shrink", "trace",
+    "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Result",
+    "SurgeonError", "Unproven", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_data",
+    "open_model",    "propose", "remove", "rule", "save", "shrink", "trace",
 ]  # fmt: skip
 
 
