@@ -26,7 +26,7 @@ Facts = dict[str, Any]
 
 def surgeon_stages(name: str) -> Iterator[Facts]:
     """surgeon at ratio 0.5 without options."""
-    import surgeon
+    from surgeon.shrink import checked
 
     _import_early()
     model, inputs = build(name)
@@ -34,21 +34,40 @@ def surgeon_stages(name: str) -> Iterator[Facts]:
     made: list[Any] = []
 
     def cut() -> Facts:
-        found, cost = timed(
-            lambda: surgeon.shrink(model, inputs, ratio=0.5, check=False, measure=False)
-        )
-        made.append(found)
-        removed = 1 - _count(found.model) / _count(model)
-        return {"cut": True, "way": found.way, "why": found.why, "removed": removed, **cost}
+        (traced, plan, done), cost = timed(lambda: _cut(model, inputs))
+        made.extend((traced, plan, done))
+        return {"cut": True, **_way(model, done), **cost}
 
     yield _tried("cut", cut)
-    yield _tried("trace", lambda: _reached(model, inputs))
     if not made:
         return
-    slim, plan = made[0].model, made[0].plan
-    yield _tried("check", lambda: _proven(model, slim, plan, inputs))
-    yield _tried("train", lambda: _trains(name, slim, inputs))
-    yield _tried("export", lambda: _exported(slim, inputs))
+    traced, plan, done = made
+    yield _tried("trace", lambda: _reached(traced))
+    slim = [done.model]
+
+    def check() -> Facts:
+        found, proof = checked(model, traced, done, plan)
+        slim[0] = found.model
+        return {"proven": True, "error": proof.error, **_way(model, found)}
+
+    yield _tried("check", check)
+    yield _tried("train", lambda: _trains(name, slim[0], inputs))
+    yield _tried("export", lambda: _exported(slim[0], inputs))
+
+
+def _cut(model: nn.Module, inputs: Any) -> tuple[Any, Any, Any]:
+    """What `shrink` does up to the oracle."""
+    import surgeon
+    from surgeon.cut import cut
+
+    proposal = surgeon.propose(model, inputs, 0.5)
+    traced = proposal.traced
+    done = cut(traced.model, traced.inputs, traced.coupling, proposal.plan)
+    return traced, proposal.plan, done
+
+
+def _way(model: nn.Module, done: Any) -> Facts:
+    return {"way": done.way, "why": done.why, "removed": 1 - _count(done.model) / _count(model)}
 
 
 def torch_pruning_stages(name: str) -> Iterator[Facts]:
@@ -93,12 +112,10 @@ def _tried(stage: str, run: Callable[[], Facts]) -> Facts:
     return {**facts, f"{stage} seconds": time.process_time() - start}
 
 
-def _reached(model: nn.Module, inputs: Any) -> Facts:
+def _reached(traced: Any) -> Facts:
     """Share of parameters in groups that may be cut, and what holds the rest."""
-    import surgeon
     from surgeon.report.reach import reach
 
-    traced = surgeon.trace(model, inputs)
     found = reach(traced.coupling)
     held = [{"why": h.why, "share": h.share, "states": h.states[:2]} for h in found.held[:6]]
     return {"traced": True, "share": found.share, "held": held, "unknown": list(traced.unknown)}
@@ -115,13 +132,6 @@ def _runs(model: nn.Module, inputs: Any) -> Facts:
     with torch.no_grad():
         _call(model, inputs)
     return {"runs": True}
-
-
-def _proven(model: nn.Module, slim: nn.Module, plan: Any, inputs: Any) -> Facts:
-    import surgeon
-
-    found = surgeon.check(model, slim, plan, inputs)
-    return {"proven": True, "error": found.error}
 
 
 def _trains(name: str, model: nn.Module, inputs: Any) -> Facts:

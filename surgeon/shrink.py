@@ -368,8 +368,8 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
     return tuple(notes)
 
 
-def _checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
-    """A cut and its proof. A module of which only numbers could tell that it is wrong is cut as a program."""
+def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
+    """A cut and its proof; raises CheckFailed. A module of which only numbers could tell that it is wrong is cut as a program."""
     try:
         return done, _proven(model, done.model, replace(plan, folds=done.folds), traced.inputs)
     except CheckFailed as error:
@@ -408,7 +408,7 @@ def _finish(
     model, inputs, traced = given
     proof = measured = None
     if wanted[0] or not done.certain:
-        done, proof = run("check", lambda: _checked(model, traced, done, plan))
+        done, proof = run("check", lambda: checked(model, traced, done, plan))
         notes += proof.notes
     plan, notes = replace(plan, folds=done.folds), notes + done.notes
     if wanted[1]:

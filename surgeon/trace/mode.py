@@ -18,7 +18,7 @@ from surgeon.trace.caches import caches_off
 def forward_mode(model: nn.Module) -> Iterator[None]:
     """How surgeon runs a forward: no gradients, no caches, and the plain ops below autograd, which inference mode
     would leave undecomposed."""
-    plainly = (caches_off(model), plain_attention(), plain_recurrence(), uncompiled())
+    plainly = (caches_off(model), plain_attention(), plain_recurrence(model), uncompiled())
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         for context in plainly:
             stack.enter_context(context)
@@ -37,8 +37,12 @@ def uncompiled() -> Iterator[None]:
 
 
 @contextmanager
-def plain_recurrence() -> Iterator[None]:
-    """Recurrent layers as their plain ops, not as one op of oneDNN or cuDNN for all the steps."""
+def plain_recurrence(model: nn.Module) -> Iterator[None]:
+    """Recurrent layers as their plain ops, not as one op of oneDNN or cuDNN for all the steps; without them
+    convolutions keep these libraries' speed."""
+    if not any(isinstance(m, nn.RNNBase) for m in model.modules()):
+        yield
+        return
     # torch.backends' own flags() touch TF32 too, which warns
     before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     torch._C._set_mkldnn_enabled(False)
