@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from surgeon.score import criterion
     from surgeon.shrink import Result, apply, propose, remove, shrink, trace
     from surgeon.trace.inputs import Inputs
+    from surgeon.tune import Tuned, Tuning, tune
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,8 @@ _HOME = {
     "Inputs": "surgeon.trace.inputs",
     "Plan": "surgeon.plan",
     "Result": "surgeon.shrink",
+    "Tuned": "surgeon.tune.tuned",
+    "Tuning": "surgeon.tune.options",
     "apply": "surgeon.shrink",
     "check": "surgeon.check",
     "criterion": "surgeon.score",
@@ -48,12 +51,13 @@ _HOME = {
     "save": "surgeon.files.slim",
     "shrink": "surgeon.shrink",
     "trace": "surgeon.shrink",
+    "tune": "surgeon.tune.run",
 }
 
 __all__ = [
     "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Result",
-    "SurgeonError", "Unproven", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_data",
-    "open_model",    "propose", "remove", "rule", "save", "shrink", "trace",
+    "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_data",
+    "open_model",    "propose", "remove", "rule", "save", "shrink", "trace", "tune",
 ]  # fmt: skip
 
 

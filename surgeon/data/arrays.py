@@ -40,7 +40,8 @@ class Arrays:
             raise BadInput(f"{name}: arrays of {said}{rows} are not as many examples of each")
         self.count, self.labelled = sizes.pop(), self._labels is not None
         self.notes: tuple[str, ...] = ()
-        if _pixels(self._inputs, like):
+        self.pictures = _pixels(self._inputs, like)
+        if self.pictures:
             self._fitted = Fitted(like, options)
             self._inputs = Inputs((_channels_first(tensors[0], self._fitted.channels, name),))
             self.notes = self._fitted.notes

@@ -24,6 +24,7 @@ class Collated:
     """`Examples` of a dataset with numbers, put together by the DataLoader's own function."""
 
     classes: tuple[str, ...] = ()
+    pictures = False
 
     def __init__(self, dataset: Any, collate: Callable[..., Any], like: Inputs, name: str) -> None:
         self._dataset, self._collate, self._like, self._name = dataset, collate, like, name
@@ -44,6 +45,7 @@ class Held:
     """`Examples` read from batches that come only in their own order; kept in memory."""
 
     classes: tuple[str, ...] = ()
+    pictures = False
 
     def __init__(self, pairs: Sequence[Pair], name: str) -> None:
         self._rows: list[Pair] = [row for pair in pairs for row in _rows(pair)]

@@ -82,6 +82,8 @@ def _normalise(fitted: Fitted) -> v2.Transform:
 class Pictures:
     """`Examples` that are picture files of a folder or a zip."""
 
+    pictures = True
+
     def __init__(self, tree: Tree, like: Inputs, options: DataOptions) -> None:
         self._fitted = Fitted(like, options)
         if self._fitted.channels not in _MODES:

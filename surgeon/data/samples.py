@@ -60,6 +60,7 @@ class Examples(Protocol):
     labelled: bool
     classes: tuple[str, ...]  # empty where labels have no names
     notes: tuple[str, ...]
+    pictures: bool  # whether `change` is heeded
 
     def batch(self, indices: Sequence[int], change: Change | None = None) -> Batch:
         """These examples in this order; pictures go through `change` before they are normalised."""
