@@ -47,6 +47,7 @@ def check(
     import surgeon
     from surgeon.planning import refuse_other_model, removed_by
     from surgeon.report.text import proven
+    from surgeon.structure import check_structure
 
     screen = Screen(json, quiet)
     how = o.opening(arch, input, allow, unsafe_pickle, threads)
@@ -57,7 +58,8 @@ def check(
     traced = surgeon.trace(source.model, source.inputs)
     refuse_other_model(said, traced.graph)
     removed_by(traced.coupling, said)  # refuses a plan that does not fit
-    result = surgeon.check(source.model, small, said, traced.inputs)
+    prove = check_structure if said.model.get("tuned") else surgeon.check
+    result = prove(source.model, small, said, traced.inputs)
     screen.notes(result.notes)
     screen.show(proven(result.as_dict()))
     screen.data({**result.as_dict(), "notes": [*source.notes, *result.notes]})

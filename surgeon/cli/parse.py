@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from surgeon.errors import BadInput
 
@@ -42,6 +44,34 @@ def multiple(text: str | None) -> int | str | None:
     if not text.isdecimal() or int(text) < 1:
         raise BadInput(f"--round-to {text!r} is not a positive number", "write 8, 16 or auto")
     return int(text)
+
+
+def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """'0.5,0.4,0.3' -> (0.5, 0.4, 0.3)."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(
+            f"{option} {text!r} is not a list of numbers", f"write {option} 0.485,0.456,0.406"
+        ) from None
+
+
+def function(reference: str, option: str) -> Any:
+    """The function that 'file.py:name' names; the file is run."""
+    from surgeon.files.arch import import_file
+
+    path, _, name = reference.rpartition(":")
+    if not path.endswith(".py") or not Path(path).is_file():
+        raise BadInput(
+            f"{option} {reference!r} names no function in a file",
+            f"write {option} file.py:function",
+        )
+    found = getattr(import_file(Path(path)), name, None)
+    if not callable(found):
+        raise BadInput(f"{option} {path} has no function {name!r}")
+    return found
 
 
 def _pair(text: str, option: str, example: str) -> tuple[str, str]:

@@ -19,19 +19,19 @@ class Screen:
 
     def __init__(self, json: bool = False, quiet: bool = False) -> None:
         self.json = json
-        self._quiet = quiet
+        self.quiet = quiet
         self._said: set[str] = set()
 
     def step(self, what: str) -> None:
         """Progress: what is being done now. Stops here after a Ctrl-C that was swallowed."""
         stop_if_pressed()
-        if not self._quiet:
+        if not self.quiet:
             _console(sys.stderr).print(f"  {what} ...", style="dim")
 
     def notes(self, notes: Iterable[str]) -> None:
         """What the user should know; each is said once."""
         for note in notes:
-            if note not in self._said and not self._quiet:
+            if note not in self._said and not self.quiet:
                 _console(sys.stderr).print(f"note: {note}", style="yellow", soft_wrap=True)
             self._said.add(note)
 

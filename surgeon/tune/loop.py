@@ -101,7 +101,9 @@ class Loop:
                 output = self._forward(self._wrapped, batch.inputs)
             loss = self._loss(batch, output, felt)
         if not bool(loss.detach().isfinite()):
-            raise BadInput(f"the loss became {float(loss.detach())}", "a smaller --lr, or --precision fp32")
+            raise BadInput(
+                f"the loss became {float(loss.detach())}", "a smaller --lr, or --precision fp32"
+            )
         self._accelerator.backward(loss)
         if self._clip is not None:
             self._accelerator.clip_grad_norm_(self._wrapped.parameters(), self._clip)
