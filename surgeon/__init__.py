@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from surgeon.errors import BadInput, CheckFailed, OutOfReach, SurgeonError, Unproven
 
 if TYPE_CHECKING:
+    from surgeon.carry import carry
     from surgeon.check import CheckResult, check
     from surgeon.data import DataOptions, open_data
     from surgeon.export import export_onnx
@@ -38,6 +39,7 @@ _HOME = {
     "Tuned": "surgeon.tune.tuned",
     "Tuning": "surgeon.tune.options",
     "apply": "surgeon.shrink",
+    "carry": "surgeon.carry",
     "check": "surgeon.check",
     "criterion": "surgeon.score",
     "export_onnx": "surgeon.export",
@@ -56,8 +58,8 @@ _HOME = {
 
 __all__ = [
     "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Result",
-    "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "check", "criterion", "export_onnx", "load", "measure", "open_data",
-    "open_model",    "propose", "remove", "rule", "save", "shrink", "trace", "tune",
+    "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "criterion", "export_onnx", "load", "measure", "open_data",
+    "open_model", "propose", "remove", "rule", "save", "shrink", "trace", "tune",
 ]  # fmt: skip
 
 
