@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
@@ -26,7 +26,16 @@ from surgeon.plan import Plan
 from surgeon.planning import make_plan, model_facts, recounted, refuse_other_model
 from surgeon.report.reach import Reach, reach
 from surgeon.rules import RULES, USER
-from surgeon.score import Criterion, Weights, scores_of
+from surgeon.score import (
+    Criterion,
+    Evidence,
+    Material,
+    Original,
+    known,
+    refuse_without_data,
+    scores_of,
+)
+from surgeon.score.loss import Loss
 from surgeon.trace.called import calls
 from surgeon.trace.folding import read_state, ready
 from surgeon.trace.inputs import Inputs
@@ -47,6 +56,12 @@ class Options(TypedDict, total=False):
     ignore: Sequence[str]
     criterion: str | Criterion
     by: str
+    reduce: str
+    normalise: str
+    normalize: str
+    data: Iterable[Any]
+    labelled: bool
+    loss: Loss
     scope: str
     round_to: int | str | None
     remove: Mapping[str, Sequence[int]]
@@ -233,12 +248,18 @@ def check_options(ratio: float | None = None, **options: Unpack[Options]) -> Non
 
 
 def _propose(
-    model: nn.Module, inputs: Inputs, request: Request, source: str | None, run: _Run
+    model: nn.Module,
+    inputs: Inputs,
+    asked: tuple[Request, Material],
+    source: str | None,
+    run: _Run,
 ) -> Proposal:
+    request, material = asked
+    refuse_without_data(request.criterion, material.data is not None)
     traced = run("trace and couple", lambda: trace(model, inputs))
     coupling = traced.coupling
     model = traced.model
-    choice, broken = run("score and plan", lambda: _choose(model, coupling, request))
+    choice, broken = run("score and plan", lambda: _choose(model, coupling, request, material))
     facts = model_facts(traced.graph, source, describe(inputs))
     plan = make_plan(coupling, choice, facts, request.as_dict())
     return Proposal(traced, plan, _notes(coupling, choice, broken) + traced.notes)
@@ -322,7 +343,7 @@ class _Run:
         return result
 
 
-def _request(ratio: float | None, options: Options) -> Request:
+def _request(ratio: float | None, options: Options) -> tuple[Request, Material]:
     unknown = set(options) - set(Options.__annotations__)
     if unknown:
         raise BadInput(
@@ -330,6 +351,9 @@ def _request(ratio: float | None, options: Options) -> Request:
             f"there are ratio, {', '.join(Options.__annotations__)}",
         )
     given: dict[str, Any] = dict(options)
+    material = Material.of(given)
+    if "normalize" in given:
+        given.setdefault("normalise", given.pop("normalize"))
     for what in ("max_flops", "max_params"):
         if given.get(what) is not None:
             given[what] = Limit.parse(given[what], what)
@@ -338,14 +362,18 @@ def _request(ratio: float | None, options: Options) -> Request:
             given[what] = kinds(given[what])
     given["ignore"] = tuple(given.get("ignore", ()))
     given["remove"] = {k: tuple(v) for k, v in given.get("remove", {}).items()}
-    return Request(ratio=ratio, **given)
+    own = known(given.get("criterion", Request.criterion)).normalise
+    given["normalise"] = given.get("normalise") or own
+    return Request(ratio=ratio, **given), material
 
 
 def _choose(
-    model: nn.Module, coupling: Coupling, request: Request
+    model: nn.Module, coupling: Coupling, request: Request, material: Material
 ) -> tuple[Choice, tuple[str, ...]]:
-    weights = Weights(read_state(model), request.by, request.seed)
-    scores, broken = scores_of(coupling.groups, weights, request.criterion)
+    original = Original(model, coupling, material)
+    evidence = Evidence(read_state(model), request.by, request.seed, original)
+    how = (request.criterion, request.reduce, request.normalise)
+    scores, broken = scores_of(coupling.groups, evidence, *how)
     return choose(coupling, scores, request), broken
 
 

@@ -229,7 +229,7 @@ class TestShrink:
         options = (
             "--ratio-for", "conv1=0.25", "--ratio-for", "conv2=50%", "--ignore", "fc", "--criterion", "l1",
             "--by", "filter", "--scope", "global", "--round-to", "2", "--seed", "3", "--max-params", "0.9x",
-            "--cut", "mlp, width", "--equal", "mlp",
+            "--cut", "mlp, width", "--equal", "mlp", "--reduce", "max", "--normalize", "gaussian",
         )  # fmt: skip
         code, out, err = go("shrink", *NET, *options, "--dry-run", "--json")
         assert code == 0, err
@@ -239,6 +239,7 @@ class TestShrink:
         assert (request["scope"], request["round_to"], request["seed"]) == ("global", 2, 3)
         assert request["max_params"] == "0.9x"
         assert (request["cut"], request["equal"]) == (["width", "mlp"], ["mlp"])
+        assert (request["reduce"], request["normalise"]) == ("max", "gaussian")
 
     def test_channels_by_hand(self, go: Go) -> None:
         args = ("--remove", "conv1=0,2-3", "--remove", "conv2:in=7")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import surgeon
+from surgeon.report.criteria import criteria_markdown
 from surgeon.report.optable import op_markdown
 from surgeon.rules.registry import forget
 
@@ -19,6 +20,11 @@ def between(start: str, stop: str) -> str:
 
 def test_the_op_table_is_the_registry():
     assert between("<!-- ops -->", "<!-- /ops -->") == op_markdown().strip()
+
+
+def test_every_criterion_is_in_its_table_with_its_paper_and_what_it_reads():
+    table = between("<!-- criteria -->", "<!-- /criteria -->")
+    assert table == criteria_markdown().strip()
 
 
 def test_every_file_that_the_commands_name_exists():

@@ -36,6 +36,7 @@ class Unit:
     scores: tuple[Array, ...]
     step: int
     ratio: float | None
+    relative: bool = True  # scores of different groups are compared relative to their means
 
     @cached_property
     def size(self) -> int:
@@ -54,9 +55,10 @@ class Unit:
 
     @cached_property
     def ranked(self) -> Array:
-        """What losing one more channel of each group costs, relative to the group's mean; the floor left out."""
+        """What losing one more channel of each group costs; the floor left out."""
         both = zip(self.scores, self.order, strict=True)
-        each = [_relative(s[o]).reshape(self.size, -1).mean(1) for s, o in both]
+        ranked = (_relative(s[o]) if self.relative else s[o] for s, o in both)
+        each = [r.reshape(self.size, -1).mean(1) for r in ranked]
         free = self.size - max(int(np.ceil(self.size * FLOOR)), 1)
         return np.mean(each, axis=0)[:free]
 
@@ -91,6 +93,8 @@ def field_of(
     """The field of a request. by_hand: names of groups that are cut at given positions, and do not compete."""
     groups = coupling.groups
     left = {g.name: g.why_not for g in groups if g.why_not is not None}
+    silent = {g.name for g in groups if g.name not in left and g.name not in scores}
+    left |= dict.fromkeys(silent - set(by_hand), "the criterion says nothing of these channels")
     for glob in request.ignore:
         for g in matching(groups, glob):
             left.setdefault(g.name, f"ignored ({glob})")
@@ -112,6 +116,7 @@ def field_of(
             tuple(scores[g.name] for g in unit),
             _step(unit, round_to),
             ratios.get(unit[0].name),
+            request.normalise is None,
         )
         for unit in _joined(free, [*alike, *coupling.ties], ratios)
     )

@@ -14,6 +14,8 @@ from surgeon.kinds import KINDS
 
 SCOPES = ("local", "global", "isomorphic")
 BY = ("group", "filter", "shared-kernel")
+REDUCE = ("mean", "sum", "max", "first")
+NORMALISE = ("none", "mean", "max", "gaussian", "lamp")
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
@@ -54,7 +56,9 @@ class Request:
     ratio: share of channels removed, in [0, 1), of each group (local) or of all together.
     ratio_for: {glob: ratio} for groups by layer path. ignore: globs of layers whose outputs stay.
     scope: 'local', 'global' or 'isomorphic' (arXiv 2407.04616). round_to: channels kept are a
-    multiple of it; 'auto' is this CPU's block. by: whose weights decide. remove: {'layer1.0.conv1' or
+    multiple of it; 'auto' is this CPU's block. by: whose weights decide. reduce: how the scores of a
+    group's layers become one. normalise: how scores of groups that compete are made comparable (by the group's mean
+    where nothing is said). remove: {'layer1.0.conv1' or
     'layer2.0.conv1:in': positions}. max_flops, max_params: limits, instead of a ratio. cut: kinds of
     channels that may go (`surgeon.kinds`), all where none is named; of heads x head_dim one is cut,
     or each that is named. equal: kinds whose groups of one make keep equally many channels.
@@ -65,6 +69,8 @@ class Request:
     ignore: tuple[str, ...] = ()
     criterion: Any = "l2"
     by: str = "group"
+    reduce: str = "mean"
+    normalise: str | None = None
     scope: str = "local"
     round_to: int | str | None = None
     remove: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -81,6 +87,14 @@ class Request:
             raise BadInput(f"scope '{self.scope}' does not exist", f"one of {', '.join(SCOPES)}")
         if self.by not in BY:
             raise BadInput(f"by '{self.by}' does not exist", f"one of {', '.join(BY)}")
+        for what, given, all_of_them in (
+            ("reduce", self.reduce, REDUCE),
+            ("normalise", self.normalise or "none", NORMALISE),
+        ):
+            if given not in all_of_them:
+                raise BadInput(
+                    f"{what} '{given}' does not exist", f"one of {', '.join(all_of_them)}"
+                )
         _check_kinds("cut", self.cut)
         _check_kinds("equal", self.equal)
         if self.limits and self.ratio is not None:
@@ -107,6 +121,8 @@ class Request:
         """For plan.json: only what was asked."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seed" or self.seed}
         data = {k: v for k, v in own.items() if v is not None and v not in ({}, ())}
+        if self.reduce == "mean":  # what plans of older surgeons mean, too
+            del data["reduce"]
         data |= {f"max_{k}": str(v) for k, v in self.limits.items()}
         if callable(self.criterion):
             data["criterion"] = getattr(self.criterion, "__name__", type(self.criterion).__name__)

@@ -38,8 +38,24 @@ Remove = Annotated[
     ),
 ]
 Criterion = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Importance: l1, l2 (default) or random")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Importance: l2 (default), l1, fpgm, random, ...: see the README"
+    ),
 ]
+Reduce = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW", help="Scores of a group's layers become one: mean (default), sum, max, first"
+    ),
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        "--normalise", "--normalize", metavar="HOW",
+        help="Scores of groups that compete on one scale: none, mean (default), max, gaussian, lamp",
+    ),
+]  # fmt: skip
 By = Annotated[
     str | None,
     typer.Option(
@@ -92,6 +108,8 @@ def shrink(
     max_params: Limit = None,
     criterion: Criterion = None,
     by: By = None,
+    reduce: Reduce = None,
+    normalise: Normalise = None,
     scope: Scope = None,
     round_to: RoundTo = None,
     seed: Seed = None,
@@ -123,6 +141,8 @@ def shrink(
         "max_params": max_params,
         "criterion": criterion,
         "by": by,
+        "reduce": reduce,
+        "normalise": normalise,
         "scope": scope,
         "round_to": parse.multiple(round_to),
         "seed": seed,

@@ -1,4 +1,4 @@
-"""What criteria read: the norms of a model's state along each dim, computed once."""
+"""What criteria read of the weights: norms and rows of a model's state along each dim."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class Weights:
     def __init__(self, state: Mapping[str, Tensor], by: str = "group", seed: int = 0) -> None:
         self.state = state
         self.by = by
+        self.seed = seed
         self.random = np.random.default_rng(seed)
-        self._norms: dict[tuple[str, int, int], Array] = {}
+        self._norms: dict[tuple[str, int, float], Array] = {}
 
     def members(self, group: Group) -> Iterator[Member]:
         """The members whose weights decide; all of them where `by` leaves none."""
@@ -33,24 +34,47 @@ class Weights:
         asked = [m for m in matrices if m.role in ROLES[self.by]]
         return iter(asked or matrices or group.members)
 
-    def power_sums(self, member: Member, p: int) -> Array:
-        """Sum of |w|^p over everything at each position of the member's dim: [extent]."""
+    def power_sums(self, member: Member, p: float) -> Array:
+        """Sum of |w|^p over everything at each position of the member's dim: [extent]. p = inf: the largest |w|."""
         key = (member.state, member.dim, p)
         if key not in self._norms:
-            w = self.state[member.state].detach()
-            if w.is_meta:
-                raise BadInput(
-                    f"{member.state} is on the meta device: it has no values to score",
-                    "load the weights first, or ask for criterion='random'",
-                )
-            w = w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
-            w = w.abs() if w.is_complex() else w
-            sums = _power_sums(w, member.dim, p)
+            w = self.tensor(member)
+            sums = _largest(w, member.dim) if p == np.inf else _power_sums(w, member.dim, int(p))
             self._norms[key] = sums.double().cpu().numpy()
         return self._norms[key]
 
+    def rows(self, member: Member, size: int) -> tuple[Array, NDArray[np.int64]]:
+        """Everything that each channel has in a member, as vectors: [channels held, weights of one], and
+        which channels they are. Channels that hold several positions have them one after another.
+
+        ([0, 0], []) where channels do not hold equally many positions: they cannot be compared.
+        """
+        order = np.argsort(member.channel, kind="stable")
+        held = np.bincount(member.channel, minlength=size)
+        here = np.flatnonzero(held)
+        if len(set(held[here].tolist())) != 1:
+            return np.zeros((0, 0)), np.zeros(0, np.int64)
+        w = self.tensor(member).movedim(member.dim, 0).flatten(1)
+        at = torch.from_numpy(member.at[order]).to(w.device)
+        return w[at].double().cpu().numpy().reshape(len(here), -1), here
+
+    def tensor(self, member: Member) -> Tensor:
+        """A member's weights in at least single precision, real."""
+        w = self.state[member.state].detach()
+        if w.is_meta:
+            raise BadInput(
+                f"{member.state} is on the meta device: it has no values to score",
+                "load the weights first, or ask for criterion='random'",
+            )
+        w = w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
+        return w.abs() if w.is_complex() else w
+
 
 _CHUNK = 1 << 20  # elements: a temporary that stays in cache
+
+
+def _largest(w: Tensor, dim: int) -> Tensor:
+    return w.abs().movedim(dim, 0).flatten(1).amax(1) if w.dim() > 1 else w.abs()
 
 
 def _power_sums(w: Tensor, dim: int, p: int) -> Tensor:

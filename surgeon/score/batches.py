@@ -1,0 +1,99 @@
+"""The user's data as batches that can be gone through again: inputs, and labels where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from surgeon.errors import BadInput
+from surgeon.trace.inputs import Inputs
+
+_HOW = "data is an iterable of batches: a DataLoader, or a list of tensors, tuples, mappings or surgeon.Inputs"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of the network. labels: of the same batch, None where there are none."""
+
+    inputs: Inputs
+    labels: Any = None
+
+    def singles(self) -> Iterator[Sample]:
+        """Examples one by one; the whole where its tensors share no batch dimension."""
+        count = self.inputs.batch
+        if count < 2:
+            yield self
+        for i in range(count if count > 1 else 0):
+            one = self.inputs.map(lambda x, i=i: x[i : i + 1] if x.dim() else x)
+            yield Sample(one, _part(self.labels, i, count))
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the user gives besides the network: data for criteria that read any, and a loss of their own."""
+
+    data: Batches | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None
+
+    @staticmethod
+    def of(options: dict[str, Any]) -> Material:
+        """Taken out of the options of a call: `data`, `labelled`, `loss`. BadInput where they do not fit."""
+        data, labelled = options.pop("data", None), bool(options.pop("labelled", False))
+        loss: Any = options.pop("loss", None)
+        if not (loss is None or callable(loss)):
+            raise BadInput(
+                f"loss is a {type(loss).__name__}", "give a function (output, labels) -> one number"
+            )
+        if data is None and labelled:
+            raise BadInput("labelled=True, and there are no data", "give data=")
+        own: Callable[[Any, Any], Tensor] | None = loss  # type: ignore[assignment]
+        return Material(None if data is None else Batches(data, labelled), own)
+
+
+@dataclass
+class Batches:
+    """Any iterable of batches. labelled: each batch is a pair (inputs, labels).
+
+    A batch is a tensor, a tuple of what forward takes, a mapping of its keywords, `Inputs`, or any object
+    with `inputs` (an `Inputs`) and `labels`. An iterator, which can be read once, is kept in a list.
+    """
+
+    source: Iterable[Any]
+    labelled: bool = False
+    _again: Iterable[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, (Tensor, str, bytes)) or not hasattr(self.source, "__iter__"):
+            raise BadInput(f"data is a {type(self.source).__name__}, no iterable of batches", _HOW)
+        once = hasattr(self.source, "__next__")
+        self._again = list(self.source) if once else self.source
+
+    def __iter__(self) -> Iterator[Sample]:
+        found = False
+        for batch in self._again:
+            found = True
+            yield self._sample(batch)
+        if not found:
+            raise BadInput("data is empty: there is no batch in it", _HOW)
+
+    def _sample(self, batch: Any) -> Sample:
+        if isinstance(inputs := getattr(batch, "inputs", None), Inputs):
+            return Sample(inputs, getattr(batch, "labels", None))
+        if not self.labelled:
+            return Sample(Inputs.of(batch))
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise BadInput(
+                f"labelled data are pairs (inputs, labels); a batch is a {type(batch).__name__}",
+                "give pairs, or leave out labelled=True",
+            )
+        return Sample(Inputs.of(batch[0]), batch[1])
+
+
+def _part(labels: Any, i: int, count: int) -> Any:
+    """The labels of example i."""
+    if isinstance(labels, Tensor) and labels.dim() and labels.shape[0] == count:
+        return labels[i : i + 1]
+    return [labels[i]] if isinstance(labels, (list, tuple)) and len(labels) == count else labels
