@@ -24,8 +24,9 @@ from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.failure import failure
 from surgeon.masked import Masked
 from surgeon.plan import Plan
+from surgeon.reached import Reached
 from surgeon.running import as_dtype, run
-from surgeon.shake import follow, strange_weight
+from surgeon.shake import carry_widely, follow, strange_weight
 from surgeon.trace.decisions import Decisions, Forced, Number, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.folding import ready
@@ -55,7 +56,8 @@ class CheckResult:
 
 
 def check(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Any, seed: int = 0) -> CheckResult:
-    """Prove that `slim` computes what `model` computes with the plan's channels masked.
+    """Prove that `slim` computes what `model` computes with the plan's channels masked; where the plan
+    says that they are dead (`Plan.carries`), what it computes with nothing masked.
 
     inputs: a tensor, a tuple of arguments, a mapping of keywords, or `Inputs`.
     Float inputs are replaced by noise of their shape, integer ones are used as they are. Runs in
@@ -321,7 +323,11 @@ class _Pair:
         if draw is not None:
             shake(twin, draw[1], draw[0])
             follow(small, twin, self.plan)
-        masked, decisions = Masked(twin, self.plan.keep), Decisions(forced)
+        same = self.plan.carries is not None and draw is None
+        if same and self.dtype is torch.float64:
+            carry_widely(small, twin, self.plan, torch.finfo(own_dtype(self.model)).eps)
+        masked, decisions = Masked(twin, {} if same else self.plan.keep), Decisions(forced)
+        masked.reached = Reached(twin, self.plan.keep)
         try:
             with decisions, masked.reached.watching():
                 want = run(twin, self.inputs, masked)
@@ -332,7 +338,8 @@ class _Pair:
         error, got = self._error(masked, small, want)
         if not error <= self.tolerance:
             _same_twice(run(twin, self.inputs), run(twin, self.inputs))
-            raise failure(twin, small, self.plan.keep, self.inputs, (error, self.tolerance))
+            keep = {} if same else self.plan.keep
+            raise failure(twin, small, keep, self.inputs, (error, self.tolerance))
         # a forward that reads no number, and feeds all of its modules, is the same each time
         depends = bool(decisions.read) or masked.reached.starved
         missing = frozenset(masked.reached.missing if depends else ())

@@ -16,6 +16,7 @@ FORMAT, VERSION = "surgeon-plan", 1
 _PLAN = "surgeon shrink writes plan.json"
 Keep = Mapping[str, Mapping[int, tuple[int, ...]]]
 Folds = Mapping[str, tuple[tuple[int, int, float], ...]]
+Carries = Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Plan:
     `keep` maps state_dict names of the original model to {dim: sorted indices kept}; a tensor or a
     dim that is not listed is whole. `model` holds source, inputs and fingerprint, `request` what
     was asked. `folds` are factors that the cut put into kept rows (an attention's scale that followed
-    its head_dim): {name: [[first row, last row + 1, factor]]} on the slim tensor.
+    its head_dim): {name: [[first row, last row + 1, factor]]} on the slim tensor. `carries` is None but
+    where what goes is dead: then the slim model computes what the original does, once these numbers, one
+    an element of the slim tensor in order, are added to its tensors.
     """
 
     keep: Keep
@@ -55,10 +58,12 @@ class Plan:
     groups: tuple[Cuts, ...] = ()
     left: tuple[Left, ...] = ()
     folds: Folds = field(default_factory=dict)
+    carries: Carries | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data (the file format of plan.json)."""
         folds = {n: [list(f) for f in rows] for n, rows in self.folds.items()}
+        carries = {n: list(added) for n, added in (self.carries or {}).items()}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -70,6 +75,7 @@ class Plan:
             "groups": [vars(g) for g in self.groups],
             "left": [vars(x) for x in self.left],
             **({"folds": folds} if folds else {}),
+            **({"carries": carries} if self.carries is not None else {}),
         }
 
     @staticmethod
@@ -88,6 +94,7 @@ class Plan:
             tuple(_entry(Cuts, g) for g in data.get("groups") or ()),
             tuple(_entry(Left, x) for x in data.get("left") or ()),
             _folds(data.get("folds") or {}),
+            _carries(data.get("carries")),
         )
 
     def save(self, path: str | Path) -> None:
@@ -153,6 +160,17 @@ def _folds(data: Any) -> Folds:
     except (AttributeError, TypeError, ValueError) as error:
         raise BadInput(
             f"the plan's folds are damaged: {error}", "write {name: [[first, last, factor]]}"
+        ) from None
+
+
+def _carries(data: Any) -> Carries | None:
+    if data is None:
+        return None
+    try:
+        return {str(n): tuple(float(x) for x in added) for n, added in data.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"the plan's carries are damaged: {error}", "write {name: [a number an element]}"
         ) from None
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from surgeon.constants import carried
+from surgeon.errors import CheckFailed
 from surgeon.plan import Plan
 from surgeon.slices import sliced
 from surgeon.trace.tensors import named_state
@@ -30,15 +32,37 @@ def strange_weight(model: nn.Module, small: nn.Module, plan: Plan) -> str | None
     for name, tensor in small.named_parameters():
         if name not in own:
             return name
-        want = _planned(name, own[name], plan)
-        rounding = (
-            1e-6 if name in plan.folds else 0.0
-        )  # a factor is rounded to the weight's precision
+        carries = name in (plan.carries or {})
+        want = (
+            carried(name, own[name], plan).to(tensor)
+            if carries
+            else _planned(name, own[name], plan)
+        )
+        # a factor, or a constant, is rounded to the weight's precision
+        rounding = 1e-6 if name in plan.folds or carries else 0.0
         if want.shape != tensor.shape or not torch.allclose(
             want, tensor, rtol=rounding, atol=0.0, equal_nan=True
         ):
             return name
     return None
+
+
+@torch.no_grad()
+def carry_widely(small: nn.Module, model: nn.Module, plan: Plan, rounding: float) -> None:
+    """Take the constants of dead channels as they were computed, not as the slim model's dtype rounds them.
+
+    rounding: that of the dtype, relative. Raises CheckFailed where a tensor of the slim model is not what they and the original's make.
+    """
+    own, original = named_state(small), named_state(model)
+    for name in plan.carries or ():
+        if name not in own or name not in original:
+            raise CheckFailed(f"the slim model has no {name}, which takes up constants")
+        want = carried(name, original[name], plan)
+        if want.shape != own[name].shape or not torch.allclose(
+            want, own[name].double(), rtol=rounding, atol=0.0
+        ):
+            raise CheckFailed(f"{name} is not the original's with the constants of the plan added")
+        own[name].copy_(want)
 
 
 def _planned(name: str, tensor: Tensor, plan: Plan) -> Tensor:

@@ -36,6 +36,8 @@ from surgeon.score import (
     scores_of,
 )
 from surgeon.score.loss import Loss
+from surgeon.sparse.dead import Dead
+from surgeon.sparse.plan import dead_plan, said_of
 from surgeon.trace.called import calls
 from surgeon.trace.folding import read_state, ready
 from surgeon.trace.inputs import Inputs
@@ -70,6 +72,7 @@ class Options(TypedDict, total=False):
     cut: str | Sequence[str]
     equal: str | Sequence[str]
     seed: int
+    dead: bool
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Result:
     reach: Reach | None = None
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    dead: Dead | None = None
 
     @property
     def report(self) -> dict[str, Any]:
@@ -106,6 +110,7 @@ class Result:
             "reach": self.reach.as_dict() if self.reach else None,
             "groups": plan["groups"],
             "left": plan["left"],
+            **({"dead": self.dead.as_dict()} if self.dead else {}),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
@@ -155,6 +160,7 @@ class Proposal:
     traced: Traced
     plan: Plan
     notes: tuple[str, ...]
+    dead: Dead | None = None
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Traced:
@@ -212,7 +218,8 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     proposal = _propose(model, inputs, _request(ratio, options), source, run)
     traced, plan = proposal.traced, proposal.plan
     done = run("cut", lambda: cut(traced.model, traced.inputs, traced.coupling, plan))
-    return _finish((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
+    result = _finish((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
+    return replace(result, dead=proposal.dead)
 
 
 def propose(
@@ -259,8 +266,11 @@ def _propose(
     traced = run("trace and couple", lambda: trace(model, inputs))
     coupling = traced.coupling
     model = traced.model
-    choice, broken = run("score and plan", lambda: _choose(model, coupling, request, material))
     facts = model_facts(traced.graph, source, describe(inputs))
+    if request.dead:
+        plan, dead = run("find what is dead", lambda: dead_plan(traced, facts, request.as_dict()))
+        return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
+    choice, broken = run("score and plan", lambda: _choose(model, coupling, request, material))
     plan = make_plan(coupling, choice, facts, request.as_dict())
     return Proposal(traced, plan, _notes(coupling, choice, broken) + traced.notes)
 

@@ -61,7 +61,8 @@ class Request:
     where nothing is said). remove: {'layer1.0.conv1' or
     'layer2.0.conv1:in': positions}. max_flops, max_params: limits, instead of a ratio. cut: kinds of
     channels that may go (`surgeon.kinds`), all where none is named; of heads x head_dim one is cut,
-    or each that is named. equal: kinds whose groups of one make keep equally many channels.
+    or each that is named. equal: kinds whose groups of one make keep equally many channels. dead: what
+    is dead goes, and nothing else.
     """
 
     ratio: float | None = None
@@ -79,6 +80,7 @@ class Request:
     cut: tuple[str, ...] = ()
     equal: tuple[str, ...] = ()
     seed: int = 0
+    dead: bool = False
 
     def __post_init__(self) -> None:
         for what, ratio in (("ratio", self.ratio), *self.ratio_for.items()):
@@ -106,9 +108,16 @@ class Request:
             isinstance(self.round_to, int) and self.round_to > 0
         ):
             raise BadInput(f"round_to {self.round_to!r} must be a positive number or 'auto'")
-        if self.ratio is None and not (self.limits or self.remove or self.ratio_for):
+        asked = bool(self.limits or self.remove or self.ratio_for or self.ratio is not None)
+        if self.dead and asked:
             raise BadInput(
-                "nothing was asked", "give --ratio 0.5, --max-flops 0.5x, --remove or --plan"
+                "--dead removes what is dead and nothing else: a ratio, a limit or --remove says more",
+                "shrink with --dead, then shrink the result",
+            )
+        if not (asked or self.dead):
+            raise BadInput(
+                "nothing was asked",
+                "give --ratio 0.5, --max-flops 0.5x, --dead, --remove or --plan",
             )
 
     @property
@@ -119,7 +128,8 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """For plan.json: only what was asked."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seed" or self.seed}
+        quiet = {f: None for f in ("seed", "dead") if not getattr(self, f)}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in quiet}
         data = {k: v for k, v in own.items() if v is not None and v not in ({}, ())}
         if self.reduce == "mean":  # what plans of older surgeons mean, too
             del data["reduce"]

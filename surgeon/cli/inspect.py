@@ -32,6 +32,7 @@ def inspect(
     screen.show(
         f"total: {found['params']:,} parameters, {found['flops']:,} FLOPs, {found['macs']:,} MACs",
         *text.reach(found["reach"]),
+        *text.sparsity(found["sparsity"]),
         f"ops without a channel rule: {unknown}",
         *(
             f"equal in number, as the forward splits them evenly: {' = '.join(t)}"

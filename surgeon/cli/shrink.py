@@ -86,6 +86,13 @@ Equal = Annotated[
         metavar="KINDS", help="Kinds whose groups of one make keep equally many channels: heads,mlp"
     ),
 ]
+Dead = Annotated[
+    bool,
+    typer.Option(
+        "--dead",
+        help="Only what is dead: channels whose removal changes no output, as their constants are carried on",
+    ),
+]
 Limit = Annotated[
     str | None, typer.Option(metavar="LIMIT", help="Instead of a ratio, at most: 0.5x, 900M, 1.2G")
 ]
@@ -113,6 +120,7 @@ def shrink(
     scope: Scope = None,
     round_to: RoundTo = None,
     seed: Seed = None,
+    dead: Dead = False,
     plan: PlanFile = None,
     dry_run: DryRun = False,
     output: o.Output = None,
@@ -146,6 +154,7 @@ def shrink(
         "scope": scope,
         "round_to": parse.multiple(round_to),
         "seed": seed,
+        "dead": dead or None,
     }
     asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}
     replayed = _replayed(plan, asked)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgeon.constants import add_carries
 from surgeon.couple import Coupling
 from surgeon.cut.attempt import Attempt
 from surgeon.cut.config import configure, has_config
@@ -55,9 +56,11 @@ def cut(model: nn.Module, inputs: Any, coupling: Coupling, plan: Plan) -> Cut:
 def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cut:
     if isinstance(model, Program):
         program, certain = cut_program(model, inputs, plan)
+        add_carries(program, plan)
         return Cut(program, "program", certain=certain)
     done, found = cut_fitting(model, inputs, coupling, plan)
     if found is None:
+        add_carries(done.model, plan)
         return done
     return as_program(model, inputs, plan, found.why)
 
@@ -72,6 +75,7 @@ def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:
             f"and as a program: {error.message}",
             error.hint,
         ) from error
+    add_carries(program, plan)
     return Cut(program, "program", why, certain=certain)
 
 

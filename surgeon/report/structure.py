@@ -10,6 +10,7 @@ from torch import nn
 from surgeon.grouping import Group
 from surgeon.measure.count import Flops, flops, parameters
 from surgeon.report.reach import reach
+from surgeon.sparse.sparsity import sparsity
 from surgeon.trace.program import Program
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def structure(traced: Traced, model: nn.Module, inputs: Any) -> dict[str, Any]:
         "layers": list(_layers(model, counted, params)),
         "groups": [_group(group) for group in traced.groups],
         "ties": [sorted(names) for names in traced.coupling.ties],
+        "sparsity": sparsity(traced),
         "notes": [*traced.graph.notes, *_uncounted(counted)],
     }
 

@@ -45,6 +45,27 @@ def reach(found: dict[str, Any], shown: int = 8) -> list[str]:
     return lines
 
 
+def sparsity(found: dict[str, Any], shown: int = 8) -> list[str]:
+    """Zeros among the parameters, the sparsest layers, and what of it `--dead` removes."""
+    dead = found["dead"]
+    lines = [f"zeros: {found['zeros']:,} ({found['share']:.1%} of the parameters)"]
+    layers = sorted(found["layers"].items(), key=lambda x: -x[1]["zeros"])
+    for name, own in layers[:shown] if found["share"] >= _SPARSE else ():
+        lines.append(f"  {own['share']:.1%} of {name or 'the model itself'}")
+    if dead["channels"]:
+        lines.append(
+            f"dead: {dead['channels']} channels, {dead['share']:.1%} of the parameters; shrink --dead removes them"
+        )
+    elif found["share"] >= _SPARSE:
+        lines.append(
+            "dead: none; these zeros leave no channel empty, so none of them can be cut away"
+        )
+    return [*lines, *(f"  dead, and kept: {text}" for text in dead["kept"][:shown])]
+
+
+_SPARSE = 0.01  # a smaller share of zeros is told in one line
+
+
 def proven(check: dict[str, Any] | None) -> str:
     """The oracle's result in one line."""
     if check is None:

@@ -1,0 +1,1 @@
+"""Sparse networks: what of their zeros can be cut away, and making networks sparse."""
