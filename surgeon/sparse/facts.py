@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from surgeon.graph import Node, Value
-from surgeon.rules import Rule, lookup
+from surgeon.rules import lookup
 from surgeon.sparse.touch import Notes, touched
 from surgeon.widths import widened
 
@@ -182,9 +182,9 @@ class Facts:
 
     def _opened(self, node: Node) -> list[Tensor]:
         rule = lookup(node.op)
-        if _shows(node) and rule is not None and (rule.family != "factory" or node.inputs):
-            return self._moved(node, rule)
-        if not any(bool(self.open(v).any()) for v in node.inputs):
+        if _shows(node) and rule is not None and not is_made(node):
+            return self._moved(node)
+        if is_made(node) or not any(bool(self.open(v).any()) for v in node.inputs):
             return [torch.zeros(v.shape if v else ()) for v in node.outputs]
         marks = touched(node, self.notes, lambda v: self.open(v) > 0)
         opens = [m.float() for m in marks]
@@ -199,11 +199,11 @@ class Facts:
             opens[0] *= (rows != rows[:1]).any(0).float()
         return opens
 
-    def _moved(self, node: Node, rule: Rule) -> list[Tensor]:
+    def _moved(self, node: Node) -> list[Tensor]:
         """A movement of what it moves; where it reads open positions, all is open."""
         everything = [torch.ones(v.shape if v else ()) for v in node.outputs]
         moving = content(node)
-        if rule.family == "factory" or packet_of(node) in ("aten.glu", "aten.view_as_complex"):
+        if packet_of(node) in ("aten.glu", "aten.view_as_complex"):
             none = not any(bool(self.open(v).any()) for v in node.inputs)
             return [torch.zeros_like(m) for m in everything] if none else everything
         if any(bool(self.open(v).any()) for v in node.inputs if v not in moving):
@@ -233,6 +233,13 @@ class Facts:
     def weighs(self, value: Value) -> Tensor:
         """f32, 1 where a number may differ from zero."""
         return ((self.number(value) != 0) | (self.open(value) > 0)).float()
+
+
+def is_made(node: Node) -> bool:
+    """Whether the result takes at most its shape from the operands."""
+    rule = lookup(node.op)
+    fresh = packet_of(node) in ("aten.zeros_like", "aten.ones_like")
+    return fresh or (rule is not None and rule.family == "factory")
 
 
 def _shows(node: Node) -> bool:

@@ -23,6 +23,7 @@ from surgeon.sparse.facts import (
     Facts,
     Product,
     content,
+    is_made,
     is_norm,
     multiply,
     norm_factor,
@@ -116,9 +117,9 @@ class Shifts:
         """The shifts of a node's results, before its facts are taken: an op in place changes its operand."""
         shifted = [v for v in dict.fromkeys(node.inputs) if self._is_shifted(v)]
         moved = lookup(node.op)
-        if moved is not None and moved.move is not None and moved.family != "factory":
+        if moved is not None and moved.move is not None and not is_made(node):
             return self._moved(node)
-        if not shifted:
+        if not shifted or is_made(node):
             return [torch.zeros(v.shape if v else (), dtype=torch.float64) for v in node.outputs]
         return self._computed(node)
 
@@ -141,14 +142,17 @@ class Shifts:
         moving = content(node)
         out = run(node, lambda v: self.of(v) if v in moving else self.facts.number(v), fill=0.0)
         shapes = [v.shape if v else () for v in node.outputs]
-        if out is not None and [tuple(o.shape) for o in out] == shapes and "glu" not in node.op:
+        real = out is not None and "glu" not in node.op and not any(o.is_complex() for o in out)
+        if out is not None and real and [tuple(o.shape) for o in out] == shapes:
             return out
         return self._unknown(node)
 
     def _computed(self, node: Node) -> list[Tensor]:
         product, packet = product_of(node), packet_of(node)
         outs = [torch.zeros(v.shape if v else (), dtype=torch.float64) for v in node.outputs]
-        if product is not None:
+        if any(self.facts.number(v).is_complex() for v in node.inputs):
+            outs = self._unknown(node)
+        elif product is not None:
             outs[0] = self._of_product(node, product)
         elif is_norm(node):
             outs[0] = self._of_norm(node)

@@ -105,7 +105,7 @@ def _boxes(node: Node, notes: Notes, terms: list[Term], mask: Tensor) -> Boxes:
         shape += sizes or [mask.shape[d]]
     mixing = {x for t in terms for x in t.mixing}
     rest = [d for d in range(mask.dim()) if d not in passing]
-    box = mask.permute(*passing, *rest).reshape(*[mask.shape[d] for d in passing], *shape)
+    box = mask.permute([*passing, *rest]).reshape([*(mask.shape[d] for d in passing), *shape])
     where: dict[str, int] = {}
     for k, letter in enumerate(letters):
         at = len(passing) + k
@@ -143,7 +143,7 @@ def _written(
         box = box if d in sources else box.any(d, keepdim=True)
     kept = [d for d in sources if d >= 0]
     rest = [d for d in range(box.dim()) if d not in kept]  # of an extent of one by now
-    out = box.permute(*kept, *rest).reshape([box.shape[d] for d in kept])
+    out = box.permute([*kept, *rest]).reshape([box.shape[d] for d in kept])
     for k, d in enumerate(sources):
         out = out.unsqueeze(k) if d < 0 else out
     fits = all(a in (1, b) for a, b in zip(out.shape, full, strict=True))
