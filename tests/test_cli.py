@@ -21,7 +21,18 @@ torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"
 MODELS = Path(__file__).parents[1] / "models"
-COMMANDS = ("shrink", "inspect", "apply", "check", "tune", "export", "bench", "rules", "env")
+COMMANDS = (
+    "shrink",
+    "inspect",
+    "apply",
+    "check",
+    "sparsify",
+    "tune",
+    "export",
+    "bench",
+    "rules",
+    "env",
+)
 
 NETS = """
 import torch
