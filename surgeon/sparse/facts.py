@@ -91,6 +91,22 @@ def multiply(node: Node, product: Product, a: Tensor, b: Tensor) -> Tensor:
     return target(*args)
 
 
+def indicate(node: Node, product: Product, a: Tensor, b: Tensor) -> Tensor:
+    """As `multiply`, of 0/1 tensors whose result is only asked where it is not zero.
+
+    A convolution's are joined over space first, which may call too much open, and never too little:
+    f32[N, channels, 1, 1], to be broadcast.
+    """
+    if packet_of(node) != "aten.convolution":
+        return multiply(node, product, a, b)
+    rank = a.dim() - 2
+    space = tuple(range(2, a.dim()))
+    one, none = [1] * rank, [0] * rank
+    flat = [x.amax(space, keepdim=True) for x in (a, b)]
+    rest = (one, none, one, node.args[6], none, node.args[8])
+    return torch.ops.aten.convolution.default(*flat, None, *rest)
+
+
 class Facts:
     """The numbers of the values met so far, and a 0/1 tensor beside each: 1 is open."""
 
@@ -170,7 +186,24 @@ class Facts:
             return None
         if rule is None and any(bool(self.open(v).any()) for v in node.inputs):
             return None
+        product = product_of(node)
+        if product is not None and not node.target._schema.is_mutable:
+            factors = (node.args[product.a], node.args[product.b])
+            if not all(bool(self.number(v).any()) for v in factors):
+                return self._only_bias(node, product)
         return run(node, self.number)
+
+    def _only_bias(self, node: Node, product: Product) -> list[Tensor]:
+        """Where a factor is all zeros, closed or not, nothing but what is added is left."""
+        out = node.outputs[0]
+        assert out is not None
+        number = torch.zeros(out.shape, dtype=_dtype(out))
+        bias = node.arg(product.bias) if product.bias is not None else None
+        if bias is not None:
+            along = [1, -1, *[1] * (number.dim() - 2)] if "convolution" in node.op else [-1]
+            own = self.number(bias)
+            number += own.reshape(along) if own.dim() == 1 else own
+        return [number]
 
     def _literal(self, node: Node) -> list[Tensor]:
         """Numbers written in the code, noted behind the tensor that they make."""
@@ -221,7 +254,7 @@ class Facts:
         for one, other in ((a, b), (b, a)):
             if bool(self.open(one).any()):
                 shown = {one: self.open(one), other: self.weighs(other)}
-                total = total + multiply(
+                total = total + indicate(
                     node, product, shown[a] if a is not b else shown[one], shown[b]
                 )
         bias = node.arg(product.bias) if product.bias is not None else None

@@ -23,6 +23,7 @@ from surgeon.sparse.facts import (
     Facts,
     Product,
     content,
+    indicate,
     is_made,
     is_norm,
     multiply,
@@ -373,9 +374,16 @@ def read_by(node: Node, product: Product, value: Value, facts: Facts, wanted: Te
     a, b = node.args[product.a], node.args[product.b]
     with torch.enable_grad():
         shown = [own if x is value else facts.weighs(x) for x in (a, b)]
-        out = multiply(node, product, shown[0], shown[1])
-        (grad,) = torch.autograd.grad((out * wanted).sum(), own)
+        out = indicate(node, product, shown[0], shown[1])
+        asked = wanted if out.shape == wanted.shape else _over_space(wanted)
+        (grad,) = torch.autograd.grad((out * asked).sum(), own)
+        if out.shape != wanted.shape:  # joined over space: of equal elements one has the gradient
+            grad = _over_space(grad.abs()).expand(value.shape)
     return grad
+
+
+def _over_space(mask: Tensor) -> Tensor:
+    return mask.float().amax(tuple(range(2, mask.dim())), keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -407,10 +415,12 @@ def _times(node: Node, product: Product, a: _Part, b: _Part) -> Tensor:
     weighs = [((x.number != 0) | (x.open > 0)).float() for x in (a, b)]
     if not all(bool(w.any()) for w in weighs):
         return none
-    total = multiply(node, product, a.number, b.number).expand(out.shape).clone()
+    total = none
+    if bool(a.number.any()) and bool(b.number.any()):
+        total = multiply(node, product, a.number, b.number).expand(out.shape).clone()
     for one, other in ((a.open, weighs[1]), (weighs[0], b.open)):
         if bool(one.any()) and bool(other.any()):
-            total[(multiply(node, product, one, other) > 0.5).expand(out.shape)] = torch.nan
+            total[(indicate(node, product, one, other) > 0.5).expand(out.shape)] = torch.nan
     return total
 
 
