@@ -91,20 +91,32 @@ def multiply(node: Node, product: Product, a: Tensor, b: Tensor) -> Tensor:
     return target(*args)
 
 
-def indicate(node: Node, product: Product, a: Tensor, b: Tensor) -> Tensor:
+def indicate(
+    node: Node, product: Product, a: Tensor, b: Tensor, asked: Tensor | None = None
+) -> Tensor:
     """As `multiply`, of 0/1 tensors whose result is only asked where it is not zero.
 
-    A convolution's are joined over space first, which may call too much open, and never too little:
-    f32[N, channels, 1, 1], to be broadcast.
+    A convolution's are joined along space where its kernel reaches along it, or nothing changes along
+    it (of `asked` neither, a mask of the result): what is called open may be too much, and never too
+    little. Joined dimensions have an extent of one.
     """
     if packet_of(node) != "aten.convolution":
         return multiply(node, product, a, b)
-    rank = a.dim() - 2
-    space = tuple(range(2, a.dim()))
-    one, none = [1] * rank, [0] * rank
-    flat = [x.amax(space, keepdim=True) for x in (a, b)]
-    rest = (one, none, one, node.args[6], none, node.args[8])
-    return torch.ops.aten.convolution.default(*flat, None, *rest)
+    given = [list(x) * (b.dim() - 2 if len(x) == 1 else 1) for x in node.args[3:6]]
+    added = list(node.args[7]) * (b.dim() - 2 if len(node.args[7]) == 1 else 1)
+    for d in range(2, b.dim()):
+        alike = _is_even(a, d) and (asked is None or _is_even(asked, d))
+        if b.shape[d] == 1 and not alike:
+            continue
+        a, b = a.amax(d, keepdim=True), b.amax(d, keepdim=True)
+        for each, alone in zip((*given, added), (1, 0, 1, 0), strict=True):
+            each[d - 2] = alone
+    rest = (*given, node.args[6], added, node.args[8])
+    return torch.ops.aten.convolution.default(a, b, None, *rest)
+
+
+def _is_even(mask: Tensor, d: int) -> bool:
+    return bool((mask == mask.narrow(d, 0, 1)).all())
 
 
 class Facts:

@@ -374,16 +374,13 @@ def read_by(node: Node, product: Product, value: Value, facts: Facts, wanted: Te
     a, b = node.args[product.a], node.args[product.b]
     with torch.enable_grad():
         shown = [own if x is value else facts.weighs(x) for x in (a, b)]
-        out = indicate(node, product, shown[0], shown[1])
-        asked = wanted if out.shape == wanted.shape else _over_space(wanted)
+        out = indicate(node, product, shown[0], shown[1], wanted)
+        joined = [d for d in range(2, out.dim()) if out.shape[d] != wanted.shape[d]]
+        asked = wanted.float().amax(joined, keepdim=True) if joined else wanted
         (grad,) = torch.autograd.grad((out * asked).sum(), own)
-        if out.shape != wanted.shape:  # joined over space: of equal elements one has the gradient
-            grad = _over_space(grad.abs()).expand(value.shape)
+        if joined:  # of equal elements along what is joined, one may have all of the gradient
+            grad = grad.abs().amax(joined, keepdim=True).expand(value.shape)
     return grad
-
-
-def _over_space(mask: Tensor) -> Tensor:
-    return mask.float().amax(tuple(range(2, mask.dim())), keepdim=True)
 
 
 @dataclass(frozen=True)
