@@ -217,7 +217,7 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     _with_numbers(model, check or measure)
     proposal = _propose(model, inputs, _request(ratio, options), source, run)
     traced, plan = proposal.traced, proposal.plan
-    done = run("cut", lambda: cut(traced.model, traced.inputs, traced.coupling, plan))
+    done, traced = run("cut", lambda: _cut(traced, inputs, plan))
     result = _finish((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
     return replace(result, dead=proposal.dead)
 
@@ -299,7 +299,7 @@ def apply_checked(
     traced = run("trace and couple", lambda: trace(model, inputs))
     refuse_other_model(plan, traced.graph)
     plan = recounted(traced.coupling, plan)
-    done = run("cut", lambda: cut(traced.model, traced.inputs, traced.coupling, plan))
+    done, traced = run("cut", lambda: _cut(traced, inputs, plan))
     given = (model, inputs, traced)
     return _finish(given, done, plan, traced.notes, run, (check, measure))
 
@@ -406,6 +406,19 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
     return tuple(notes)
 
 
+def _cut(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]:
+    """The cut, and the trace with the inputs that it takes.
+
+    A batch of one was doubled to be traced; a program that has its batch fixed is captured with the one given.
+    """
+    done = cut(traced.model, traced.inputs, traced.coupling, plan)
+    if not isinstance(done.model, Program) or done.model.takes(given):
+        return done, traced
+    with suppress(SurgeonError):
+        return as_program(traced.model, given, plan, done.why or ""), replace(traced, inputs=given)
+    return done, traced
+
+
 def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
     """A cut and its proof; raises CheckFailed. A module of which only numbers could tell that it is wrong is cut as a program."""
     try:
@@ -448,6 +461,8 @@ def _finish(
     if wanted[0] or not done.certain:
         done, proof = run("check", lambda: checked(model, traced, done, plan))
         notes += proof.notes
+    if isinstance(done.model, Program) and not done.model.takes(inputs):
+        inputs = traced.inputs
     plan, notes = replace(plan, folds=done.folds), notes + done.notes
     if wanted[1]:
         measured = run("measure", lambda: before_after(model, done.model, inputs))

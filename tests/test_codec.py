@@ -46,6 +46,7 @@ def test_every_net_comes_back(case: Case):
     again = read_back(program)
     assert list(again.state_dict()) == list(program.state_dict())
     assert (again.notes, again.dynamic_batch) == (program.notes, program.dynamic_batch)
+    assert again.sizes == program.sizes
     assert again.ties() == program.ties()
     assert encode(again) == encode(program)
     assert same(again(*inputs), program(*inputs))
@@ -276,6 +277,8 @@ HOSTILE: dict[str, tuple[Callable[[Doc], Any], str]] = {
         "keys are neither text nor numbers",
     ),
     "notes": (lambda d: d.update(notes=[1]), "notes are not all text"),
+    "sizes": (lambda d: d.update(sizes=[[None, -1]]), "sizes are not the shapes"),
+    "too few sizes": (lambda d: d.update(sizes=[[], [], [], []]), "sizes are not the shapes"),
     "dynamic": (lambda d: d.update(dynamic_batch=1), "'dynamic_batch' is missing or not a bool"),
 }
 

@@ -83,7 +83,8 @@ def test_outputs_and_names_are_the_models(case: Case):
 def test_torchvision(name: str):
     model = getattr(torchvision.models, name)(weights=None).eval()
     program = to_program(model, (torch.randn(1, 3, 64, 64),))
-    assert program.dynamic_batch and not program.notes
+    assert program.dynamic_batch
+    assert program.notes == ("captured with these sizes (* is any): input 0 [*, 3, 64, 64]",)
     for size in (1, 3):
         x = torch.randn(size, 3, 64, 64)
         assert difference(program(x), model(x)) < 1e-6
@@ -320,6 +321,7 @@ def test_outputs_are_tuples_lists_and_dicts():
     assert program.notes == (
         "output Found is returned as a dict",
         "output pair is returned as a tuple",
+        "captured with these sizes (* is any): input 0 [*, 3, 8, 8]",
     )
 
 
@@ -330,7 +332,7 @@ def test_a_batch_that_torch_fixes_is_fixed_and_said():
 
     program = to_program(Fixed(), (IMAGE,))
     assert not program.dynamic_batch
-    assert len(program.notes) == 1
+    assert len(program.notes) == 2
     assert program.notes[0].startswith("the batch size is fixed at 4: ")
     assert program(IMAGE).shape == (4, 192)
 

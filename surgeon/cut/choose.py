@@ -57,7 +57,7 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
     if isinstance(model, Program):
         program, certain = cut_program(model, inputs, plan)
         add_carries(program, plan)
-        return Cut(program, "program", certain=certain)
+        return Cut(program, "program", certain=certain, notes=program.notes)
     done, found = cut_fitting(model, inputs, coupling, plan)
     if found is None:
         add_carries(done.model, plan)
@@ -76,7 +76,7 @@ def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:
             error.hint,
         ) from error
     add_carries(program, plan)
-    return Cut(program, "program", why, certain=certain)
+    return Cut(program, "program", why, certain=certain, notes=program.notes)
 
 
 def cut_fitting(

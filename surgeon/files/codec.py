@@ -54,6 +54,7 @@ def encode(program: Program) -> dict[str, Any]:
         "nodes": [_write_node(node, home) for node in program.graph.nodes],
         "state": [_write_state(h, ties.get(h.name)) for h in held],
         "dynamic_batch": program.dynamic_batch,
+        "sizes": [list(shape) for shape in program.sizes],
         "notes": list(program.notes),
     }
 
@@ -83,7 +84,8 @@ def decode(doc: Mapping[str, Any], state: Mapping[str, Tensor]) -> Program:
     notes = _get(doc, "notes", list)
     if not all(isinstance(note, str) for note in notes):
         raise BadInput("the program's notes are not all text")
-    return Program(reading.graph, held, inputs, notes, _get(doc, "dynamic_batch", bool)).eval()
+    dynamic, sizes = _get(doc, "dynamic_batch", bool), _read_sizes(doc, reading.inputs)
+    return Program(reading.graph, held, inputs, notes, dynamic, sizes).eval()
 
 
 def _get(doc: Any, key: str, kind: type) -> Any:
@@ -330,6 +332,19 @@ def _read_inputs(reading: _Reading, doc: Any) -> tuple[tuple[Any, ...], dict[str
     if slots != list(range(reading.inputs)):
         raise BadInput(f"the program's inputs do not name its {reading.inputs} placeholders")
     return inputs
+
+
+def _read_sizes(doc: Any, count: int) -> list[tuple[int | None, ...]]:
+    """The sizes that were captured; documents of older surgeons say nothing of them."""
+    sizes = _get(doc, "sizes", list) if "sizes" in doc else []
+    shapes = all(isinstance(shape, list) and all(map(_is_extent, shape)) for shape in sizes)
+    if not shapes or len(sizes) not in (0, count):
+        raise BadInput(f"the program's sizes are not the shapes of its {count} inputs")
+    return [tuple(shape) for shape in sizes]
+
+
+def _is_extent(size: Any) -> bool:
+    return size is None or (type(size) is int and 0 <= size < 2**63)
 
 
 def _slots(template: Any) -> list[int]:

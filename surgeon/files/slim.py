@@ -21,16 +21,18 @@ from surgeon.errors import BadInput, SurgeonError
 from surgeon.files.atomic import write_bytes
 from surgeon.files.codec import decode, encode
 from surgeon.plan import Plan, fingerprint
+from surgeon.trace.captured import CAPTURED
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.program import Program, to_program
+from surgeon.trace.program import FIXED, Program, to_program
 from surgeon.trace.tensors import named_state
 
 FORMAT, VERSION = "surgeon-slim", 1
 BUILDABLE = ("torchvision:", "timm:")  # references that run no source of the user's
 
 
-def save(result: Any, path: str | Path, arch: str | None = None) -> None:
-    """Write slim.pth, whole or not at all.
+def save(result: Any, path: str | Path, arch: str | None = None) -> tuple[str, ...]:
+    """Write slim.pth, whole or not at all; give what should be said of it: sizes that are fixed in it
+    though they are not in the module.
 
     result: what `shrink` gave. arch: the reference that the original was built from; without one
     that can be built again, the program is stored beside the weights. Raises BadInput where the
@@ -40,6 +42,13 @@ def save(result: Any, path: str | Path, arch: str | None = None) -> None:
     packed = BytesIO()  # on a full disk torch.save itself fails with an error that does not say so
     torch.save(document, packed)
     write_bytes(Path(path), packed.getbuffer())
+    if document["program"] is None or document["way"] == "program":
+        return ()
+    return tuple(
+        f"{Path(path).name}, where it is loaded without the network's class, holds a program: {note}"
+        for note in json.loads(document["program"])["notes"]
+        if note.startswith((CAPTURED, FIXED))
+    )
 
 
 def save_safetensors(model: nn.Module, path: str | Path) -> None:

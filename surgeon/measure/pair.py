@@ -46,13 +46,18 @@ def before_after(
 ) -> BeforeAfter:
     """Count both, export what is not exported yet, time both interleaved in ONNX Runtime.
 
-    Latency is of one example: inputs that share a batch are narrowed to one.
+    Latency is of one example: inputs that share a batch are narrowed to one, but for a program that was
+    captured with another batch.
     """
     before, after = (measure(m, inputs, latency=False, threads=threads) for m in (model, slim))
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
         try:
             return _timed(
-                (model, slim), (before, after), single(inputs), (Path(folder), slim_onnx), budget
+                (model, slim),
+                (before, after),
+                _one(slim, inputs),
+                (Path(folder), slim_onnx),
+                budget,
             )
         except SurgeonError as error:
             return BeforeAfter(before, after, None, (f"not timed: {error.message}",))
@@ -92,6 +97,15 @@ def _timed(
         for name, count, path in (("before", counts[0], old), ("after", counts[1], new))
     ]
     return BeforeAfter(measured[0], measured[1], speed)
+
+
+def _one(slim: nn.Module, inputs: Any) -> Inputs:
+    from surgeon.trace.inputs import Inputs
+    from surgeon.trace.program import Program
+
+    one = single(inputs)
+    fixed = isinstance(slim, Program) and not slim.takes(one)
+    return Inputs.of(inputs) if fixed else one
 
 
 def single(inputs: Any) -> Inputs:

@@ -42,7 +42,7 @@ def write_models(
     """
     notes: list[str] = []
     progress("write slim.pth, slim.safetensors, plan.json")
-    save(result, folder / "slim.pth", arch)
+    notes += save(result, folder / "slim.pth", arch)
     save_safetensors(result.model, folder / "slim.safetensors")
     result.plan.save(folder / "plan.json")
     if isinstance(result.model, Program):
@@ -78,10 +78,12 @@ def write_program(program: Program, path: Path, inputs: Inputs) -> tuple[str, ..
 
 
 def _exported(program: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    inputs = inputs.two_at_least()  # torch.export takes a batch of one for a constant
+    dynamic = getattr(program, "dynamic_batch", False) and inputs.batch
+    if dynamic:
+        inputs = inputs.two_at_least()  # torch.export takes a batch of one for a constant
     call = inputs.args, dict(inputs.kwargs)
     shapes = torch.export.ShapesCollection()
-    if getattr(program, "dynamic_batch", False) and inputs.batch:
+    if dynamic:
         for tensor in inputs.tensors:
             if tensor.dim():
                 shapes[tensor] = {0: torch.export.Dim("batch", min=1)}

@@ -68,6 +68,7 @@ class Lifted:
     inputs: Any
     constants: dict[str, str]  # name in the graph -> name in the exported program
     notes: tuple[str, ...]
+    sizes: tuple[tuple[int | None, ...], ...]  # of each Slot; None where torch.export left it open
 
 
 def lift(exported: ExportedProgram, prefix: str = "") -> Lifted:
@@ -83,7 +84,7 @@ def lift(exported: ExportedProgram, prefix: str = "") -> Lifted:
     run.graph.output(outputs)
     _sweep(run.graph)
     run.graph.lint()
-    return Lifted(run.graph, inputs, run.constants, tuple(notes))
+    return Lifted(run.graph, inputs, run.constants, tuple(notes), tuple(run.sizes))
 
 
 def plain(value: Any, notes: list[str]) -> Any:
@@ -117,12 +118,12 @@ class _Lifting:
     graph: fx.Graph = field(default_factory=fx.Graph)
     env: dict[fx.Node, Any] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
+    sizes: list[tuple[int | None, ...]] = field(default_factory=list)
 
     def open_inputs(self) -> Any:
         """Make the placeholders and state nodes; give the structure of (args, kwargs)."""
         leaves: list[Any] = []
         nodes = [node for node in self.exported.graph.nodes if node.op == "placeholder"]
-        count = 0
         for node, spec in zip(nodes, self.exported.graph_signature.input_specs, strict=True):
             if spec.kind in _STATE:
                 self.env[node] = self.graph.create_node("get_attr", self._name(spec))
@@ -132,8 +133,8 @@ class _Lifting:
                 leaves.append(spec.arg.value)
             else:
                 self.env[node] = self.graph.placeholder(node.name)
-                leaves.append(Slot(count))
-                count += 1
+                leaves.append(Slot(len(self.sizes)))
+                self.sizes.append(_size(node.meta.get("val")))
         return pytree.tree_unflatten(leaves, self.exported.call_spec.in_spec)  # type: ignore[arg-type]
 
     def _name(self, spec: InputSpec) -> str:
@@ -212,6 +213,11 @@ class _Lifting:
         if spec.kind is OutputKind.USER_INPUT_MUTATION:
             return next(new for old, new in self.env.items() if old.name == spec.target)
         return self.graph.create_node("get_attr", spec.target.removeprefix(self.prefix))
+
+
+def _size(value: Any) -> tuple[int | None, ...]:
+    shape = value.shape if isinstance(value, torch.Tensor) else ()
+    return tuple(n if type(n) is int else None for n in shape)
 
 
 def _resolve(arg: Any, env: dict[fx.Node, Any]) -> Any:

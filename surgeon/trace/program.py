@@ -16,10 +16,13 @@ from torch.utils import _pytree as pytree
 from surgeon.errors import BadInput
 from surgeon.quiet import mute
 from surgeon.trace.caches import caches_off
+from surgeon.trace.captured import Shape, refuse_other_sizes, said
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
 from surgeon.trace.shell import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
+
+FIXED = "the batch size is fixed at"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,8 @@ class Program(nn.Module):
     attention written `p if self.training else 0`, is not in the graph and does not come back.
 
     `inputs` is the structure of (args, kwargs) with a `Slot` per tensor; anything else in it is a
-    constant the program was made for. After changing `graph`, call `recompile()`.
+    constant the program was made for. `sizes` is the shape of each of those tensors, None where any
+    size will do, and () where nothing is known of them. After changing `graph`, call `recompile()`.
     """
 
     def __init__(
@@ -58,11 +62,13 @@ class Program(nn.Module):
         inputs: tuple[tuple[Any, ...], dict[str, Any]],
         notes: Iterable[str] = (),
         dynamic_batch: bool = False,
+        sizes: Iterable[Shape] = (),
     ) -> None:
         super().__init__()
         self.graph = graph
         self.inputs = inputs
-        self.notes = tuple(notes)
+        self.sizes = tuple(sizes)
+        self.notes = tuple(dict.fromkeys([*notes, *said(self.sizes, inputs)]))
         self.dynamic_batch = dynamic_batch
         self._steps: dict[bool, Steps] = {}
         for held in state:
@@ -70,7 +76,10 @@ class Program(nn.Module):
         self.recompile()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the original returns, tuples, lists and dicts in place of classes of its own."""
+        """What the original returns, tuples, lists and dicts in place of classes of its own.
+
+        Raises as `run` does.
+        """
         return self.run(args, kwargs)
 
     def run(
@@ -81,13 +90,25 @@ class Program(nn.Module):
     ) -> Any:
         """Forward; `observe(node, value)` is called after each node that was computed.
 
-        Raises TypeError if the arguments have not the structure the program was made for.
+        Raises TypeError if the arguments have not the structure the program was made for, BadInput if a
+        tensor has another size than the program was captured with.
         """
         flat = bind(self.inputs, (tuple(args), dict(kwargs or {})))
+        if self.sizes:
+            refuse_other_sizes(self.sizes, flat, self.inputs)
         if self.training not in self._steps:
             places = {held.name: _place(self, held.name) for held in self.held()}
             self._steps[self.training] = compile_steps(self.graph, places, self.training)
         return self._steps[self.training].run(flat, observe)
+
+    def takes(self, inputs: Inputs) -> bool:
+        """Whether these inputs have the structure and the sizes that the program was captured with."""
+        try:
+            flat = bind(self.inputs, (inputs.args, dict(inputs.kwargs)))
+            refuse_other_sizes(self.sizes, flat if self.sizes else [], self.inputs)
+        except (TypeError, BadInput):
+            return False
+        return True
 
     def held(self) -> list[Held]:
         """Every name of the state, tied ones and non-persistent buffers too, in `state_dict` order."""
@@ -195,9 +216,10 @@ def to_program(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None =
         lifted = lift(exported, "model.")
         state = [*_copies(model), *_constants(exported, lifted.constants)]
     if refusal is not None:
-        notes.append(f"the batch size is fixed at {_batch(given)}: {refusal}")
+        notes.append(f"{FIXED} {_batch(given)}: {refusal}")
     notes = list(dict.fromkeys([*notes, *lifted.notes]))
-    return Program(lifted.graph, state, lifted.inputs[0], notes, refusal is None).eval()
+    dynamic = refusal is None
+    return Program(lifted.graph, state, lifted.inputs[0], notes, dynamic, lifted.sizes).eval()
 
 
 def from_exported(exported: ExportedProgram) -> Program:
@@ -209,13 +231,8 @@ def from_exported(exported: ExportedProgram) -> Program:
         *_constants(exported, {name: name for name in signature.non_persistent_buffers}),
         *_constants(exported, lifted.constants),
     ]
-    values = [n.meta.get("val") for n in exported.graph.nodes if n.name in signature.user_inputs]
-    dynamic = any(isinstance(v, Tensor) and v.dim() and _is_symbol(v.shape[0]) for v in values)
-    return Program(lifted.graph, state, lifted.inputs, lifted.notes, dynamic).eval()
-
-
-def _is_symbol(size: Any) -> bool:
-    return isinstance(size, torch.SymInt)
+    dynamic = any(shape[:1] == (None,) for shape in lifted.sizes)
+    return Program(lifted.graph, state, lifted.inputs, lifted.notes, dynamic, lifted.sizes).eval()
 
 
 class _Plainly(nn.Module):
