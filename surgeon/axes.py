@@ -124,6 +124,11 @@ class Algebra:
             if leaf.ids is not None:
                 self._frozen.append((leaf.ids[here : here + 1], Why(why, self.where)))
 
+    def freeze_some(self, leaf: Leaf, which: Ids, why: str) -> None:
+        """Elements of a leaf that a bool array names may not be cut."""
+        if leaf.ids is not None:
+            self._frozen.append((leaf.ids[which], Why(why, self.where)))
+
     def mix(self, dim: Dim, why: str) -> None:
         """Cutting `dim` changes the result of what stays (norm statistics, softmax, mean)."""
         for leaf in dim:
@@ -340,6 +345,21 @@ class Algebra:
             self.freeze((fixed,), _why(dim) or _JOINED[bool(dim)])
             return _ids(fixed)
         return _ids(self.merge(dim))
+
+    def spread(self, known: Ids) -> None:
+        """Where an element of a product is known so are its factors, and the other way round; in place.
+        known: bool [count]."""
+        for x in (*self._products, *self._products[::-1]):
+            rows = len(x.p) if x.p is not None else len(x.e) // (1 if x.q is None else len(x.q))
+            own = known[x.e].reshape(rows, -1)
+            own |= (known[x.p][:, None] if x.p is not None else True) & (
+                known[x.q] if x.q is not None else np.True_
+            )
+            known[x.e] = own.ravel()
+            if x.p is not None:
+                known[x.p] |= own.any(1)
+            if x.q is not None:
+                known[x.q] |= own.any(0)
 
     def solve(self) -> Classes:
         """Everything said so far, as classes of elements."""

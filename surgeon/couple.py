@@ -15,13 +15,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.axes import Algebra, Dim, Dims, opaque, size_of
+from surgeon.axes import Algebra, Dim, Dims, Leaf, opaque, size_of
 from surgeon.classes import Classes, Why
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.grouping import Group, Use, group_all
 from surgeon.kinds import kinds_of
-from surgeon.rules import USER, Binding, Form, Rule, Site, Term, lookup, parse, spread
+from surgeon.rules import USER, Binding, Form, Notation, Rule, Site, Term, lookup, parse, spread
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -140,6 +140,9 @@ class _Reader:
         self.bound: dict[int, dict[str, Dim]] = {}
         self.unknown: list[Node] = []
         self.weights: set[Value] = set()
+        self.looked_at = {v for node in graph.nodes for v in node.inputs}
+        self.looked_at.update(graph.outputs, graph.ends)
+        self.met: dict[int, Leaf] = {}  # leaves that an op computes with
 
     def read(self) -> Coupling:
         for node in self.graph.nodes:
@@ -151,9 +154,25 @@ class _Reader:
             place = self.graph.places.get(value, "")
             for dim in self.of(value):
                 self.algebra.freeze(dim, f"model output {place}".rstrip())
+                self.met.update((id(leaf), leaf) for leaf in dim)
+        self._keep_unread()
         return Coupling(
             self.graph, self.algebra, self.dims, self.uses, self.bound, tuple(self.unknown)
         )
+
+    def _keep_unread(self) -> None:
+        """Parts of a weight that no op computes with, only cut off (the rest of a table of positions): other
+        inputs may reach them."""
+        read = np.zeros(self.algebra.count, bool)
+        for leaf in self.met.values():
+            if leaf.ids is not None:
+                read[leaf.ids] = True
+        self.algebra.spread(read)
+        for value in self.graph.state.values():
+            for leaf in (leaf for dim in self.dims.get(value, ()) for leaf in dim):
+                if leaf.ids is None or read[leaf.ids].all():
+                    continue
+                self.algebra.freeze_some(leaf, ~read[leaf.ids], "not read with these inputs")
 
     def of(self, value: Value) -> Dims:
         """Dimensions of a value; state tensors get their axes when they are first met."""
@@ -174,6 +193,9 @@ class _Reader:
 
     def _read(self, node: Node) -> None:
         rule = lookup(node.op)
+        if rule is None or rule.move is None:
+            dims = (dim for v in node.inputs for dim in self.of(v))
+            self.met.update((id(leaf), leaf) for dim in dims for leaf in dim)
         if rule is None:
             self._refuse(node)
         elif rule.family == USER:
@@ -221,6 +243,14 @@ class _Reader:
         outs = zip(notation.outputs, node.outputs, strict=False)
         self._give(node, [binding.output(t, v.shape) if v else () for t, v in outs])
         self.bound[node.index] = binding.letters
+        if form.told and self.looked_at.intersection(v for v in node.outputs[1:] if v):
+            self._told(node, notation, binding)
+
+    def _told(self, node: Node, notation: Notation, binding: Binding) -> None:
+        """Positions that are looked at must stay what they are."""
+        mixing = {x for terms in notation.inputs for t in terms for x in t.mixing}
+        for letter in mixing & binding.letters.keys():
+            self.algebra.freeze(binding.letters[letter], f"{node.op} tells positions along it")
 
     def _operands(self, node: Node, form: Form) -> Iterator[Value | None]:
         for i in form.at if form.at is not None else range(len(node.args)):

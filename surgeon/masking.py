@@ -17,7 +17,7 @@ from surgeon.errors import CheckFailed
 from surgeon.graph import Node, Value
 from surgeon.letters import Letters, laid
 from surgeon.masks import Held
-from surgeon.rules import Rule, Term, lookup, parse, spread
+from surgeon.rules import Notation, Rule, Term, lookup, parse, spread
 from surgeon.trace.called import Called
 
 
@@ -133,6 +133,7 @@ class Masks:
         letters.settle()
         if letters.mixed(operands):
             out = _on_kept(func, args, kwargs, operands, (letters, notation.outputs))
+            out = (out[0], _numbered(out[1], notation, letters)) if form.told else out
         else:
             out = func(*args, **kwargs)
         for terms, tensor in zip(notation.outputs, _flat((out,)), strict=False):
@@ -170,6 +171,15 @@ def _on_kept(
     if _in_place(func):
         return args[0].copy_(placed[0])
     return tuple(placed) if isinstance(out, (tuple, list)) else placed[0]
+
+
+def _numbered(where: Tensor, notation: Notation, letters: Letters) -> Tensor:
+    """Positions among the kept elements as positions among all: what they are in the original."""
+    mixing = {x for terms in notation.inputs for t in terms for x in t.mixing}
+    gone = [letters.gone[x] for x in mixing if x in letters.gone]
+    if len(gone) != 1:
+        raise CheckFailed(f"{letters.op} tells positions along what was cut")
+    return torch.nonzero(~gone[0]).flatten()[where]
 
 
 def _shrunk(

@@ -65,7 +65,8 @@ def along_one(node: Node) -> Form:
     if rank:
         terms[node.args[1] % rank] += "!"
     line = " ".join(terms)
-    return Form(f"{line} -> {', '.join(line for _ in node.outputs)}", at=(0,))
+    several = len(node.outputs) > 1
+    return Form(f"{line} -> {', '.join(line for _ in node.outputs)}", at=(0,), told=several)
 
 
 @chooses("aten.renorm", family=FAMILY, forms=("a k b -> a k b",))

@@ -125,7 +125,9 @@ def extreme(node: Node) -> Form:
     where it is told none. aminmax takes keywords."""
     over = node.kwargs.get("dim", node.arg(1, -1 if node.op.startswith("aten.mode") else None))
     line = reduced(node, over, node.kwargs.get("keepdim", node.arg(2, False)), "!")
-    return Form(line + f", {line.split(' -> ')[1]}" * (len(node.outputs) - 1), at=(0,))
+    more = len(node.outputs) - 1
+    told = more > 0 and not node.op.startswith("aten.aminmax")
+    return Form(line + f", {line.split(' -> ')[1]}" * more, at=(0,), told=told)
 
 
 factor("aten.histc", "* -> *", family=FAMILY)

@@ -19,12 +19,14 @@ from surgeon.graph import Node, Value
 class Form:
     """A line of notation with the sizes of factors that no dimension shows by itself.
 
-    `at` says which positional arguments the operands are, where they are not the first ones.
+    `at` says which positional arguments the operands are, where they are not the first ones. `told`: the
+    second output holds positions along the factor that mixes (max along a dimension).
     """
 
     text: str
     sizes: Mapping[str, int] = field(default_factory=dict)
     at: tuple[int, ...] | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True)

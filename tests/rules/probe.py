@@ -140,7 +140,23 @@ def coupled(sample: Sample) -> Coupled:
     nodes = tuple(recorder.graph.nodes)
     first = inputs[0] if inputs else None
     call = Call(sample.op, *noted, first, tuple(outputs), nodes)
+    rule = lookup(sample.op)
+    if rule is None or (rule.move is not None and rule.family != "factory"):
+        values = (v for v in (*inputs, *outputs) if 0 not in v.shape)
+        numbers = [v for v in values if v.dtype[0] in "fbc" and v.constant is None]
+        recorder.graph.nodes += _read(numbers)
     return Coupled(sample, couple(recorder.graph), inputs, outputs, call)
+
+
+def _read(values: list[Value]) -> list[Node]:
+    """An op that computes with each: what is only moved, and read by nothing, stays."""
+    neg = torch.ops.aten.neg.default
+    made = [Value(-1 - i, v.shape, v.dtype) for i, v in enumerate(values)]
+    pairs = zip(values, made, strict=True)
+    return [
+        Node(10**6 + i, "aten.neg.default", neg, (v,), {}, (out,), "", "?")
+        for i, (v, out) in enumerate(pairs)
+    ]
 
 
 def may_go(c: Coupled) -> str:

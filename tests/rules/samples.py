@@ -308,9 +308,10 @@ for op in "_softmax _log_softmax".split():
     call(op, x(3, 4, 5), 1, False, cut="1!1")
 call("_safe_softmax", x(3, 4, 5), -1, cut="11!")
 call("renorm", x(3, 4, 5), 2, 1, 0.5, cut="!1!")
+# of ops that tell positions too, the values: positions among what stays are other numbers
 for op in "cumsum cumprod logcumsumexp cummax cummin".split():
-    call(op, x(3, 4, 5), 1, cut="1!1")
-    call(op, x(3, 4, 5), -1, cut="11!")
+    call(op, x(3, 4, 5), 1, cut="1!1", outputs=1)
+    call(op, x(3, 4, 5), -1, cut="11!", outputs=1)
 
 # ---- reductions, pooling, resampling -----------------------------------------------------------
 
@@ -372,10 +373,10 @@ call("count_nonzero.dim_IntList", bits(3, 4, 5, every=3), [1], cut="1!1", reache
 call("std_mean.correction", x(3, 4, 5), [1], correction=0, cut="1!1")
 call("median", x(3, 5), cut="!!", reaches=False)
 for op in "median nanmedian".split():
-    call(f"{op}.dim", x(3, 4, 5), 1, cut="1!1")
+    call(f"{op}.dim", x(3, 4, 5), 1, cut="1!1", outputs=1)
 call("nanmedian", x(3, 5), cut="!!", reaches=False)
-call("mode", x(3, 4, 5), cut="11!")
-call("mode", x(3, 4, 5), 1, True, cut="1!1")
+call("mode", x(3, 4, 5), cut="11!", outputs=1)
+call("mode", x(3, 4, 5), 1, True, cut="1!1", outputs=1)
 call("aminmax", x(3, 4), cut="!!")
 call("aminmax", x(3, 4, 5), dim=1, keepdim=True, cut="1!1")
 call("mean", x(3, 4), cut="!!")
@@ -395,8 +396,8 @@ for op in "var std var_mean".split():
     call(f"{op}.correction", x(3, 4, 5), correction=0, cut="!!!")
 for op in "max min".split():
     call(op, x(3, 4), cut="!!")
-    call(f"{op}.dim", x(3, 4, 5), 1, cut="1!1")
-    call(f"{op}.dim", x(3, 4, 5), -1, True, cut="11!")
+    call(f"{op}.dim", x(3, 4, 5), 1, cut="1!1", outputs=1)
+    call(f"{op}.dim", x(3, 4, 5), -1, True, cut="11!", outputs=1)
 for op in "argmax argmin".split():
     call(op, x(6, 5, 7), 1, cut="1.1")
     call(op, x(6, 7, 5), -1, True, cut="11.")
