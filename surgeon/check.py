@@ -331,6 +331,7 @@ class _Pair:
         try:
             with decisions, masked.reached.watching():
                 want = run(twin, self.inputs, masked)
+                masked.masks.refuse_told(want)
         except BadInput:
             if forced is None:
                 raise

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from surgeon.errors import CheckFailed
 from surgeon.graph import Node, Value
 from surgeon.letters import Letters, laid
 from surgeon.masks import Held
-from surgeon.rules import Notation, Rule, Term, lookup, parse, spread
+from surgeon.rules import Rule, Term, lookup, parse, spread
 from surgeon.trace.called import Called
 
 
@@ -26,6 +27,7 @@ class Masks:
 
     def __init__(self) -> None:
         self._held = Held()
+        self._told: Any = WeakIdKeyDictionary()  # positions among the kept elements alone: op
 
     def begin(self, tensor: Tensor, keep: Mapping[int, Sequence[int]]) -> None:
         """Mask a state tensor as the plan says: what is not kept is zero from now on."""
@@ -50,6 +52,7 @@ class Masks:
         """Run one op on masked tensors and give its outputs their masks."""
         given = _flat((args, kwargs))
         self._held.meet(given)
+        self.refuse_told(given)
         if func._schema.name.startswith("aten::as_strided"):  # reads the storage itself
             self._held.lay_where_masked(args[0])
         if all(self._held.get(t) is None for t in given):
@@ -62,6 +65,14 @@ class Masks:
         if rule.move is not None:
             return self._move(rule, func, args, kwargs)
         return self._compute(rule, func, args, kwargs)
+
+    def refuse_told(self, read: Sequence[Tensor]) -> None:
+        """Positions along what was cut are other numbers in the cut model: CheckFailed where one is read."""
+        for tensor in read if len(self._told) else ():
+            if tensor in self._told:
+                raise CheckFailed(
+                    f"positions that {self._told[tensor]} tells lie along what was cut"
+                )
 
     def call(self, called: Called) -> Any:
         """Run a module that has a rule on masked tensors; where it mixes, on the kept elements."""
@@ -133,7 +144,8 @@ class Masks:
         letters.settle()
         if letters.mixed(operands):
             out = _on_kept(func, args, kwargs, operands, (letters, notation.outputs))
-            out = (out[0], _numbered(out[1], notation, letters)) if form.told else out
+            if form.told:
+                self._told[out[1]] = str(func)
         else:
             out = func(*args, **kwargs)
         for terms, tensor in zip(notation.outputs, _flat((out,)), strict=False):
@@ -171,15 +183,6 @@ def _on_kept(
     if _in_place(func):
         return args[0].copy_(placed[0])
     return tuple(placed) if isinstance(out, (tuple, list)) else placed[0]
-
-
-def _numbered(where: Tensor, notation: Notation, letters: Letters) -> Tensor:
-    """Positions among the kept elements as positions among all: what they are in the original."""
-    mixing = {x for terms in notation.inputs for t in terms for x in t.mixing}
-    gone = [letters.gone[x] for x in mixing if x in letters.gone]
-    if len(gone) != 1:
-        raise CheckFailed(f"{letters.op} tells positions along what was cut")
-    return torch.nonzero(~gone[0]).flatten()[where]
 
 
 def _shrunk(
