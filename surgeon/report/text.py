@@ -28,6 +28,12 @@ def outcome(report: dict[str, Any]) -> list[str]:
         f"groups: {len(cut)} cut, {len(report['groups']) - len(cut) + len(report['left'])} left alone",
         f"surgery: {report['way']}{why}",
     ]
+    mixed = sum(not g["exact"] for g in cut)
+    if mixed:
+        are = "1 group is" if mixed == 1 else f"{mixed} groups are"
+        lines.append(
+            f"not exact: {are} mixed by softmax or a norm: what stays is computed anew from what is kept"
+        )
     if report["reach"] is not None:
         lines += reach(report["reach"])
     return [*lines, proven(report["check"])]
