@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from surgeon.files.source import open_model
     from surgeon.measure import measure
     from surgeon.plan import Plan
-    from surgeon.rules.registry import rule
     from surgeon.score import criterion
     from surgeon.shrink import Result, apply, propose, remove, shrink, trace
+    from surgeon.teach import rule
     from surgeon.trace.inputs import Inputs
     from surgeon.tune import Tuned, Tuning, tune
 
@@ -49,7 +49,7 @@ _HOME = {
     "open_model": "surgeon.files.source",
     "propose": "surgeon.shrink",
     "remove": "surgeon.shrink",
-    "rule": "surgeon.rules.registry",
+    "rule": "surgeon.teach",
     "save": "surgeon.files.slim",
     "shrink": "surgeon.shrink",
     "trace": "surgeon.shrink",

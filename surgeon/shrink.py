@@ -38,6 +38,7 @@ from surgeon.score import (
 from surgeon.score.loss import Loss
 from surgeon.sparse.dead import Dead
 from surgeon.sparse.plan import dead_plan, said_of
+from surgeon.teach import without_op
 from surgeon.trace.called import calls
 from surgeon.trace.folding import read_state, ready
 from surgeon.trace.inputs import Inputs
@@ -403,6 +404,8 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
         names = [n for n in names if not n.startswith(inside)]
         if names:
             notes.append(f"{what}: {', '.join(names[:4])} ({len(names)} tensors)")
+    for op in without_op(node.op for node in graph.nodes):
+        notes.append(f"surgeon.rule was given for {op}, and torch.ops has no such op: see its name")
     return tuple(notes)
 
 

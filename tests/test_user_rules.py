@@ -152,19 +152,35 @@ class TestOps:
         ],
     )
     def test_a_bad_notation(self, text: str, message: str):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(BadInput, match=message):
             surgeon.rule("user_rules::scale", text)
         assert "user_rules.scale" not in RULES
 
     def test_twice(self):
         surgeon.rule("user_rules::scale", "n c *, c -> n c *")
-        with pytest.raises(ValueError, match=r"user_rules\.scale has a rule already: n c \*, c"):
+        with pytest.raises(BadInput, match=r"user_rules\.scale has a rule already: n c \*, c"):
             surgeon.rule("user_rules::scale", "n c *, c -> n c *")
-        with pytest.raises(ValueError, match=r"aten\.relu has a rule already"):
+        with pytest.raises(BadInput, match=r"aten\.relu has a rule already"):
             surgeon.rule("aten::relu", "... -> ...")
 
+    @pytest.mark.parametrize("op, text", [(3, "n c -> n c"), (int, "n -> n"), ("a::b", 3)])
+    def test_neither_an_op_nor_a_class_nor_a_line(self, op: Any, text: Any):
+        with pytest.raises(BadInput, match="a rule is ") as error:
+            surgeon.rule(op, text)
+        assert error.value.hint
+
+    def test_a_rule_for_an_op_that_torch_does_not_have_is_noted(self):
+        surgeon.rule("user_rules::scale", "n c *, c -> n c *")
+        surgeon.rule("user_rules::skale", "n c *, c -> n c *")
+        try:
+            result = surgeon.shrink(Uses(), X, 0.5, check=False, measure=False)
+        finally:
+            forget("user_rules::skale")
+        (note,) = (n for n in result.notes if "no such op" in n)
+        assert "user_rules::skale" in note
+
     def test_a_name_that_is_none(self):
-        with pytest.raises(ValueError, match="an op is named 'namespace::name', not 'scale'"):
+        with pytest.raises(BadInput, match="an op is named 'namespace::name', not 'scale'"):
             surgeon.rule("scale", "... -> ...")
 
     @pytest.mark.parametrize(
@@ -276,7 +292,7 @@ class TestModules:
 
         first, second = define(), define()
         surgeon.rule(first, "... -> ...")
-        with pytest.raises(ValueError, match="has a rule already"):
+        with pytest.raises(BadInput, match="has a rule already"):
             surgeon.rule(first, "... -> ...")
         surgeon.rule(second, "... -> ...")
         assert first not in MODULES
@@ -314,9 +330,9 @@ class TestModules:
             surgeon.trace(around(Gain(8)), X)
 
     def test_sizes_that_are_no_factors(self):
-        with pytest.raises(ValueError, match="'d' of channels is no factor"):
+        with pytest.raises(BadInput, match="'d' of channels is no factor"):
             surgeon.rule(Gain, "n c *, c -> n c *", sizes={"channels": "d"})
-        with pytest.raises(ValueError, match="state and sizes are a module's"):
+        with pytest.raises(BadInput, match="state and sizes are a module's"):
             surgeon.rule("user_rules::scale", "n c *, c -> n c *", state=("w",))
 
     def test_where_the_rest_needs_a_program_the_reason_is_said(self):
