@@ -101,7 +101,7 @@ REFUSED = {
     r"ratio nan is not a number": {"ratio": float("nan")},
     r"ratio 'half' is not a number": {"ratio": "half"},
     r"ratio True is not a number": {"ratio": True},
-    r"stem 1.5 is outside": {"ratio_for": {"stem": 1.5}},
+    r"ratio_for stem: ratio 1.5 is outside": {"ratio_for": {"stem": 1.5}},
     r"scope 'everywhere' does not exist\nhint: one of local, global, isomorphic": {"ratio": 0.5, "scope": "everywhere"},
     r"by 'row' does not exist": {"ratio": 0.5, "by": "row"},
     r"a ratio and a limit contradict each other": {"ratio": 0.5, "max_flops": Limit(0.5, True)},
@@ -454,7 +454,7 @@ def test_positions_that_go_together_are_named_together():
 
 WRONG_ADDRESS = {
     "no layer 'frist' with channels to cut\nhint: did you mean first": {"frist": (0,)},
-    "'first' has channels 0 to 23, not": {"first": (24,)},
+    "'first' has channels 0 to 23, not 24, 30\nhint": {"first": (3, 24, 30)},
     "'first' has channels 0 to 23": {"first": ()},
     "'first:out' has an unknown side ':out'\nhint: write layer or layer:in": {"first:out": (0,)},
 }

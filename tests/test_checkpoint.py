@@ -372,6 +372,11 @@ class TestBroken:
         with pytest.raises(BadInput, match="TorchScript"):
             read(file)
 
+    def test_an_empty_one(self, file: Path) -> None:
+        torch.save({}, file)
+        with pytest.raises(BadInput, match="it holds a dict with nothing in it"):
+            read(file)
+
     @pytest.mark.parametrize("obj", [{}, {"epoch": 3}, [1, 2], "text", 3, None, {"model": {}}])
     def test_no_weights(self, obj: object, file: Path) -> None:
         torch.save(obj, file)

@@ -124,8 +124,10 @@ def _channels(group: Group, address: str, wanted: list[int]) -> dict[str, set[in
 
 def _in_range(address: str, wanted: list[int], size: int) -> None:
     if not wanted or wanted[0] < 0 or wanted[-1] >= size:
+        beyond = [i for i in wanted if not 0 <= i < size]
+        asked = ", ".join(map(str, beyond[:8])) or "none"
         raise BadInput(
-            f"'{address}' has channels 0 to {size - 1}, not {wanted[:1] + wanted[-1:]}",
+            f"'{address}' has channels 0 to {size - 1}, not {asked}",
             "surgeon inspect lists the layers and their channels",
         )
 

@@ -83,8 +83,9 @@ class Request:
     dead: bool = False
 
     def __post_init__(self) -> None:
-        for what, ratio in (("ratio", self.ratio), *self.ratio_for.items()):
-            _check_ratio(what, ratio)
+        _check_ratio("ratio", self.ratio)
+        for glob, ratio in self.ratio_for.items():
+            _check_ratio(f"ratio_for {glob}: ratio", ratio)
         if self.scope not in SCOPES:
             raise BadInput(f"scope '{self.scope}' does not exist", f"one of {', '.join(SCOPES)}")
         if self.by not in BY:

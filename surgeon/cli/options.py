@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from surgeon.cli.screen import Screen
+from surgeon.errors import BadInput
 
 if TYPE_CHECKING:
     from surgeon.files.source import Source
+
+
+def folder(text: str | Path) -> Path:
+    """-o as a path; BadInput for the empty one, which would be the folder that one is in."""
+    if not str(text).strip():
+        raise BadInput("-o is empty", "name a folder to write, or leave -o out")
+    return Path(text)
+
 
 _MODEL = (
     "Checkpoint, pickled module, .pt2 program, slim.pth, or an architecture: torchvision:resnet18"
@@ -44,7 +53,13 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout"
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Where to write; NAME-slim/ by default"),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Where to write; NAME-slim/ by default",
+        parser=folder,
+    ),
 ]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the proof")]
 NoMeasure = Annotated[bool, typer.Option("--no-measure", help="Count, but do not time")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -40,8 +41,7 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise BadInput(
-            f"cannot write {path}: {error.strerror or error}",
-            "free some space, or choose another folder with -o",
+            f"cannot write {path}: {error.strerror or error}", otherwise(error)
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,6 +57,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def otherwise(error: OSError) -> str:
+    """What to do about a file that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return f"{'free some space, or ' if full else ''}choose another folder with -o"
 
 
 def _umask() -> int:

@@ -281,7 +281,8 @@ def _has_weights(value: Any, depth: int = 0) -> bool:
 
 
 def _not_a_checkpoint(obj: Any) -> BadInput:
-    keys = f" with {', '.join(map(repr, list(obj)[:8]))}" if isinstance(obj, Mapping) else ""
+    named = ", ".join(map(repr, list(obj)[:8])) if isinstance(obj, Mapping) else ""
+    keys = f" with {named or 'nothing in it'}" if isinstance(obj, Mapping) else ""
     if isinstance(obj, Mapping) and "param_groups" in obj:
         return BadInput("an optimizer's state, without a model's", "save model.state_dict() too")
     return BadInput(

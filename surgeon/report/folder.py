@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from surgeon.errors import BadInput
+from surgeon.files.atomic import otherwise
 
 FILES = (
     "slim.pth", "slim.safetensors", "slim.onnx", "slim.onnx.data", "slim.pt2", "plan.json",
@@ -70,10 +71,7 @@ def _guard(out: Path) -> None:
 
 
 def _cannot(out: Path, error: OSError) -> BadInput:
-    return BadInput(
-        f"cannot write {out}: {error.strerror or error}",
-        "free some space, or choose another folder with -o",
-    )
+    return BadInput(f"cannot write {out}: {error.strerror or error}", otherwise(error))
 
 
 def _umask() -> int:
