@@ -69,10 +69,18 @@ def refuse_other_model(plan: Plan, graph: Graph) -> None:
 
     A program's own constants are no part of the model.
     """
-    shapes = {n: v.shape for n, v in graph.state.items()}
+    refuse_other_shapes(plan, {n: v.shape for n, v in graph.state.items()})
+
+
+def refuse_other_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The same for a model's tensors by name."""
     said, recorded = plan.model.get("fingerprint"), plan.model.get("state")
-    if said is None or said == fingerprint(shapes) or not isinstance(recorded, Mapping):
+    if said is None or said == fingerprint(shapes):
         return
+    if not isinstance(recorded, Mapping):
+        raise BadInput(
+            "the plan was made for another model: its fingerprint is not this one's", _SAME
+        )
     own = {n: list(s) for n, s in shapes.items() if not n.startswith("_constants.")}
     for name in [*recorded, *own]:
         if name.startswith("_constants.") or recorded.get(name) == own.get(name):
@@ -81,6 +89,11 @@ def refuse_other_model(plan: Plan, graph: Graph) -> None:
         there = f"is {recorded[name]}" if name in recorded else "does not exist"
         raise BadInput(
             f"the plan was made for another model: there {name} {there}, it {here}", _SAME
+        )
+    if said != fingerprint({n: tuple(s) for n, s in recorded.items()}):
+        raise BadInput(
+            "the plan's fingerprint is not that of the tensors it lists: one of them was changed by hand",
+            "make the plan anew, or take the fingerprint out to go by the tensors alone",
         )
 
 

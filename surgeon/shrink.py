@@ -23,7 +23,13 @@ from surgeon.errors import BadInput, CheckFailed, SurgeonError, Unproven
 from surgeon.graph import Graph
 from surgeon.measure.pair import BeforeAfter, before_after
 from surgeon.plan import Plan
-from surgeon.planning import make_plan, model_facts, recounted, refuse_other_model
+from surgeon.planning import (
+    make_plan,
+    model_facts,
+    recounted,
+    refuse_other_model,
+    refuse_other_shapes,
+)
 from surgeon.report.reach import Reach, reach
 from surgeon.rules import RULES, USER
 from surgeon.score import (
@@ -297,7 +303,11 @@ def apply_checked(
     run = _Run(progress)
     model = unwrapped(model)
     inputs = Inputs.of(example_inputs) if example_inputs is not None else inputs_of(plan)
-    traced = run("trace and couple", lambda: trace(model, inputs))
+    try:
+        traced = run("trace and couple", lambda: trace(model, inputs))
+    except BadInput:  # another model takes other inputs: that is what should be said of it
+        refuse_other_shapes(plan, {n: tuple(t.shape) for n, t in named_state(model).items()})
+        raise
     refuse_other_model(plan, traced.graph)
     plan = recounted(traced.coupling, plan)
     done, traced = run("cut", lambda: _cut(traced, inputs, plan))

@@ -50,6 +50,12 @@ class Net(nn.Module):
         x = self.conv2(self.bn1(self.conv1(x)).relu()).relu()
         return self.fc(x.mean((2, 3)))
 
+class Named(Net):
+    def forward(self, x, *, shift):
+        return super().forward(x) + shift
+
+named = Named
+
 class Literal(Net):
     def forward(self, x):
         x = self.conv2(self.bn1(self.conv1(x)).relu()).relu()
@@ -368,6 +374,17 @@ class TestOthers:
         code, _, _ = go("shrink", *NET, "--plan", "net-slim/plan.json", *FAST, "-o", "replayed")
         assert code == 0
         assert surgeon.Plan.load("replayed/plan.json") == surgeon.Plan.load("net-slim/plan.json")
+
+    def test_a_plan_is_replayed_on_the_inputs_that_it_records(self, go: Go) -> None:
+        sizes = ("--input", "2,3,8,8;shift=2,5")
+        assert go("shrink", "nets.py:named", *sizes, "--ratio", "0.5", *FAST)[0] == 0
+        for how in (
+            ("apply", "named-slim/plan.json"),
+            ("shrink", "--plan", "named-slim/plan.json"),
+        ):
+            code, out, err = go(*how, "nets.py:named", *FAST, "-o", "again")
+            assert code == 0 and "proven" in out, err
+            assert surgeon.Plan.load("again/plan.json").model["inputs"][1]["shape"] == [2, 5]
 
     @pytest.mark.parametrize("name", ["slim.pth", "slim.safetensors"])
     def test_check(self, go: Go, slim: None, name: str) -> None:

@@ -387,6 +387,24 @@ class TestPlans:
         said = refused("apply", "plan.json", "torchvision:squeezenet1_1", "--input", "1,3,64,64")
         assert "made for another model: there 0.weight is [8, 3, 3, 3], it is not here" in said
 
+    def test_made_for_another_model_that_takes_other_inputs(
+        self, refused: Refused, plan: dict
+    ) -> None:
+        Path("plan.json").write_text(json.dumps(plan))
+        said = refused("apply", "plan.json", "nets.py:fixed")
+        assert "made for another model: there 0.weight is [8, 3, 3, 3], it is not here" in said
+
+    @pytest.mark.parametrize(
+        "state, said", [(True, "is not that of the tensors it lists"), (False, "another model")]
+    )
+    def test_a_fingerprint_of_something_else(
+        self, refused: Refused, plan: dict, state: bool, said: str
+    ) -> None:
+        plan["model"]["fingerprint"] = "sha256:00"
+        if not state:
+            del plan["model"]["state"]
+        assert said in self.apply(refused, plan)
+
     def test_a_group_cut_in_one_tensor_only(self, refused: Refused, plan: dict) -> None:
         plan["keep"]["0.weight"]["0"].pop()
         Path("plan.json").write_text(json.dumps(plan))

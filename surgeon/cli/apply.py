@@ -36,7 +36,8 @@ def apply(
 
     screen = Screen(json, quiet)
     replayed = Plan.load(plan)
-    source = o.opening(arch, input, allow, unsafe_pickle, threads).open(model, screen)
+    how = o.opening(arch, input, allow, unsafe_pickle, threads).for_plan(replayed)
+    source = how.open(model, screen)
     wanted = Delivery(output, not no_measure, not no_onnx, metric, threads)
     deliver(
         source,

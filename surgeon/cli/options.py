@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,8 @@ from surgeon.errors import BadInput
 
 if TYPE_CHECKING:
     from surgeon.files.source import Source
+    from surgeon.plan import Plan
+    from surgeon.trace.inputs import Inputs
 
 
 def folder(text: str | Path) -> Path:
@@ -76,13 +78,23 @@ Metric = Annotated[
 
 @dataclass(frozen=True)
 class Opening:
-    """How MODEL is to be opened."""
+    """How MODEL is to be opened; `recorded` are a plan's inputs, for where none are said."""
 
     arch: str | None = None
     input: str | None = None
     allow: tuple[str, ...] = ()
     unsafe_pickle: bool = False
     threads: int = 1
+    recorded: Inputs | None = None
+
+    def for_plan(self, plan: Plan | None) -> Opening:
+        """With the inputs that the plan was made with, where none are given and it records any."""
+        from surgeon.files.inputs import noisy
+        from surgeon.shrink import inputs_of
+
+        if self.input is not None or plan is None or not plan.model.get("inputs"):
+            return self
+        return replace(self, recorded=noisy(inputs_of(plan)))
 
     def open(self, ref: str, screen: Screen) -> Source:
         """The model, with what the user should know about it said."""
@@ -92,7 +104,8 @@ class Opening:
 
         torch.set_num_threads(self.threads)
         screen.step(f"open {ref}")
-        source = open_model(ref, self.arch, self.input, self.allow, self.unsafe_pickle)
+        given = self.recorded if self.input is None else self.input
+        source = open_model(ref, self.arch, given, self.allow, self.unsafe_pickle)
         screen.notes(source.notes)
         return source
 

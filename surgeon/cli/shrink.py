@@ -158,7 +158,8 @@ def shrink(
     }
     asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}
     replayed = _replayed(plan, asked)
-    source = o.opening(arch, input, allow, unsafe_pickle, threads).open(model, screen)
+    how = o.opening(arch, input, allow, unsafe_pickle, threads).for_plan(replayed)
+    source = how.open(model, screen)
     if dry_run:
         _preview(source, model, asked, replayed, screen)
         return

@@ -58,17 +58,17 @@ class _Opened:
 def open_model(
     ref: str | Path,
     arch: str | None = None,
-    input: str | None = None,
+    input: str | Inputs | None = None,
     allow: tuple[str, ...] = (),
     unsafe_pickle: bool = False,
 ) -> Source:
     """Open a checkpoint (with `arch`, where it needs one) or an architecture reference.
 
     `arch` is `torchvision:NAME`, `timm:NAME`, `hf:FOLDER` or `path/to/file.py:factory`; `input`
-    like "1,3,224,224", see `parse_inputs`. A factory that a file names is never run by itself.
+    like "1,3,224,224", see `parse_inputs`, or the inputs themselves. A factory that a file names is never run by itself.
     Errors: BadInput, with what to do, for everything that cannot be used.
     """
-    given = inputs.parse_inputs(input) if input is not None else None
+    given = inputs.parse_inputs(input) if isinstance(input, str) else input
     if _is_reference(str(ref)):
         opened = _built(str(ref), arch)
         return _finish(opened, _short(str(ref)), given)
