@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from surgeon.cut.fits import Misfit, misfit
+from surgeon.cut.fits import Misfit, misfit, written
 from surgeon.cut.lacking import Lacking, lacking, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
 from surgeon.errors import BadInput
 from surgeon.graph import Graph
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.record import record_as
+from surgeon.trace.record import record_as, record_until_failed
 
 
 @dataclass
@@ -50,6 +50,12 @@ class Attempt:
         if found is None:
             self.lacks = lacks
         return found
+
+    def written(self) -> str | None:
+        """What to write in forward, where it is a size in its code that keeps it from following."""
+        original = self.sizes.coupling.graph
+        part = record_until_failed(self.slim, self.inputs, on_meta=original.on_meta)
+        return written(original, part, self.sizes)
 
     def _stable(self, lacks: Lacking, after: Graph) -> Lacking:
         try:

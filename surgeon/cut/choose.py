@@ -62,7 +62,11 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
     if found is None:
         add_carries(done.model, plan)
         return done
-    return as_program(model, inputs, plan, found.why)
+    try:
+        return as_program(model, inputs, plan, found.why)
+    except SurgeonError as error:
+        slim = Attempt(done.model, inputs, Sizes(coupling, removed_by(coupling, plan)))
+        raise SurgeonError(error.message, slim.written() or error.hint) from error
 
 
 def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:

@@ -51,6 +51,38 @@ def misfit(
     return None
 
 
+def written(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
+    """What to write where the first op of a cut forward that is not as planned, as far as the forward
+    came, was given a size of the original's; None where something else differs first."""
+    used = {v for node in original.run for v in node.inputs} | set(original.outputs)
+    for old, new in zip(original.run, slim.nodes, strict=False):
+        if old.op != new.op:
+            return None
+        if _differs(old, new, sizes, (used, False)) is None:
+            continue
+        kept = _kept_sizes(old.args, _wanted(old, sizes).args, new.args)
+        if kept is None:
+            return None
+        return (
+            f"{old.source}: a size there stays {kept[0]} where the cut makes {kept[1]} of it; take it"
+            " from x.shape[...] instead of writing it out, and the forward follows"
+        )
+    return None
+
+
+def _kept_sizes(old: Any, want: Any, new: Any) -> tuple[int, int] | None:
+    """The first number that should have changed and did not, and what it should be."""
+    if isinstance(old, (list, tuple)):
+        if not isinstance(want, (list, tuple)) or not isinstance(new, (list, tuple)):
+            return None
+        if len(old) != len(want) or len(old) != len(new):
+            return None
+        each = (_kept_sizes(a, b, c) for a, b, c in zip(old, want, new, strict=True))
+        return next((found for found in each if found is not None), None)
+    numbers = type(old) is int and type(want) is int and type(new) is int
+    return (old, want) if numbers and new == old != want else None
+
+
 def _narrowed_to_one(sizes: Sizes) -> bool:
     """Whether some dimension was cut down to a single element."""
     values = sizes.coupling.graph.values

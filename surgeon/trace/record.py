@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -74,6 +74,14 @@ def record_as(model: nn.Module, inputs: Inputs, *, on_meta: bool, training: bool
         return _record(model, inputs, on_meta=on_meta, training=training)
     except Exception as error:
         raise forward_failed(error, inputs) from error
+
+
+def record_until_failed(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
+    """As `record_as`, of a forward that fails: the ops that ran before."""
+    twin, recorder = prepared(model, on_meta=on_meta)
+    with suppress(Exception):
+        run_recorded(twin, recorder, inputs.map(to_meta) if on_meta else inputs)
+    return recorder.graph
 
 
 def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
