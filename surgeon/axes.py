@@ -20,7 +20,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.classes import Classes, Product, Why, solve
+from surgeon.classes import Classes, Product, Unread, Why, solve
 
 Ids = NDArray[np.int64]
 
@@ -78,6 +78,8 @@ class Algebra:
     _frozen: list[tuple[Ids, Why]] = field(default_factory=list)
     _mixed: list[tuple[Ids, Why]] = field(default_factory=list)
     _products: list[Product] = field(default_factory=list)
+    _read: dict[int, Ids] = field(default_factory=dict)  # by leaf
+    _unread: list[tuple[Ids, Why]] = field(default_factory=list)
     ties: list[tuple[Ids, ...]] = field(default_factory=list)  # runs that one split makes equal
     _interned: dict[bytes, Leaf] = field(default_factory=dict)
     _merged: dict[tuple[int, ...], Leaf] = field(default_factory=dict)
@@ -124,10 +126,15 @@ class Algebra:
             if leaf.ids is not None:
                 self._frozen.append((leaf.ids[here : here + 1], Why(why, self.where)))
 
-    def freeze_some(self, leaf: Leaf, which: Ids, why: str) -> None:
-        """Elements of a leaf that a bool array names may not be cut."""
-        if leaf.ids is not None:
-            self._frozen.append((leaf.ids[which], Why(why, self.where)))
+    def read(self, dim: Dim) -> None:
+        """An op computes with all of `dim`."""
+        self._read.update((id(leaf), leaf.ids) for leaf in dim if leaf.ids is not None)
+
+    def freeze_unread(self, dim: Dim, why: str) -> None:
+        """Elements of `dim` that in the end no op computes with may not be cut."""
+        for leaf in dim:
+            if leaf.ids is not None:
+                self._unread.append((leaf.ids, Why(why, self.where)))
 
     def mix(self, dim: Dim, why: str) -> None:
         """Cutting `dim` changes the result of what stays (norm statistics, softmax, mean)."""
@@ -346,24 +353,10 @@ class Algebra:
             return _ids(fixed)
         return _ids(self.merge(dim))
 
-    def spread(self, known: Ids) -> None:
-        """Where an element of a product is known so are its factors, and the other way round; in place.
-        known: bool [count]."""
-        for x in (*self._products, *self._products[::-1]):
-            rows = len(x.p) if x.p is not None else len(x.e) // (1 if x.q is None else len(x.q))
-            own = known[x.e].reshape(rows, -1)
-            own |= (known[x.p][:, None] if x.p is not None else True) & (
-                known[x.q] if x.q is not None else np.True_
-            )
-            known[x.e] = own.ravel()
-            if x.p is not None:
-                known[x.p] |= own.any(1)
-            if x.q is not None:
-                known[x.q] |= own.any(0)
-
     def solve(self) -> Classes:
         """Everything said so far, as classes of elements."""
-        return solve(self.count, self._equal, self._products, self._frozen, self._mixed)
+        idle = Unread(tuple(self._read.values()), tuple(self._unread))
+        return solve(self.count, self._equal, self._products, self._frozen, self._mixed, idle)
 
 
 def sizes(dim: Dim) -> str:

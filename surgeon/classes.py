@@ -118,14 +118,38 @@ class _Products:
         return _Products(self.e[~gone], self.p[~gone], self.q[~gone], self.k[~gone], self.where)
 
 
+@dataclass(frozen=True)
+class Unread:
+    """`read`: elements that an op computes with. `idle`: elements that may not be cut unless one does."""
+
+    read: tuple[Ids, ...] = ()
+    idle: tuple[tuple[Ids, Why], ...] = ()
+
+    def frozen(self, label: Ids, table: _Products) -> list[tuple[Ids, Why]]:
+        """Those of `idle` that no op computes with: not as they are, as a product, nor as a factor of one."""
+        known = np.zeros(len(label), bool)
+        for ids in self.read:
+            known[label[ids]] = True
+        e, p, q = label[table.e], label[table.p], label[table.q]
+        count = -1
+        while count != (count := int(known.sum())):
+            known[p[known[e]]] = True
+            known[q[known[e]]] = True
+            known[e[known[p] & known[q]]] = True
+        parts = ((ids[~known[label[ids]]], why) for ids, why in self.idle)
+        return [(ids, why) for ids, why in parts if len(ids)]
+
+
 def solve(
     count: int,
     equal: Sequence[tuple[Ids, Ids]],
     products: Sequence[Product],
     frozen: Sequence[tuple[Ids, Why]],
     mixed: Sequence[tuple[Ids, Why]],
+    unread: Unread = Unread(),
 ) -> Classes:
-    """Classes of `count` elements from equalities, products and what was said about them."""
+    """Classes of `count` elements from equalities, products and what was said about them: what is frozen,
+    mixed, and frozen where nothing reads it."""
     edges = [*equal, *_fixed_factors(products)]
     a = np.concatenate([x for x, _ in edges]) if edges else np.zeros(0, np.int64)
     b = np.concatenate([y for _, y in edges]) if edges else np.zeros(0, np.int64)
@@ -142,7 +166,7 @@ def solve(
         else:
             break
         a, b = np.concatenate([a, x]), np.concatenate([b, y])
-    return _finish(label, table, [*frozen, *given_up], mixed)
+    return _finish(label, table, [*frozen, *given_up, *unread.frozen(label, table)], mixed)
 
 
 def _fixed_factors(products: Sequence[Product]) -> list[tuple[Ids, Ids]]:

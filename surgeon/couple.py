@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.axes import Algebra, Dim, Dims, Leaf, opaque, size_of
+from surgeon.axes import Algebra, Dim, Dims, opaque, size_of
 from surgeon.classes import Classes, Why
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
@@ -142,7 +142,6 @@ class _Reader:
         self.weights: set[Value] = set()
         self.looked_at = {v for node in graph.nodes for v in node.inputs}
         self.looked_at.update(graph.outputs, graph.ends)
-        self.met: dict[int, Leaf] = {}  # leaves that an op computes with
 
     def read(self) -> Coupling:
         for node in self.graph.nodes:
@@ -154,7 +153,7 @@ class _Reader:
             place = self.graph.places.get(value, "")
             for dim in self.of(value):
                 self.algebra.freeze(dim, f"model output {place}".rstrip())
-                self.met.update((id(leaf), leaf) for leaf in dim)
+                self.algebra.read(dim)
         self._keep_unread()
         return Coupling(
             self.graph, self.algebra, self.dims, self.uses, self.bound, tuple(self.unknown)
@@ -163,16 +162,9 @@ class _Reader:
     def _keep_unread(self) -> None:
         """Parts of a weight that no op computes with, only cut off (the rest of a table of positions): other
         inputs may reach them."""
-        read = np.zeros(self.algebra.count, bool)
-        for leaf in self.met.values():
-            if leaf.ids is not None:
-                read[leaf.ids] = True
-        self.algebra.spread(read)
         for value in self.graph.state.values():
-            for leaf in (leaf for dim in self.dims.get(value, ()) for leaf in dim):
-                if leaf.ids is None or read[leaf.ids].all():
-                    continue
-                self.algebra.freeze_some(leaf, ~read[leaf.ids], "not read with these inputs")
+            for dim in self.dims.get(value, ()):
+                self.algebra.freeze_unread(dim, "not read with these inputs")
 
     def of(self, value: Value) -> Dims:
         """Dimensions of a value; state tensors get their axes when they are first met."""
@@ -194,8 +186,9 @@ class _Reader:
     def _read(self, node: Node) -> None:
         rule = lookup(node.op)
         if rule is None or rule.move is None:
-            dims = (dim for v in node.inputs for dim in self.of(v))
-            self.met.update((id(leaf), leaf) for dim in dims for leaf in dim)
+            for value in node.inputs:
+                for dim in self.of(value):
+                    self.algebra.read(dim)
         if rule is None:
             self._refuse(node)
         elif rule.family == USER:
