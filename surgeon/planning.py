@@ -120,6 +120,8 @@ def removed_by(coupling: Coupling, plan: Plan) -> Mask:
         for d, kept in dims.items():
             ids = _axis_ids(coupling, name, d)
             stays = np.zeros(len(ids), bool)
+            if not kept:
+                raise BadInput(f"the plan keeps nothing of {name} dim {d}", "one index must stay")
             if kept[-1] >= len(ids):
                 raise BadInput(
                     f"the plan keeps index {kept[-1]} of {name} dim {d}, which has {len(ids)}",

@@ -14,6 +14,7 @@ from surgeon.errors import BadInput
 if TYPE_CHECKING:
     from torch import nn
 
+    from surgeon.files.checkpoint import Checkpoint
     from surgeon.files.source import Source
     from surgeon.plan import Plan
 
@@ -45,15 +46,20 @@ def check(
 ) -> None:
     """Prove that a slim model computes what the original does with the removed channels masked."""
     import surgeon
+    from surgeon.files.checkpoint import read
+    from surgeon.files.slim import plan_of
     from surgeon.planning import refuse_other_model, removed_by
     from surgeon.report.text import proven
     from surgeon.structure import check_structure
 
     screen = Screen(json, quiet)
     how = o.opening(arch, input, allow, unsafe_pickle, threads)
-    source = how.open(original, screen)
     said = surgeon.Plan.load(plan) if plan is not None else None
-    small, said = _opened(source, slim, said, how)
+    found = read(slim, how.allow, how.unsafe_pickle)
+    if said is None and found.payload is not None:
+        said = plan_of(found.payload)
+    source = how.for_plan(said).open(original, screen)
+    small, said = _opened(source, (slim, found), said, how)
     screen.step("trace, then compare")
     traced = surgeon.trace(source.model, source.inputs)
     refuse_other_model(said, traced.graph)
@@ -66,15 +72,14 @@ def check(
 
 
 def _opened(
-    original: Source, ref: str, plan: Plan | None, how: o.Opening
+    original: Source, slim: tuple[str, Checkpoint], plan: Plan | None, how: o.Opening
 ) -> tuple[nn.Module, Plan]:
-    from surgeon.files.checkpoint import read
-    from surgeon.files.slim import load_payload, plan_of
+    from surgeon.files.slim import load_payload
     from surgeon.files.source import open_model
 
-    found = read(ref, how.allow, how.unsafe_pickle)
-    if found.payload is not None:
-        return load_payload(found.payload), plan or plan_of(found.payload)
+    ref, found = slim
+    if plan is not None and found.payload is not None:
+        return load_payload(found.payload), plan
     if plan is None:
         raise BadInput(f"{ref} does not say what was cut", "add --plan plan.json, or give slim.pth")
     if found.state is not None:

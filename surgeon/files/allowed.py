@@ -20,7 +20,7 @@ from surgeon.errors import BadInput
 _FAMILIES = {
     "linear maps": """
     linear bilinear matmul mm bmm mv dot vdot inner outer ger addmm addbmm baddbmm addmv addr
-    chain_matmul einsum tensordot kron linalg_matmul linalg_multi_dot linalg_vecdot
+    chain_matmul einsum tensordot kron linalg_matmul linalg_multi_dot linalg_vecdot matrix_exp
     convolution _convolution conv1d conv2d conv3d conv_transpose1d conv_transpose2d
     conv_transpose3d embedding embedding_bag one_hot lstm gru rnn_tanh rnn_relu lstm_cell gru_cell
     rnn_tanh_cell rnn_relu_cell scaled_dot_product_attention cdist pdist
