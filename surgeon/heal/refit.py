@@ -9,8 +9,6 @@ value lacks. No layer is added, and no label is read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,11 +16,10 @@ from torch import Tensor, nn
 
 from surgeon.heal.layers import Layer, out_rows
 from surgeon.heal.ridge import Moments, fit
+from surgeon.heal.running import running
 from surgeon.heal.watch import Sum, Track, Watch
 from surgeon.plan import Plan
-from surgeon.trace.caches import caches_off
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.mode import plain_attention, uncompiled
 from surgeon.trace.tensors import named_state
 
 ROWS = 16384  # of each layer's results, over all examples
@@ -61,30 +58,28 @@ def refit(
     model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs, seed: int = 0, batch: int = 64
 ) -> Healed:
     """Fit `slim` to `model` in place, on examples along dim 0 of `inputs`."""
-    aligned = _ops(model, inputs.map(lambda t: t[:2])) == _ops(slim, inputs.map(lambda t: t[:2]))
-    if not aligned:
-        return Healed((), ("the slim network runs other ops than the original: nothing was fitted",))
+    few = inputs.map(lambda t: t[:2])
+    ours, sums = _survey(slim, few)
+    if _survey(model, few)[0] != ours:
+        return Healed(
+            (), ("the slim network runs other ops than the original: nothing was fitted",)
+        )
     dense = _Dense(model, plan, inputs.batch, seed)
     dense.run(inputs, batch)
-    healer = _Healer(slim, plan, dense.targets)
+    healer = _Healer(slim, plan, dense.targets, sums)
     with running(slim):
         with Watch(slim, before=healer.before, made=healer.made):
             inputs.run(slim)
     return Healed(tuple(healer.done))
 
 
-@contextmanager
-def running(model: nn.Module) -> Iterator[None]:
-    """Plain ops without gradients, at the library's own speed."""
-    with torch.inference_mode(False), torch.no_grad(), caches_off(model), plain_attention(), uncompiled():
-        yield
-
-
-def _ops(model: nn.Module, inputs: Inputs) -> list[str]:
-    watch = Watch(model)
+def _survey(model: nn.Module, inputs: Inputs) -> tuple[list[str], dict[int, Sum]]:
+    """The ops of a run in order, and the sum that each layer's result goes to."""
+    sums: dict[int, Sum] = {}
+    watch = Watch(model, summed=lambda s: sums.setdefault(s.track.layer, s))
     with running(model), watch:
         inputs.run(model)
-    return watch.ops
+    return watch.ops, sums
 
 
 class _Dense:
@@ -101,7 +96,10 @@ class _Dense:
         for first in range(0, self.examples, batch):
             self.first, self.count = first, min(batch, self.examples - first)
             part = inputs.map(lambda t, a=first, n=self.count: t[a : a + n])
-            with running(self.model), Watch(self.model, after=self._after, summed=self._summed, normed=self._normed):
+            with (
+                running(self.model),
+                Watch(self.model, after=self._after, summed=self._summed, normed=self._normed),
+            ):
                 part.run(self.model)
         calls.update(t.layer for t in self.targets.values())
         self.targets = {k: t for k, t in self.targets.items() if calls[t.layer] == 1}
@@ -142,9 +140,12 @@ class _Dense:
 class _Healer:
     """Fits each layer of the slim network before it runs."""
 
-    def __init__(self, slim: nn.Module, plan: Plan, targets: dict[int, _Target]) -> None:
+    def __init__(
+        self, slim: nn.Module, plan: Plan, targets: dict[int, _Target], sums: dict[int, Sum]
+    ) -> None:
         self.state, self.plan, self.targets = named_state(slim), plan, targets
-        self.needed = {t.sum.made_by for t in targets.values() if t.sum}
+        self.sums = {n: s for n, s in sums.items() if n in targets and targets[n].sum}
+        self.needed = {s.made.number for s in self.sums.values()}
         self.values: dict[int, Tensor] = {}
         self.done: list[tuple[str, float, float]] = []
 
@@ -159,8 +160,10 @@ class _Healer:
         want = torch.cat(target.parts)
         at = target.here(0, len(target.at))
         free = layer.bias_name is not None or target.mean is not None
-        if target.sum is not None:
-            want = want + self._lacking(target, at, self._scale(layer, target.sum))
+        if number in self.sums and target.sum is not None:
+            made = self.sums[number].made
+            other = made.of(self.values[made.number])
+            want = want + _lacking(target, other, at, self._scale(layer, target.sum))
         want = want.view(len(at), layer.groups, -1)
         seen, held = self._moments(layer, target, at, want)
         found = fit(seen, held, layer.matrix, free)
@@ -174,16 +177,6 @@ class _Healer:
         kept = self.plan.keep.get(layer.name, {}).get(layer.out_dim)
         scale = found.track.scale
         return scale if scale is None or kept is None else scale[list(kept)]
-
-    def _lacking(self, target: _Target, at: Tensor, scale: Tensor | None) -> Tensor:
-        """What the other value of the sum lacks, as this layer must give it."""
-        assert target.sum is not None
-        other = self.values[target.sum.made_by]
-        lacks = torch.cat(target.others) - out_rows(other, at, target.sum.track.conv)
-        if scale is None:
-            return lacks
-        weak = scale.abs() < 1e-3 * scale.abs().max()
-        return torch.where(weak, 0.0, lacks / torch.where(weak, 1.0, scale))
 
     def _moments(
         self, layer: Layer, target: _Target, at: Tensor, want: Tensor
@@ -203,3 +196,13 @@ class _Healer:
         elif name is not None:
             mean = self.state[name]
             mean.sub_(shift.to(mean.dtype))
+
+
+def _lacking(target: _Target, other: Tensor, at: Tensor, scale: Tensor | None) -> Tensor:
+    """What the other value of the sum lacks, as the layer before its scale must give it."""
+    assert target.sum is not None
+    lacks = torch.cat(target.others) - out_rows(other, at, target.sum.track.conv)
+    if scale is None:
+        return lacks
+    weak = scale.abs() < 1e-3 * scale.abs().max()
+    return torch.where(weak, 0.0, lacks / torch.where(weak, 1.0, scale))

@@ -39,13 +39,17 @@ class Moments:
         self.x, self.y = self.x + a.sum(1), self.y + b.sum(1)
 
     def __add__(self, other: Moments) -> Moments:
-        pairs = ((getattr(self, n), getattr(other, n)) for n in ("rows", "xx", "xy", "yy", "x", "y"))
+        pairs = (
+            (getattr(self, n), getattr(other, n)) for n in ("rows", "xx", "xy", "yy", "x", "y")
+        )
         return Moments(*(a + b for a, b in pairs))
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """xx and xy about the means: what is left for an intercept is taken out."""
         mean = self.x / self.rows
-        return self.xx - mean[..., None] * self.x[:, None], self.xy - mean[..., None] * self.y[:, None]
+        return self.xx - mean[..., None] * self.x[:, None], self.xy - mean[..., None] * self.y[
+            :, None
+        ]
 
     def error(self, weight: Tensor, shift: Tensor) -> float:
         """Sum of squares of Y - (X W' + shift). weight [groups, outputs, terms], shift [groups, outputs]."""

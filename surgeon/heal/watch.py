@@ -7,8 +7,8 @@ made up for by the layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from surgeon.heal.layers import Layer, layer_of
+from surgeon.rules import lookup
 from surgeon.trace.tensors import named_state, tensors_among
 
-_NORMS = {"aten.native_batch_norm.default": 7, "aten._native_batch_norm_legit_no_training.default": 6}
-_ROWS = ("aten.view.default", "aten._unsafe_view.default", "aten.alias.default", "aten.clone.default")
+_NORMS = {
+    "aten.native_batch_norm.default": 7,
+    "aten._native_batch_norm_legit_no_training.default": 6,
+}
+_ROWS = (
+    "aten.view.default",
+    "aten._unsafe_view.default",
+    "aten.alias.default",
+    "aten.clone.default",
+)
 _SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
 _SCALES = ("aten.mul.Tensor", "aten.mul_.Tensor")
 
@@ -37,10 +46,24 @@ class Track:
 
 
 @dataclass(frozen=True, eq=False)
-class Sum:
-    """The other value of a sum: the number of the op that made it, and the way of the layer's result there."""
+class Made:
+    """Where a value comes from: the op of this number, and what moved its result since."""
 
-    made_by: int
+    number: int
+    moves: tuple[Callable[[Tensor], Tensor], ...] = ()
+
+    def of(self, value: Tensor) -> Tensor:
+        """The value, of what the op gave."""
+        for move in self.moves:
+            value = move(value)
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """The other value of a sum, where it was made (before the layer ran), and the way of the layer's result there."""
+
+    made: Made
     other: Tensor
     track: Track
 
@@ -52,7 +75,8 @@ class Watch(TorchDispatchMode):
     """Tells `before` of every layer before it runs and `after` of its result; `normed` of the batch norm
     that takes it, `summed` of its sum; `made` of the first result of every op.
 
-    `ops` are the names of all ops in order; an op's number is its place there.
+    `ops` are the names of the ops that compute, in order; an op's number is its place there. Ops that only
+    move elements have none: a cut network may move more or less.
     """
 
     def __init__(
@@ -80,7 +104,10 @@ class Watch(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        number, op = len(self.ops), str(func)
+        op = str(func)
+        if _moves(op):
+            return self._moved(func, args, kwargs or {})
+        number = len(self.ops)
         self.ops.append(op)
         layer = layer_of(func, args, self._names)
         if layer is not None and self.before:
@@ -94,10 +121,27 @@ class Watch(TorchDispatchMode):
         self._note(number, out, track)
         return out
 
+    def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A layer's rows stay its rows in a view; a value that was moved alone is known by its moves."""
+        track = self._next(str(func), args)
+        out = func(*args, **kwargs)
+        if not isinstance(out, Tensor):
+            return out
+        self._tracks.pop(out, None)
+        self._makers.pop(out, None)
+        if track is not None:
+            self._tracks[out] = track
+        made = self._makers.get(args[0]) if args and isinstance(args[0], Tensor) else None
+        if made is not None and len(list(tensors_among(args))) == 1:
+            rest = args[1:]
+            move: Callable[[Tensor], Tensor] = lambda t: func(t, *rest, **kwargs)
+            self._makers[out] = Made(made.number, (*made.moves, move))
+        return out
+
     def _note(self, number: int, out: Any, track: Track | None) -> None:
         made = list(tensors_among(out if isinstance(out, (tuple, list)) else (out,)))
         for tensor in made:
-            self._makers[tensor] = number
+            self._makers[tensor] = Made(number)
             self._tracks.pop(tensor, None)
         if made and track is not None:
             self._tracks[made[0]] = track
@@ -151,5 +195,10 @@ class Watch(TorchDispatchMode):
         if not known:
             return
         track, other = max(known, key=lambda k: k[0].layer)
-        if (made_by := self._makers.get(other)) is not None and made_by < track.layer:
-            self.summed(Sum(made_by, other, track))
+        if (made := self._makers.get(other)) is not None and made.number < track.layer:
+            self.summed(Sum(made, other, track))
+
+
+def _moves(op: str) -> bool:
+    rule = lookup(op)
+    return rule is not None and rule.move is not None and rule.family != "factory"

@@ -1,0 +1,118 @@
+"""What takes a group's channels: layers of the dense network, and second moments of their data.
+
+One watched run in batches gives, for each layer that contracts channels that may go, the sums of products of
+its data. Memory: terms^2 a layer, whatever the number of examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.grouping import Group
+from surgeon.heal.layers import Layer
+from surgeon.heal.running import running
+from surgeon.heal.watch import Track, Watch
+from surgeon.trace.inputs import Inputs
+
+ROWS = 8192  # of each layer's data, over all examples
+
+
+@dataclass(eq=False)
+class Consumer:
+    """A layer that takes channels. Sums over `rows` rows: xx [terms, terms], x [terms]; `weight` [outputs, terms].
+
+    `kernel`: terms of one input position. `scale` [outputs]: what the batch norm behind it multiplies its
+    result by, ones where there is none.
+    """
+
+    number: int
+    name: str
+    in_dim: int
+    kernel: int
+    weight: Tensor
+    scale: Tensor
+    rows: int = 0
+    xx: Tensor = field(default_factory=lambda: torch.zeros(()))
+    x: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, data: Tensor) -> None:
+        """More rows [rows, terms]."""
+        data = data.double()
+        self.rows += len(data)
+        self.xx = self.xx + data.mT @ data
+        self.x = self.x + data.sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """[terms]"""
+        return self.x / self.rows
+
+    @property
+    def covariance(self) -> Tensor:
+        """[terms, terms], about the mean: a shift of the result is free."""
+        return self.xx / self.rows - self.mean[:, None] * self.mean
+
+
+def consumers_of(
+    model: nn.Module, groups: Sequence[Group], inputs: Inputs, seed: int = 0, batch: int = 64
+) -> dict[str, Consumer]:
+    """Weight name -> the layer that takes channels of one of these groups with it.
+
+    Layers whose parts share no inputs (grouped convolutions) and weights that are used twice are left out.
+    """
+    taken = {(m.state, m.dim) for g in groups for m in g.members if m.role == "takes"}
+    found: dict[int, Consumer] = {}
+    count, generator = inputs.batch, torch.Generator().manual_seed(seed)
+    chunk = [0]
+
+    def before(number: int, layer: Layer) -> None:
+        if (layer.name, layer.in_dim) not in taken or layer.groups > 1:
+            return
+        if number not in found:
+            weight = layer.matrix[0].double()
+            kernel = weight.shape[1] // _inputs(layer)
+            ones = torch.ones(len(weight), dtype=torch.float64)
+            found[number] = Consumer(number, layer.name, layer.in_dim, kernel, weight, ones)
+
+    def after(number: int, layer: Layer, out: Tensor) -> None:
+        if number in found:
+            rows = out.numel() // out.shape[1 if layer.conv else -1]
+            taken = min(rows, -(-ROWS * chunk[0] // count))
+            at = torch.randint(rows, (taken,), generator=generator)
+            found[number].add(layer.data(at)[:, 0])
+
+    def normed(track: Track) -> None:
+        if track.layer in found and track.scale is not None:
+            found[track.layer].scale = track.scale.double()
+
+    for first in range(0, count, batch):
+        part = inputs.map(lambda t, a=first: t[a : a + batch])
+        chunk[0] = part.batch
+        with running(model), Watch(model, before, after, normed=normed):
+            part.run(model)
+    names = [c.name for c in found.values()]
+    return {c.name: c for c in found.values() if names.count(c.name) == 1}
+
+
+def _inputs(layer: Layer) -> int:
+    return layer.weight.shape[1] if layer.conv else layer.x.shape[-1]
+
+
+def blocks(group: Group, consumers: Mapping[str, Consumer]) -> dict[str, Tensor]:
+    """Weight name -> [channels, terms of a channel]: which terms of the consumer each channel of the group is."""
+    out = {}
+    for member in group.members:
+        consumer = consumers.get(member.state)
+        if consumer is None or member.role != "takes" or member.dim != consumer.in_dim:
+            continue
+        order = torch.from_numpy(member.channel).argsort(stable=True)
+        at = torch.from_numpy(member.at)[order]
+        if len(at) % group.size:
+            continue
+        terms = at[:, None] * consumer.kernel + torch.arange(consumer.kernel)
+        out[consumer.name] = terms.reshape(group.size, -1)
+    return out

@@ -1,0 +1,105 @@
+"""What a network's outputs lose when one group alone is cut: measured, with its consumers fitted anew.
+
+The dense network is run with the group's channels silenced where they are made and the consumers' patched
+weights in place. An output's loss is its mean square change relative to its variance over examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.grouping import Group
+from surgeon.heal.layers import Layer
+from surgeon.heal.removal import Removal
+from surgeon.heal.running import running
+from surgeon.heal.watch import Watch
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.tensors import named_state, output_tensors
+
+SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
+
+
+def marks_of(size: int) -> tuple[int, ...]:
+    """Numbers of removed channels at which a group of this size is measured."""
+    return tuple(sorted({min(max(round(size * s), 1), size - 1) for s in SHARES if size > 1}))
+
+
+class Bench:
+    """Runs of the dense network with some weights replaced; all of its state is put back after each."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, batch: int = 64) -> None:
+        self.model, self.state = model, named_state(model)
+        self.parts = [
+            inputs.map(lambda t, a=first: t[a : a + batch])
+            for first in range(0, inputs.batch, batch)
+        ]
+        self.want = [self._run(part, {}) for part in self.parts]
+
+    def loss(
+        self, group: Group, gone: Sequence[int], patches: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> float:
+        """The outputs' loss without the channels `gone` of a group."""
+        with self._silenced(group, gone, set(patches)):
+            got = [self._run(part, patches) for part in self.parts]
+        return distance(self.want, got)
+
+    def _run(self, inputs: Inputs, patches: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
+        def before(_number: int, layer: Layer) -> None:
+            if layer.name in patches:
+                saved[layer.name] = layer.matrix.clone()
+                layer.put(patches[layer.name][0][None])
+
+        def after(_number: int, layer: Layer, out: Tensor) -> None:
+            if layer.name in saved:
+                layer.put(saved.pop(layer.name))
+                shift = patches[layer.name][1].to(out.dtype)
+                out += shift.view(-1, *[1] * (out.dim() - 2)) if layer.conv else shift
+
+        saved: dict[str, Tensor] = {}
+        with running(self.model), Watch(self.model, before, after):
+            return [t for t in output_tensors(inputs.run(self.model)) if t.is_floating_point()]
+
+    @contextmanager
+    def _silenced(self, group: Group, gone: Sequence[int], patched: set[str]) -> Any:
+        """Rows that make these channels are zero, and so are norms along them."""
+        chosen = torch.zeros(group.size, dtype=torch.bool)
+        chosen[list(gone)] = True
+        saved = []
+        with torch.no_grad():
+            for m in group.members:
+                if m.role not in ("makes", "along") or m.state.endswith("running_var"):
+                    continue
+                tensor = self.state[m.state]
+                at = torch.from_numpy(m.at)[chosen[torch.from_numpy(m.channel)]]
+                saved.append((tensor, m.dim, at, tensor.index_select(m.dim, at).clone()))
+                tensor.index_fill_(m.dim, at, 0)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, dim, at, old in reversed(saved):
+                    tensor.index_copy_(dim, at, old)
+
+
+def distance(want: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tensor]]) -> float:
+    """Mean over outputs of the mean square difference relative to the variance; batches of outputs."""
+    shares = []
+    for a, b in zip(zip(*want, strict=True), zip(*got, strict=True), strict=True):
+        x, y = torch.cat(a).double(), torch.cat(b).double()
+        around = (x - x.mean(0)).square().mean().clamp_min(1e-30)
+        shares.append(float((x - y).square().mean() / around))
+    return sum(shares) / max(len(shares), 1)
+
+
+def curve(bench: Bench, group: Group, removal: Removal) -> list[tuple[int, float]]:
+    """[(channels gone, loss)], from nothing on; never falling."""
+    points, worst = [(0, 0.0)], 0.0
+    for count, patches in removal.patches.items():
+        worst = max(worst, bench.loss(group, removal.order[:count].tolist(), patches))
+        points.append((count, worst))
+    return points
