@@ -90,7 +90,7 @@ def distance(want: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tensor]]) 
     """Mean over outputs of the mean square difference relative to the variance; batches of outputs."""
     shares = []
     for a, b in zip(zip(*want, strict=True), zip(*got, strict=True), strict=True):
-        x, y = torch.cat(a).double(), torch.cat(b).double()
+        x, y = torch.cat(list(a)).detach().double(), torch.cat(list(b)).detach().double()
         around = (x - x.mean(0)).square().mean().clamp_min(1e-30)
         shares.append(float((x - y).square().mean() / around))
     return sum(shares) / max(len(shares), 1)

@@ -67,16 +67,19 @@ def refit(
     dense = _Dense(model, plan, inputs.batch, seed)
     dense.run(inputs, batch)
     healer = _Healer(slim, plan, dense.targets, sums)
-    with running(slim):
-        with Watch(slim, before=healer.before, made=healer.made):
-            inputs.run(slim)
+    with running(slim), Watch(slim, before=healer.before, made=healer.made):
+        inputs.run(slim)
     return Healed(tuple(healer.done))
 
 
 def _survey(model: nn.Module, inputs: Inputs) -> tuple[list[str], dict[int, Sum]]:
     """The ops of a run in order, and the sum that each layer's result goes to."""
     sums: dict[int, Sum] = {}
-    watch = Watch(model, summed=lambda s: sums.setdefault(s.track.layer, s))
+
+    def summed(found: Sum) -> None:
+        sums.setdefault(found.track.layer, found)
+
+    watch = Watch(model, summed=summed)
     with running(model), watch:
         inputs.run(model)
     return watch.ops, sums

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -133,9 +132,7 @@ class Watch(TorchDispatchMode):
             self._tracks[out] = track
         made = self._makers.get(args[0]) if args and isinstance(args[0], Tensor) else None
         if made is not None and len(list(tensors_among(args))) == 1:
-            rest = args[1:]
-            move: Callable[[Tensor], Tensor] = lambda t: func(t, *rest, **kwargs)
-            self._makers[out] = Made(made.number, (*made.moves, move))
+            self._makers[out] = Made(made.number, (*made.moves, _again(func, args[1:], kwargs)))
         return out
 
     def _note(self, number: int, out: Any, track: Track | None) -> None:
@@ -197,6 +194,10 @@ class Watch(TorchDispatchMode):
         track, other = max(known, key=lambda k: k[0].layer)
         if (made := self._makers.get(other)) is not None and made.number < track.layer:
             self.summed(Sum(made, other, track))
+
+
+def _again(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    return lambda value: func(value, *args, **kwargs)
 
 
 def _moves(op: str) -> bool:
