@@ -21,6 +21,8 @@ from surgeon.couple import Coupling, couple
 from surgeon.cut import Cut, as_program, cut
 from surgeon.errors import BadInput, CheckFailed, SurgeonError, Unproven
 from surgeon.graph import Graph
+from surgeon.heal.recover import Recovery, recover
+from surgeon.heal.study import joined, study
 from surgeon.measure.pair import BeforeAfter, before_after
 from surgeon.plan import Plan
 from surgeon.planning import (
@@ -71,6 +73,7 @@ class Options(TypedDict, total=False):
     data: Iterable[Any]
     labelled: bool
     loss: Loss
+    recover: Sequence[str]
     scope: str
     round_to: int | str | None
     remove: Mapping[str, Sequence[int]]
@@ -97,6 +100,7 @@ class Result:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     dead: Dead | None = None
+    recovery: Recovery | None = None
 
     @property
     def report(self) -> dict[str, Any]:
@@ -118,6 +122,7 @@ class Result:
             "groups": plan["groups"],
             "left": plan["left"],
             **({"dead": self.dead.as_dict()} if self.dead else {}),
+            **({"recovery": self.recovery.as_dict()} if self.recovery else {}),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
@@ -222,11 +227,15 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     run = _Run(progress)
     model, inputs = unwrapped(model), Inputs.of(example_inputs)
     _with_numbers(model, check or measure)
-    proposal = _propose(model, inputs, _request(ratio, options), source, run)
+    asked = _request(ratio, options)
+    proposal = _propose(model, inputs, asked, source, run)
     traced, plan = proposal.traced, proposal.plan
     done, traced = run("cut", lambda: _cut(traced, inputs, plan))
     result = _finish((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
-    return replace(result, dead=proposal.dead)
+    result = replace(result, dead=proposal.dead)
+    if "compensate" not in asked[1].recover:
+        return result
+    return run("recover", lambda: _recovered(result, traced, asked[1]))
 
 
 def propose(
@@ -395,7 +404,23 @@ def _choose(
     evidence = Evidence(read_state(model), request.by, request.seed, original)
     how = (request.criterion, request.reduce, request.normalise)
     scores, broken = scores_of(coupling.groups, evidence, *how)
-    return choose(coupling, scores, request), broken
+    if material.data is None or not {"select", "allocate"} & set(material.recover):
+        return choose(coupling, scores, request), broken
+    found = study(model, coupling, scores, joined(material.data)[0], material.recover)
+    return choose(coupling, found.scores, request, found.curves), broken
+
+
+def _recovered(result: Result, traced: Traced, material: Material) -> Result:
+    """The slim network fitted to the dense one on the user's data; its plan says so."""
+    assert material.data is not None
+    done = recover(traced.model, result.model, result.plan, *joined(material.data))
+    plan = replace(result.plan, model={**result.plan.model, "tuned": done.how()})
+    return replace(
+        result,
+        plan=plan if done.layers else result.plan,
+        recovery=done,
+        notes=result.notes + done.notes,
+    )
 
 
 def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from surgeon.budget.align import keep_count
 from surgeon.budget.cost import Cost
 from surgeon.budget.field import Field, Unit, field_of
 from surgeon.budget.request import Request
+from surgeon.budget.share import Curve, share_out
 from surgeon.couple import Coupling
 from surgeon.errors import OutOfReach
 from surgeon.plan import Left
@@ -34,8 +35,16 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def choose(coupling: Coupling, scores: Mapping[str, Array], request: Request) -> Choice:
-    """Which channels go. OutOfReach where a limit cannot be met or nothing can be cut."""
+def choose(
+    coupling: Coupling,
+    scores: Mapping[str, Array],
+    request: Request,
+    curves: Mapping[str, Curve] | None = None,
+) -> Choice:
+    """Which channels go. OutOfReach where a limit cannot be met or nothing can be cut.
+
+    curves: what each group's loss costs the outputs (`share_out`); then these say how much of each goes.
+    """
     by_hand = positions(coupling, coupling.groups, request.remove)
     for name, channels in by_hand.items():
         if len(channels) == coupling.group(name).size:
@@ -45,7 +54,9 @@ def choose(coupling: Coupling, scores: Mapping[str, Array], request: Request) ->
             )
     field = field_of(coupling, scores, request, by_hand)
     counts: Sequence[int] = ()
-    if request.limits:
+    if curves and (request.limits or request.ratio):
+        counts = _shared(coupling, field, request, by_hand, curves)
+    elif request.limits:
         counts = _reach(coupling, field, request, by_hand)
     elif request.ratio is not None or request.ratio_for:
         counts = _counts(field, request.ratio or 0.0)
@@ -129,6 +140,47 @@ def _reach(
         else:
             low = middle
     return _give_back(field, best, fits)
+
+
+def _shared(
+    coupling: Coupling,
+    field: Field,
+    request: Request,
+    by_hand: Mapping[str, Ids],
+    curves: Mapping[str, Curve],
+) -> list[int]:
+    """Counts by measured losses. A unit with a ratio of its own, or a group without a curve, takes no part."""
+    own = [u.ratio is not None or any(g.name not in curves for g in u.groups) for u in field.units]
+    fixed = [
+        u.size - keep_count(u.size, u.ratio or 0.0, u.step) if alone else 0
+        for u, alone in zip(field.units, own, strict=True)
+    ]
+    if not request.limits:
+        free = [
+            (u, k) for k, (u, alone) in enumerate(zip(field.units, own, strict=True)) if not alone
+        ]
+        wanted = int(sum(u.size * u.weight for u, _ in free) * (request.ratio or 0.0) + 0.5)
+
+        def kept(counts: Sequence[int]) -> float:
+            return float(-sum(counts[k] * u.weight for u, k in free))
+
+        return share_out(field.units, curves, kept, lambda c: -kept(c) >= wanted, fixed, own)
+    cost = Cost(coupling)
+    whole = cost.total(_mask(coupling, field, [0] * len(field.units), {}))
+    bounds = {what: limit.of(getattr(whole, what)) for what, limit in request.limits.items()}
+
+    def over(counts: Sequence[int]) -> float:
+        """By how much the limits are missed, each relative to the whole."""
+        total = cost.total(_mask(coupling, field, counts, by_hand))
+        missed = (
+            max(getattr(total, w) - b, 0) / max(getattr(whole, w), 1) for w, b in bounds.items()
+        )
+        return float(sum(missed))
+
+    counts = share_out(field.units, curves, over, lambda c: over(c) <= 0, fixed, own)
+    if over(counts) > 0:
+        return _reach(coupling, field, request, by_hand)
+    return _give_back(field, counts, lambda c: over(c) <= 0)
 
 
 def _unreachable(

@@ -22,13 +22,15 @@ def share_out(
     curves: Mapping[str, Curve],
     saved: Callable[[Sequence[int]], float],
     enough: Callable[[Sequence[int]], bool],
+    start: Sequence[int],
+    still: Sequence[bool],
 ) -> list[int]:
     """Channels that each unit loses (of its smallest group).
 
     saved: what counts leave over, in the unit of the limit (less is better). enough: whether the limit is
-    met. Where it cannot be, the most that may go.
+    met. start: counts to begin with; units that are `still` keep theirs. Where the limit cannot be met, the most that may go.
     """
-    counts = [0] * len(units)
+    counts = list(start)
     left = saved(counts)
     asked: list[
         tuple[float, int, int, int]
@@ -41,8 +43,9 @@ def share_out(
             more = _loss(units[k], curves, after) - _loss(units[k], curves, counts[k])
             heapq.heappush(asked, (more / max(less, 1e-12), k, after, when))
 
-    for k in range(len(units)):
-        ask(k, 0)
+    for k, stays in enumerate(still):
+        if not stays:
+            ask(k, 0)
     steps = 0
     while asked and not enough(counts):
         _, k, after, when = heapq.heappop(asked)

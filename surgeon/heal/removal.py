@@ -80,20 +80,25 @@ def removal(
     consumers: Mapping[str, Consumer],
     marks: tuple[int, ...],
     start: NDArray[np.float64],
+    free: bool = True,
 ) -> Removal:
     """The order in which channels go, with patches after each number of channels in `marks`.
 
-    start: scores [channels] for a group that no consumer of which is known: the lowest go first.
+    start: scores [channels]: the lowest go first in a group of which no consumer is known, and where the
+    order is not free.
     """
     parts = [_Part(consumers[n], terms) for n, terms in blocks(group, consumers).items()]
     if not parts:
         return Removal(np.argsort(start, kind="stable"), {k: {} for k in marks})
+    said = np.argsort(start, kind="stable")
     order: list[int] = []
     patches: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
     gone = torch.zeros(group.size, dtype=torch.bool)
     for _ in range(group.size - 1):
-        losses = sum((p.losses() for p in parts), torch.zeros(group.size).double())
-        channel = int(losses.masked_fill(gone, torch.inf).argmin())
+        channel = int(said[len(order)])
+        if free:
+            losses = sum((p.losses() for p in parts), torch.zeros(group.size).double())
+            channel = int(losses.masked_fill(gone, torch.inf).argmin())
         gone[channel] = True
         order.append(channel)
         for part in parts:

@@ -31,16 +31,24 @@ class Sample:
             yield Sample(one, _part(self.labels, i, count))
 
 
+RECOVERY = ("select", "allocate", "compensate")  # what data are used for beside criteria
+
+
 @dataclass(frozen=True)
 class Material:
-    """What the user gives besides the network: data for criteria that read any, and a loss of their own."""
+    """What the user gives besides the network: data, for criteria that read any and to keep the accuracy,
+    and a loss of their own. `recover`: which of RECOVERY are done; nothing without data."""
 
     data: Batches | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
+    recover: tuple[str, ...] = ()
 
     @staticmethod
     def of(options: dict[str, Any]) -> Material:
-        """Taken out of the options of a call: `data`, `labelled`, `loss`. BadInput where they do not fit."""
+        """Taken out of the options of a call: `data`, `labelled`, `loss`, `recover`. BadInput where they do not fit.
+
+        All of RECOVERY by default, but for the selection where a criterion is named.
+        """
         data, labelled = options.pop("data", None), bool(options.pop("labelled", False))
         loss: Any = options.pop("loss", None)
         if not (loss is None or callable(loss)):
@@ -49,8 +57,20 @@ class Material:
             )
         if data is None and labelled:
             raise BadInput("labelled=True, and there are no data", "give data=")
+        asked = options.pop("recover", None)
+        if data is None and asked:
+            raise BadInput("recover= says what to do with data, and there are none", "give data=")
+        words = RECOVERY[1:] if "criterion" in options else RECOVERY
+        words = words if asked is None else tuple(asked)
+        for word in words:
+            if word not in RECOVERY:
+                raise BadInput(
+                    f"recover '{word}' does not exist", f"there are {', '.join(RECOVERY)}"
+                )
         own: Callable[[Any, Any], Tensor] | None = loss  # type: ignore[assignment]
-        return Material(None if data is None else Batches(data, labelled), own)
+        return (
+            Material(None, own) if data is None else Material(Batches(data, labelled), own, words)
+        )
 
 
 @dataclass
