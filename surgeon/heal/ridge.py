@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+_ROUNDING = 1e-10  # of the targets' square: what single precision leaves
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean square of a term
 
 
@@ -80,6 +81,8 @@ def fit(seen: Moments, held: Moments, start: Tensor, free: bool) -> Fit | None:
     start = start.double()
     nothing = torch.zeros(start.shape[:2], dtype=torch.float64)
     before, total = held.error(start, nothing), max(float(held.yy.sum()), 1e-30)
+    if before <= _ROUNDING * total:
+        return None
     best: tuple[float, float] | None = None
     for strength in STRENGTHS:
         found = _solve(seen, start, strength, free)
