@@ -318,10 +318,18 @@ def apply_checked(
         refuse_other_shapes(plan, {n: tuple(t.shape) for n, t in named_state(model).items()})
         raise
     refuse_other_model(plan, traced.graph)
-    plan = recounted(traced.coupling, plan)
+    plan, said = _as_cut(recounted(traced.coupling, plan))
     done, traced = run("cut", lambda: _cut(traced, inputs, plan))
     given = (model, inputs, traced)
-    return _finish(given, done, plan, traced.notes, run, (check, measure))
+    return _finish(given, done, plan, said + traced.notes, run, (check, measure))
+
+
+def _as_cut(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+    """A plan says what goes and not which weights were changed later: of those a replay has none."""
+    if "tuned" not in plan.model:
+        return plan, ()
+    said = "the plan is of a network whose weights were changed after the cut; a replay has them as cut"
+    return replace(plan, model={k: v for k, v in plan.model.items() if k != "tuned"}), (said,)
 
 
 def remove(
@@ -382,6 +390,8 @@ def _request(ratio: float | None, options: Options) -> tuple[Request, Material]:
         )
     given: dict[str, Any] = dict(options)
     material = Material.of(given)
+    if given.get("dead") and material.data is not None:
+        raise BadInput("--dead asks no data: the outputs stay as they are", "leave out --data")
     if "normalize" in given:
         given.setdefault("normalise", given.pop("normalize"))
     for what in ("max_flops", "max_params"):

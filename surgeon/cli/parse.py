@@ -58,6 +58,13 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         ) from None
 
 
+def parts(text: str | None) -> tuple[str, ...] | None:
+    """'select,allocate' -> ('select', 'allocate'); 'none' -> ()."""
+    if text is None:
+        return None
+    return () if text.strip() == "none" else tuple(word.strip() for word in text.split(","))
+
+
 def function(reference: str, option: str) -> Any:
     """The function that 'file.py:name' names; the file is run."""
     from surgeon.files.arch import import_file

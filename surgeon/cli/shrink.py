@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from surgeon.cli import calibrate as c
 from surgeon.cli import options as o
 from surgeon.cli import parse
 from surgeon.cli.deliver import Delivery, deliver
@@ -121,6 +122,11 @@ def shrink(
     round_to: RoundTo = None,
     seed: Seed = None,
     dead: Dead = False,
+    data: c.Data = None,
+    samples: c.Count = None,
+    mean: c.Mean = None,
+    std: c.Std = None,
+    recover: c.Recover = None,
     plan: PlanFile = None,
     dry_run: DryRun = False,
     output: o.Output = None,
@@ -157,9 +163,13 @@ def shrink(
         "dead": dead or None,
     }
     asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}
-    replayed = _replayed(plan, asked)
+    given = c.calibration(data, samples, mean, std, recover)
+    replayed = _replayed(plan, asked | (given.asked() if given else {}))
     how = o.opening(arch, input, allow, unsafe_pickle, threads).for_plan(replayed)
     source = how.open(model, screen)
+    if given:
+        source, learnt = given.opened(source, screen)
+        asked |= learnt
     if dry_run:
         _preview(source, model, asked, replayed, screen)
         return
@@ -176,6 +186,10 @@ def _replayed(path: Path | None, asked: dict[str, Any]) -> Plan | None:
 
         check_options(**asked)
         return None
+    if "data" in asked:
+        raise BadInput(
+            "--plan says what is cut, and --data would choose it anew", "leave one of them out"
+        )
     if asked:
         given = ", ".join("--" + key.replace("_", "-") for key in asked)
         raise BadInput(

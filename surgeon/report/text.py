@@ -36,7 +36,24 @@ def outcome(report: dict[str, Any]) -> list[str]:
         )
     if report["reach"] is not None:
         lines += reach(report["reach"])
-    return [*lines, proven(report["check"])]
+    lines.append(proven(report["check"]))
+    return lines + (recovered(report["recovery"]) if report.get("recovery") else [])
+
+
+def recovered(found: dict[str, Any]) -> list[str]:
+    """What fitting the slim network to the dense one did on the data given; from report.json's data."""
+    error, top, layers = found["output_error"], found["top1"], len(found["layers"])
+    lines = [
+        f"recovery: {layers} layers fitted after the proof; output error on {found['examples']} examples: "
+        f"{error['cut']:.3g} as cut, {error['fitted']:.3g} fitted (of the outputs' variance)"
+    ]
+    if top:
+        said = ", ".join(f"{top[key]:.1%} {what}" for key, what in _NETWORKS.items())
+        lines.append(f"top-1 on the data given: {said}")
+    return lines
+
+
+_NETWORKS = {"dense": "dense", "cut": "as cut", "fitted": "fitted"}
 
 
 def reach(found: dict[str, Any], shown: int = 8) -> list[str]:
