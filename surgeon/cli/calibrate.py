@@ -74,9 +74,8 @@ def calibration(
         return None
     from surgeon.data import DataOptions
 
+    wanted = DataOptions.samples if samples is None else samples
     options = DataOptions(
-        mean=parse.numbers(mean, "--mean"),
-        std=parse.numbers(std, "--std"),
-        **({} if samples is None else {"samples": samples}),
+        wanted, mean=parse.numbers(mean, "--mean"), std=parse.numbers(std, "--std")
     )
     return Calibration(data, options, parse.parts(recover))

@@ -41,7 +41,8 @@ Remove = Annotated[
 Criterion = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Importance: l2 (default), l1, fpgm, random, ...: see the README"
+        metavar="NAME",
+        help="Importance: l2 (default), l1, fpgm, ...; with --data taylor, fisher, ...: see the README",
     ),
 ]
 Reduce = Annotated[

@@ -42,10 +42,10 @@ def outcome(report: dict[str, Any]) -> list[str]:
 
 def recovered(found: dict[str, Any]) -> list[str]:
     """What fitting the slim network to the dense one did on the data given; from report.json's data."""
-    error, top, layers = found["output_error"], found["top1"], len(found["layers"])
+    error, top, fitted = found["output_error"], found["top1"], len(found["layers"])
     lines = [
-        f"recovery: {layers} layers fitted after the proof; output error on {found['examples']} examples: "
-        f"{error['cut']:.3g} as cut, {error['fitted']:.3g} fitted (of the outputs' variance)"
+        f"recovery: output error on {found['examples']} examples: {error['cut']:.3g} as cut, "
+        f"{error['fitted']:.3g} fitted (of the outputs' variance); layers fitted after the proof: {fitted}"
     ]
     if top:
         said = ", ".join(f"{top[key]:.1%} {what}" for key, what in _NETWORKS.items())
