@@ -8,6 +8,7 @@ to benchmarks/coverage.md.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -204,6 +205,8 @@ def _spread(runs: list[Run], key: str, digits: int) -> str:
 
 def _plain(why: str) -> str:
     """A reason that fits a cell."""
+    why = re.sub(r"\x1b\[\d*m", "", why)  # colours
+    why = re.sub(r"(?:/[\w.-]+)+/(?=\.?slim)", "", why)  # folders of the machine that it was run on
     return " ".join(why.replace("|", "/").replace("<", "(").replace(">", ")").split())[:300]
 
 
