@@ -24,7 +24,7 @@ _BATCH = 250
 
 def test_images(source: Path = PICTURES) -> tuple[Tensor, Tensor]:
     """All 10,000 test images and their classes: f32[10000, 3, 32, 32] normalised, i64[10000]."""
-    if source.is_dir():
+    if source.suffix != ".zip":
         found = _torchvision(source, train=False)
         return _normal(torch.from_numpy(found.data)), torch.tensor(found.targets)
     with zipfile.ZipFile(source) as archive:
@@ -37,7 +37,7 @@ def test_images(source: Path = PICTURES) -> tuple[Tensor, Tensor]:
 def train_images(count: int, seed: int = 0, source: Path = PICTURES) -> Tensor:
     """`count` images of the train split, drawn with the seed, without their classes: f32[count, 3, 32, 32]."""
     generator = torch.Generator().manual_seed(seed)
-    if source.is_dir():
+    if source.suffix != ".zip":
         pixels = torch.from_numpy(_torchvision(source, train=True).data)
         return _normal(pixels[torch.randperm(len(pixels), generator=generator)[:count]])
     with zipfile.ZipFile(source) as archive:
