@@ -146,7 +146,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="JSON lines, added to")
     parser.add_argument("--table", help="write the Markdown table there and run nothing; - prints")
     parser.add_argument("--only", nargs="*", default=[], help="rows whose names hold all of these")
-    parser.add_argument("--data", type=Path, default=cifar.PICTURES, help="zip, or torchvision's folder")
+    parser.add_argument(
+        "--data", type=Path, default=cifar.PICTURES, help="zip, or torchvision's folder"
+    )
     parser.add_argument("--weights", type=Path, default=cifar.WEIGHTS, help="folder")
     options = parser.parse_args()
     if not options.table and options.data.suffix == ".zip" and not options.data.exists():
