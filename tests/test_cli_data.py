@@ -15,8 +15,8 @@ from surgeon.files.slim import plan_of
 
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "models"))
-from digits import accuracy, data  # noqa: E402  from the folder of the example network
+sys.path.append(str(ROOT))
+from models.digits import accuracy, data  # noqa: E402  from the folder of the example network
 
 torch.set_num_threads(1)
 MODEL = [str(ROOT / "models/digits_resnet.pth"), "--arch", f"{ROOT}/models/digits.py:digits_resnet"]

@@ -87,8 +87,8 @@ def test_a_channel_that_nothing_reads_goes_and_what_only_it_read() -> None:
 
 def test_masks_of_torch_prune() -> None:
     pytest.importorskip("sklearn")
-    sys.path.insert(0, str(MODELS))
-    from digits import digits_resnet
+    sys.path.insert(0, str(MODELS.parent))
+    from models.digits import digits_resnet
 
     model = digits_resnet().eval()
     model.load_state_dict(torch.load(MODELS / "digits_resnet.pth")["state_dict"])

@@ -21,8 +21,8 @@ from surgeon.heal.ridge import Moments, fit
 from surgeon.heal.watch import Watch
 from surgeon.trace.inputs import Inputs
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
-from digits import accuracy, data, digits_resnet
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from models.digits import accuracy, data, digits_resnet
 
 torch.set_num_threads(1)
 
