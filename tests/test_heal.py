@@ -225,3 +225,39 @@ def test_labels_give_the_accuracy(trained: tuple[nn.Module, Tensor, Tensor, Tens
     assert result.recovery.accuracy[0] == pytest.approx(
         float((net(other[:100]).argmax(1) == labels[:100]).float().mean())
     )
+
+
+def test_the_callers_model_in_train_mode_is_not_touched(
+    trained: tuple[nn.Module, Tensor, Tensor, Tensor],
+) -> None:
+    net, x, *_ = trained
+    net.train()
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    try:
+        surgeon.shrink(net, x[:2], 0.3, measure=False, data=[x[:32]])
+        assert net.training
+        assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
+    finally:
+        net.eval()
+
+
+class Scaled(nn.Module):
+    """Attention whose scale follows the width of its heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(12, 16) for _ in range(3))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.head((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v)
+
+
+def test_weights_that_took_a_scale_keep_it() -> None:
+    torch.manual_seed(0)
+    net, x = Scaled().eval(), torch.randn(32, 5, 12)
+    result = surgeon.shrink(net, x[:2], remove={"q": list(range(8))}, measure=False)
+    assert result.plan.folds
+    done = refit(net, result.model, result.plan, Inputs.of(x))
+    assert not {"q.weight", "k.weight"} & {name for name, *_ in done.layers}

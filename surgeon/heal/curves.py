@@ -44,7 +44,7 @@ class Bench:
         self, group: Group, gone: Sequence[int], patches: Mapping[str, tuple[Tensor, Tensor]]
     ) -> float:
         """The outputs' loss without the channels `gone` of a group."""
-        with self._silenced(group, gone, set(patches)):
+        with self._silenced(group, gone):
             got = [self._run(part, patches) for part in self.parts]
         return distance(self.want, got)
 
@@ -65,7 +65,7 @@ class Bench:
             return [t for t in output_tensors(inputs.run(self.model)) if t.is_floating_point()]
 
     @contextmanager
-    def _silenced(self, group: Group, gone: Sequence[int], patched: set[str]) -> Any:
+    def _silenced(self, group: Group, gone: Sequence[int]) -> Any:
         """Rows that make these channels are zero, and so are norms along them."""
         chosen = torch.zeros(group.size, dtype=torch.bool)
         chosen[list(gone)] = True

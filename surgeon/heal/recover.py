@@ -14,6 +14,7 @@ from surgeon.heal.refit import refit
 from surgeon.heal.running import running
 from surgeon.plan import Plan
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.shell import shell
 from surgeon.trace.tensors import output_tensors
 
 _BATCH = 64
@@ -51,6 +52,7 @@ def recover(
     model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs, labels: Tensor | None
 ) -> Recovery:
     """Fit `slim` in place. Where that makes the outputs worse, the cut weights are put back."""
+    model = shell(model, torch.clone).eval()  # one in train mode would move its running statistics
     want, cut = _outputs(model, inputs), _outputs(slim, inputs)
     before = distance(want, cut)
     kept = {n: t.detach().clone() for n, t in slim.state_dict().items()}

@@ -136,8 +136,12 @@ class _Dense:
             self.targets[track.layer].mean = track.mean
 
     def _kept(self, name: str, dim: int, rows: Tensor) -> Tensor:
+        """The kept columns of results, scaled where the cut put a factor into the weights that make them."""
         kept = self.plan.keep.get(name, {}).get(dim)
-        return (rows if kept is None else rows[:, list(kept)]).clone()
+        rows = (rows if kept is None else rows[:, list(kept)]).clone()
+        for first, last, by in self.plan.folds.get(name, ()):
+            rows[:, first:last] *= by
+        return rows
 
 
 class _Healer:

@@ -18,6 +18,7 @@ from surgeon.heal.curves import Bench, curve, marks_of
 from surgeon.heal.removal import removal
 from surgeon.score.batches import RECOVERY, Sample
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.shell import shell
 
 MEASURED = 256  # examples that losses of the outputs are measured on
 Array = NDArray[np.float64]
@@ -40,6 +41,7 @@ def study(
 ) -> Study:
     """Orders (with 'select' among the parts; else those of the scores) and curves (with 'allocate')."""
     parts = set(parts)
+    model = shell(model, torch.clone).eval()  # weights are put aside while it is looked at
     groups = [g for g in coupling.groups if g.name in scores]
     consumers = consumers_of(model, groups, inputs)
     bench = Bench(model, inputs.map(lambda t: t[:MEASURED])) if "allocate" in parts else None
