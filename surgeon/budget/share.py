@@ -32,9 +32,7 @@ def share_out(
     """
     counts = list(start)
     left = saved(counts)
-    asked: list[
-        tuple[float, int, int, int]
-    ] = []  # cost of a step, unit, count after it, when asked
+    asked: list[tuple[float, int, int, int]] = []  # cost of a step, unit, count then, when asked
 
     def ask(k: int, when: int) -> None:
         after = _next(units[k], counts[k])
@@ -49,9 +47,7 @@ def share_out(
     steps = 0
     while asked and not enough(counts):
         _, k, after, when = heapq.heappop(asked)
-        if (
-            when < steps
-        ):  # what it saves has changed since: ask again, take it if it is still the best
+        if when < steps:  # what it saves has changed since
             ask(k, steps)
             continue
         counts[k], steps = after, steps + 1

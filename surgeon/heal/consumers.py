@@ -7,7 +7,7 @@ its data. Memory: terms^2 a layer, whatever the number of examples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from surgeon.grouping import Group
 from surgeon.heal.layers import Layer
 from surgeon.heal.running import running
 from surgeon.heal.watch import Track, Watch
+from surgeon.score.statistics import Gram
 from surgeon.trace.inputs import Inputs
 
 ROWS = 8192  # of each layer's data, over all examples
@@ -23,7 +24,7 @@ ROWS = 8192  # of each layer's data, over all examples
 
 @dataclass(eq=False)
 class Consumer:
-    """A layer that takes channels. Sums over `rows` rows: xx [terms, terms], x [terms]; `weight` [outputs, terms].
+    """A layer that takes channels: `weight` [outputs, terms], and second moments of its `data` [rows, terms].
 
     `kernel`: terms of one input position. `scale` [outputs]: what the batch norm behind it multiplies its
     result by, ones where there is none.
@@ -35,26 +36,12 @@ class Consumer:
     kernel: int
     weight: Tensor
     scale: Tensor
-    rows: int = 0
-    xx: Tensor = field(default_factory=lambda: torch.zeros(()))
-    x: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def add(self, data: Tensor) -> None:
-        """More rows [rows, terms]."""
-        data = data.double()
-        self.rows += len(data)
-        self.xx = self.xx + data.mT @ data
-        self.x = self.x + data.sum(0)
+    data: Gram
 
     @property
     def mean(self) -> Tensor:
         """[terms]"""
-        return self.x / self.rows
-
-    @property
-    def covariance(self) -> Tensor:
-        """[terms, terms], about the mean: a shift of the result is free."""
-        return self.xx / self.rows - self.mean[:, None] * self.mean
+        return self.data.sum / max(self.data.count, 1)
 
 
 def consumers_of(
@@ -76,14 +63,16 @@ def consumers_of(
             weight = layer.matrix[0].double()
             kernel = weight.shape[1] // _inputs(layer)
             ones = torch.ones(len(weight), dtype=torch.float64)
-            found[number] = Consumer(number, layer.name, layer.in_dim, kernel, weight, ones)
+            found[number] = Consumer(
+                number, layer.name, layer.in_dim, kernel, weight, ones, Gram(weight.shape[1])
+            )
 
     def after(number: int, layer: Layer, out: Tensor) -> None:
         if number in found:
             rows = out.numel() // out.shape[1 if layer.conv else -1]
             taken = min(rows, -(-ROWS * chunk[0] // count))
             at = torch.randint(rows, (taken,), generator=generator)
-            found[number].add(layer.data(at)[:, 0])
+            found[number].data.add(layer.data(at)[:, 0])
 
     def normed(track: Track) -> None:
         if track.layer in found and track.scale is not None:

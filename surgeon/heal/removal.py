@@ -35,7 +35,7 @@ class _Part:
 
     def __init__(self, consumer: Consumer, terms: Tensor) -> None:
         self.consumer, self.terms = consumer, terms
-        second = consumer.covariance
+        second = consumer.data.covariance
         level = second.diagonal().mean().clamp_min(1e-30)
         self.inverse = torch.linalg.inv(second + _RIDGE * level * torch.eye(len(second)).double())
         self.weight = consumer.weight.clone()
