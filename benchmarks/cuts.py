@@ -26,7 +26,7 @@ Facts = dict[str, Any]
 
 def surgeon_stages(name: str) -> Iterator[Facts]:
     """surgeon at ratio 0.5 without options."""
-    from surgeon.shrink import checked
+    from surgeon.pipeline.proven import checked
 
     _import_early()
     model, inputs = build(name)

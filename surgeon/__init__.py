@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from surgeon.files.slim import load, save
     from surgeon.files.source import open_model
     from surgeon.measure import measure
+    from surgeon.pipeline.replay import apply
+    from surgeon.pipeline.result import Result
+    from surgeon.pipeline.traced import trace
     from surgeon.plan import Plan
     from surgeon.score import criterion
-    from surgeon.shrink import Result, apply, propose, remove, shrink, trace
+    from surgeon.shrink import propose, remove, shrink
     from surgeon.teach import rule
     from surgeon.trace.inputs import Inputs
     from surgeon.tune import Tuned, Tuning, tune
@@ -35,10 +38,10 @@ _HOME = {
     "DataOptions": "surgeon.data",
     "Inputs": "surgeon.trace.inputs",
     "Plan": "surgeon.plan",
-    "Result": "surgeon.shrink",
+    "Result": "surgeon.pipeline.result",
     "Tuned": "surgeon.tune.tuned",
     "Tuning": "surgeon.tune.options",
-    "apply": "surgeon.shrink",
+    "apply": "surgeon.pipeline.replay",
     "carry": "surgeon.carry",
     "check": "surgeon.check",
     "criterion": "surgeon.score",
@@ -52,7 +55,7 @@ _HOME = {
     "rule": "surgeon.teach",
     "save": "surgeon.files.slim",
     "shrink": "surgeon.shrink",
-    "trace": "surgeon.shrink",
+    "trace": "surgeon.pipeline.traced",
     "tune": "surgeon.tune.run",
 }
 

@@ -18,7 +18,7 @@ from torch import nn
 import surgeon
 from surgeon.cli.main import run
 from surgeon.errors import BadInput, CheckFailed
-from surgeon.shrink import apply_checked
+from surgeon.pipeline.replay import apply_checked
 
 torch.set_num_threads(1)
 
@@ -326,7 +326,7 @@ class TestModels:
         def fail(*_args: object) -> None:
             raise CheckFailed("off by a lot", "this is a bug in surgeon: nothing was written")
 
-        monkeypatch.setattr(importlib.import_module("surgeon.shrink"), "run_check", fail)
+        monkeypatch.setattr(importlib.import_module("surgeon.pipeline.proven"), "run_check", fail)
         assert "off by a lot" in refused("shrink", *NET, *RATIO, code=4)
 
     def test_an_export_that_differs_writes_nothing(

@@ -11,11 +11,11 @@ from torch.nn import functional
 
 import surgeon
 from surgeon.errors import BadInput
+from surgeon.pipeline.traced import Traced, trace
 from surgeon.score import CRITERIA, Batches, Evidence, Material, Original, scores_of
 from surgeon.score.activations import unexplained
 from surgeon.score.reduce import NORMALISERS, REDUCTIONS, shares
 from surgeon.score.statistics import Moments
-from surgeon.shrink import Traced, trace
 from surgeon.trace.folding import read_state
 from surgeon.trace.program import to_program
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import surgeon
 from surgeon.errors import BadInput
 from surgeon.files.inputs import parse_inputs
+from surgeon.pipeline.replay import inputs_of
 from surgeon.report.files import write_program
-from surgeon.shrink import inputs_of
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import to_program
 from surgeon.trace.recorded import describe, recorded

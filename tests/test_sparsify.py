@@ -7,9 +7,9 @@ from torch import nn
 
 import surgeon
 from surgeon.errors import BadInput
+from surgeon.pipeline.traced import trace
 from surgeon.report import text
 from surgeon.schedule import SCHEDULES, ratio_at
-from surgeon.shrink import trace
 from surgeon.sparse.sparsify import Sparse, faster, sparsify
 from surgeon.sparse.sparsity import sparsity
 

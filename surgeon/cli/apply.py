@@ -31,8 +31,8 @@ def apply(
     quiet: o.Quiet = False,
 ) -> None:
     """Cut a model as a plan says; a plan that does not fit is refused with the first mismatch."""
+    from surgeon.pipeline.replay import apply_checked
     from surgeon.plan import Plan
-    from surgeon.shrink import apply_checked
 
     screen = Screen(json, quiet)
     replayed = Plan.load(plan)

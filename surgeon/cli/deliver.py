@@ -12,7 +12,7 @@ from surgeon.cli.screen import Screen
 
 if TYPE_CHECKING:
     from surgeon.files.source import Source
-    from surgeon.shrink import Result
+    from surgeon.pipeline.result import Result
 
 
 @dataclass(frozen=True)

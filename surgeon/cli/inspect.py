@@ -17,9 +17,9 @@ def inspect(
     quiet: o.Quiet = False,
 ) -> None:
     """Show the layers and what they cost, and every group of channels that must be cut together."""
+    from surgeon.pipeline.traced import trace
     from surgeon.report import tables, text
     from surgeon.report.structure import structure
-    from surgeon.shrink import trace
 
     screen = Screen(json, quiet)
     source = o.opening(arch, input, allow, unsafe_pickle, threads).open(model, screen)

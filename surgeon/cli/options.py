@@ -90,7 +90,7 @@ class Opening:
     def for_plan(self, plan: Plan | None) -> Opening:
         """With the inputs that the plan was made with, where none are given and it records any."""
         from surgeon.files.inputs import noisy
-        from surgeon.shrink import inputs_of
+        from surgeon.pipeline.replay import inputs_of
 
         if self.input is not None or plan is None or not plan.model.get("inputs"):
             return self

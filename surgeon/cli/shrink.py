@@ -208,7 +208,7 @@ def _cut(
     screen: Screen,
 ) -> None:
     import surgeon
-    from surgeon.shrink import apply_checked
+    from surgeon.pipeline.replay import apply_checked
 
     common: Any = {"check": how[0], "measure": False, "progress": screen.step}
 
@@ -223,9 +223,11 @@ def _cut(
 def _preview(
     source: Source, ref: str, asked: dict[str, Any], plan: Plan | None, screen: Screen
 ) -> None:
+    from surgeon.pipeline.proposed import Proposal
+    from surgeon.pipeline.traced import trace
     from surgeon.report import tables
     from surgeon.report.preview import preview
-    from surgeon.shrink import Proposal, propose, trace
+    from surgeon.shrink import propose
 
     if plan is not None:
         proposal = Proposal(trace(source.model, source.inputs), plan, ())

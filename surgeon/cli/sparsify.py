@@ -63,8 +63,8 @@ def sparsify(
     quiet: o.Quiet = False,
 ) -> None:
     """Mask weights of a network, and say what that makes faster and what shrink --dead can remove."""
+    from surgeon.pipeline.traced import trace
     from surgeon.report import text
-    from surgeon.shrink import trace
     from surgeon.sparse.sparsify import Sparse, faster
     from surgeon.sparse.sparsify import sparsify as masked
     from surgeon.sparse.sparsity import sparsity

@@ -170,7 +170,8 @@ def _built(arch: Any) -> nn.Module:
 
 
 def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
-    from surgeon.shrink import inputs_of, trace
+    from surgeon.pipeline.replay import inputs_of
+    from surgeon.pipeline.traced import trace
 
     traced = trace(model, inputs_of(plan))
     made, found = cut_fitting(traced.model, traced.inputs, traced.coupling, plan)

@@ -22,7 +22,7 @@ from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program
 
 if TYPE_CHECKING:
-    from surgeon.shrink import Result
+    from surgeon.pipeline.result import Result
 
 # What the exporter remembers of the source code, local paths among it.
 _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")

@@ -12,7 +12,7 @@ from surgeon.planning import removed_by
 from surgeon.report.reach import reach
 
 if TYPE_CHECKING:
-    from surgeon.shrink import Proposal
+    from surgeon.pipeline.proposed import Proposal
 
 
 def preview(proposal: Proposal, notes: Sequence[str] = ()) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from surgeon.sparse.sparsity import sparsity
 from surgeon.trace.program import Program
 
 if TYPE_CHECKING:
-    from surgeon.shrink import Traced
+    from surgeon.pipeline.traced import Traced
 
 
 def structure(traced: Traced, model: nn.Module, inputs: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgeon.shrink import Result
+    from surgeon.pipeline.result import Result
 
 Row = tuple[str, str, str, str]  # what, before, after, change
 ENOUGH = 0.9  # a smaller share of parameters that may be cut is explained

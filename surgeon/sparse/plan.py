@@ -14,7 +14,7 @@ from surgeon.sparse.dead import Dead, find_dead
 from surgeon.trace.tensors import named_state
 
 if TYPE_CHECKING:
-    from surgeon.shrink import Traced
+    from surgeon.pipeline.traced import Traced
 
 _SHOWN = 6  # groups in a note
 

@@ -16,7 +16,7 @@ from surgeon.sparse.plan import dead_of, stays
 from surgeon.trace.folding import read_state
 
 if TYPE_CHECKING:
-    from surgeon.shrink import Traced
+    from surgeon.pipeline.traced import Traced
 
 
 def sparsity(traced: Traced) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The pipeline, stage by stage: asked -> traced -> proposed -> proven -> result."""

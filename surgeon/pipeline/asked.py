@@ -1,0 +1,71 @@
+"""What a caller asks of `shrink`: keyword options become a Request, and the Material to score on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict
+
+from surgeon.budget import Limit, Request
+from surgeon.budget.request import kinds
+from surgeon.errors import BadInput
+from surgeon.score import Criterion, Material, known
+from surgeon.score.loss import Loss
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of `shrink`; see `surgeon.budget.Request` for what each means."""
+
+    ratio_for: Mapping[str, float]
+    ignore: Sequence[str]
+    criterion: str | Criterion
+    by: str
+    reduce: str
+    normalise: str
+    normalize: str
+    data: Iterable[Any]
+    labelled: bool
+    loss: Loss
+    recover: Sequence[str]
+    scope: str
+    round_to: int | str | None
+    remove: Mapping[str, Sequence[int]]
+    max_flops: str | float | None
+    max_params: str | float | None
+    cut: str | Sequence[str]
+    equal: str | Sequence[str]
+    seed: int
+    dead: bool
+
+
+class Asked(NamedTuple):
+    """What goes, and what may be read to choose it."""
+
+    request: Request
+    material: Material
+
+
+def asked(ratio: float | None, options: Options) -> Asked:
+    """Raise BadInput for what cannot be meant, without a model."""
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise BadInput(
+            f"no option {', '.join(sorted(unknown))}",
+            f"there are ratio, {', '.join(Options.__annotations__)}",
+        )
+    given: dict[str, Any] = dict(options)
+    material = Material.of(given)
+    if given.get("dead") and material.data is not None:
+        raise BadInput("--dead asks no data: the outputs stay as they are", "leave out --data")
+    if "normalize" in given:
+        given.setdefault("normalise", given.pop("normalize"))
+    for what in ("max_flops", "max_params"):
+        if given.get(what) is not None:
+            given[what] = Limit.parse(given[what], what)
+    for what in ("cut", "equal"):
+        if given.get(what) is not None:
+            given[what] = kinds(given[what])
+    given["ignore"] = tuple(given.get("ignore", ()))
+    given["remove"] = {k: tuple(v) for k, v in given.get("remove", {}).items()}
+    own = known(given.get("criterion", Request.criterion)).normalise
+    given["normalise"] = given.get("normalise") or own
+    return Asked(Request(ratio=ratio, **given), material)

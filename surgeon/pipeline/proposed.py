@@ -1,0 +1,92 @@
+"""A traced model and what was asked -> the plan of what goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from surgeon.budget import Request, choose
+from surgeon.budget.choose import Choice
+from surgeon.couple import Coupling
+from surgeon.heal.study import joined, study
+from surgeon.pipeline.asked import Asked
+from surgeon.pipeline.steps import Steps
+from surgeon.pipeline.traced import Traced, trace
+from surgeon.plan import Plan
+from surgeon.planning import make_plan, model_facts
+from surgeon.score import Evidence, Material, Original, refuse_without_data, scores_of
+from surgeon.sparse.dead import Dead
+from surgeon.sparse.plan import dead_plan, said_of
+from surgeon.teach import without_op
+from surgeon.trace.called import calls
+from surgeon.trace.folding import read_state
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.recorded import describe
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan before it is carried out, with the traced model that it was made for."""
+
+    traced: Traced
+    plan: Plan
+    notes: tuple[str, ...]
+    dead: Dead | None = None
+
+
+def proposed(
+    model: nn.Module,
+    inputs: Inputs,
+    asked: Asked,
+    source: str | None,
+    run: Steps,
+) -> Proposal:
+    """The plan, with what was seen on the way."""
+    request, material = asked
+    refuse_without_data(request.criterion, material.data is not None)
+    traced = run("trace and couple", lambda: trace(model, inputs))
+    coupling = traced.coupling
+    model = traced.model
+    facts = model_facts(traced.graph, source, describe(inputs))
+    if request.dead:
+        plan, dead = run("find what is dead", lambda: dead_plan(traced, facts, request.as_dict()))
+        return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
+    choice, broken = run("score and plan", lambda: _choose(model, coupling, request, material))
+    plan = make_plan(coupling, choice, facts, request.as_dict())
+    return Proposal(traced, plan, _notes(coupling, choice, broken) + traced.notes)
+
+
+def _choose(
+    model: nn.Module, coupling: Coupling, request: Request, material: Material
+) -> tuple[Choice, tuple[str, ...]]:
+    original = Original(model, coupling, material)
+    evidence = Evidence(read_state(model), request.by, request.seed, original)
+    how = (request.criterion, request.reduce, request.normalise)
+    scores, broken = scores_of(coupling.groups, evidence, *how)
+    if material.data is None or not {"select", "allocate"} & set(material.recover):
+        return choose(coupling, scores, request), broken
+    found = study(model, coupling, scores, joined(material.data)[0], material.recover)
+    return choose(coupling, found.scores, request, found.curves), broken
+
+
+def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[str, ...]:
+    notes = list(choice.notes)
+    if broken:
+        notes.append(f"NaN or infinite weights, their channels go first: {', '.join(broken)}")
+    graph = coupling.graph
+    inside = tuple(f"{call.path}." for _, call in calls(graph))  # run, and not looked at
+    trained = {v for node in graph.nodes for v in node.inputs}
+    trained -= {v for node in graph.forward for v in node.inputs}
+    for what, values in {
+        "not used by the eval forward, left whole": set(graph.state.values()) - set(coupling.dims),
+        "used by the training forward alone, cut with the rest, compared op by op and not by numbers": trained,
+    }.items():
+        names = [n for n, v in graph.state.items() if n in graph.parameters and v in values]
+        names = [n for n in names if not n.startswith(inside)]
+        if names:
+            notes.append(f"{what}: {', '.join(names[:4])} ({len(names)} tensors)")
+    for op in without_op(node.op for node in graph.nodes):
+        notes.append(f"surgeon.rule was given for {op}, and torch.ops has no such op: see its name")
+    return tuple(notes)

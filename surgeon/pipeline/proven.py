@@ -1,0 +1,90 @@
+"""A plan carried out: cut, proven by the oracle, measured."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from torch import nn
+
+from surgeon.check import CheckResult
+from surgeon.check import check as run_check
+from surgeon.cut import Cut, as_program, cut
+from surgeon.errors import CheckFailed, SurgeonError, Unproven
+from surgeon.measure.pair import before_after
+from surgeon.pipeline.result import Result
+from surgeon.pipeline.steps import Steps
+from surgeon.pipeline.traced import Traced
+from surgeon.plan import Plan
+from surgeon.report.reach import reach
+from surgeon.rules import RULES, USER
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.program import Program
+
+
+def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]:
+    """The cut, and the trace with the inputs that it takes.
+
+    A batch of one was doubled to be traced; a program that has its batch fixed is captured with the one given.
+    """
+    done = cut(traced.model, traced.inputs, traced.coupling, plan)
+    if not isinstance(done.model, Program) or done.model.takes(given):
+        return done, traced
+    with suppress(SurgeonError):
+        return as_program(traced.model, given, plan, done.why or ""), replace(traced, inputs=given)
+    return done, traced
+
+
+def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
+    """A cut and its proof; raises CheckFailed. A module of which only numbers could tell that it is wrong is cut as a program."""
+    try:
+        return done, _proven(model, done.model, replace(plan, folds=done.folds), traced.inputs)
+    except CheckFailed as error:
+        if done.certain or done.way != "module":
+            raise
+        why = f"its own forward computes something else: {error.message.splitlines()[0]}"
+        with suppress(SurgeonError):
+            program = as_program(traced.model, traced.inputs, plan, why)
+            return program, _proven(model, program.model, plan, traced.inputs)
+        raise
+
+
+def _proven(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs) -> CheckResult:
+    """The oracle on what was just cut: where it differs, nobody but surgeon, or a user's rule, can be wrong."""
+    try:
+        return run_check(model, slim, plan, inputs)
+    except Unproven as error:
+        hint = f"{error.hint}; nothing was written" if error.hint else "nothing was written"
+        raise Unproven(error.message, hint) from error
+    except CheckFailed as error:
+        theirs = any(r.family == USER for r in RULES.values())
+        hint = "this is a bug in surgeon: nothing was written"
+        if theirs:
+            hint = "see that your rules say what the ops compute; if they do, " + hint
+        raise CheckFailed(error.message, hint) from error
+
+
+def finished(
+    given: tuple[nn.Module, Inputs, Traced],
+    done: Cut,
+    plan: Plan,
+    notes: tuple[str, ...],
+    run: Steps,
+    wanted: tuple[bool, bool],
+) -> Result:
+    """The result; wanted: whether it is to be proven, and to be measured."""
+    model, inputs, traced = given
+    proof = measured = None
+    if wanted[0] or not done.certain:
+        done, proof = run("check", lambda: checked(model, traced, done, plan))
+        notes += proof.notes
+    if isinstance(done.model, Program) and not done.model.takes(inputs):
+        inputs = traced.inputs
+    plan, notes = replace(plan, folds=done.folds), notes + done.notes
+    if wanted[1]:
+        measured = run("measure", lambda: before_after(model, done.model, inputs))
+        notes += measured.notes
+    found = reach(traced.coupling) if any(wanted) else None
+    return Result(
+        done.model, plan, done.way, inputs, done.why, proof, measured, found, notes, run.seconds
+    )

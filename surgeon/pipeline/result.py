@@ -1,0 +1,76 @@
+"""What `shrink` gives back, as an object and as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from surgeon.check import CheckResult
+from surgeon.heal.recover import Recovery
+from surgeon.measure.pair import BeforeAfter
+from surgeon.plan import Plan
+from surgeon.report.reach import Reach
+from surgeon.sparse.dead import Dead
+from surgeon.trace.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `shrink` gives back: a slim model in eval mode, its plan, and how it was proven."""
+
+    model: nn.Module
+    plan: Plan
+    way: str
+    inputs: Inputs
+    why: str | None = None
+    check: CheckResult | None = None
+    measured: BeforeAfter | None = None
+    reach: Reach | None = None
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    dead: Dead | None = None
+    recovery: Recovery | None = None
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Everything that report.json holds."""
+        return self.as_dict()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: what was asked, what was reached, every group, the check, the measurements."""
+        plan = self.plan.to_json()
+        return {
+            "model": plan["model"],
+            "request": plan["request"],
+            "reached": self.reached(),
+            "way": self.way,
+            "why": self.why,
+            "check": self.check.as_dict() if self.check else None,
+            "measured": self.measured.as_dict() if self.measured else None,
+            "reach": self.reach.as_dict() if self.reach else None,
+            "groups": plan["groups"],
+            "left": plan["left"],
+            **({"dead": self.dead.as_dict()} if self.dead else {}),
+            **({"recovery": self.recovery.as_dict()} if self.recovery else {}),
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+    def reached(self) -> dict[str, float]:
+        """Shares removed: of channels in groups that were cut, of parameters and FLOPs where measured."""
+        total = sum(g.size for g in self.plan.groups)
+        out = {"channels": self.plan.removed / total if total else 0.0}
+        if self.measured:
+            before, after = self.measured.before, self.measured.after
+            out["params"] = 1 - after.params / max(before.params, 1)
+            out["flops"] = 1 - after.flops / max(before.flops, 1)
+        return out
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        from surgeon.report.text import summary
+
+        return summary(self)

@@ -1,0 +1,66 @@
+"""A model traced and coupled: what is known before anything is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from surgeon.couple import Coupling, couple
+from surgeon.errors import BadInput
+from surgeon.graph import Graph
+from surgeon.trace.folding import ready
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.observe import observe
+from surgeon.trace.program import Program
+from surgeon.trace.record import record
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced model: `surgeon.trace(model, inputs)`. Look before you cut."""
+
+    graph: Graph
+    coupling: Coupling
+    inputs: Inputs  # what it was traced with: a batch of one is doubled
+    model: nn.Module  # what was traced: the caller's own, or a copy with plain weights
+    notes: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> Any:
+        """Every group of channels that must be cut together, in order of first use."""
+        return self.coupling.groups
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Ops that have no channel rule: what reaches them stays."""
+        return tuple(sorted({node.op for node in self.coupling.unknown}))
+
+
+def trace(model: nn.Module, example_inputs: Any) -> Traced:
+    """Record one forward of `model` and couple its channels; nothing is changed.
+
+    example_inputs: a tensor, a tuple of what `forward` takes, a mapping of its keywords, or `Inputs`
+    for both; batch 2 or more is best, since an extent of one says nothing about what it is. Raises
+    BadInput where forward fails.
+    """
+    if not isinstance(model, nn.Module):
+        raise BadInput(
+            f"a model is an nn.Module, not {type(model).__name__}",
+            "surgeon.files.open_model opens files",
+        )
+    usable, given = ready(model), Inputs.of(example_inputs)
+    model = usable.model
+    inputs = given.two_at_least()
+    try:
+        graph = _graph(model, inputs)
+    except BadInput:
+        if inputs is given:
+            raise
+        inputs, graph = given, _graph(model, given)  # a network made for one example at a time
+    return Traced(graph, couple(graph), inputs, model, usable.notes + graph.notes)
+
+
+def _graph(model: nn.Module, inputs: Inputs) -> Graph:
+    return observe(model, inputs).graph if isinstance(model, Program) else record(model, inputs)
