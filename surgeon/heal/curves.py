@@ -18,6 +18,7 @@ from surgeon.heal.layers import Layer
 from surgeon.heal.removal import Removal
 from surgeon.heal.running import running
 from surgeon.heal.watch import Watch
+from surgeon.metrics.reconstruction import OutputError
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.tensors import named_state, output_tensors
 
@@ -87,13 +88,11 @@ class Bench:
 
 
 def distance(want: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tensor]]) -> float:
-    """Mean over outputs of the mean square difference relative to the variance; batches of outputs."""
-    shares = []
-    for a, b in zip(zip(*want, strict=True), zip(*got, strict=True), strict=True):
-        x, y = torch.cat(list(a)).detach().double(), torch.cat(list(b)).detach().double()
-        around = (x - x.mean(0)).square().mean().clamp_min(1e-30)
-        shares.append(float((x - y).square().mean() / around))
-    return sum(shares) / max(len(shares), 1)
+    """The error of batches of outputs."""
+    error = OutputError()
+    for a, b in zip(want, got, strict=True):
+        error.add(a, b)
+    return error.value
 
 
 def curve(bench: Bench, group: Group, removal: Removal) -> list[tuple[int, float]]:

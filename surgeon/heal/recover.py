@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from surgeon.heal.curves import distance
 from surgeon.heal.refit import refit
 from surgeon.heal.running import running
+from surgeon.metrics.accuracy import Accuracy, are_classes
 from surgeon.plan import Plan
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.shell import shell
@@ -83,9 +84,9 @@ def _outputs(model: nn.Module, inputs: Inputs) -> list[list[Tensor]]:
 
 def _top1(outputs: list[list[Tensor]], labels: Tensor | None) -> float | None:
     """Share of labels that the first output's largest class is; None where they are no classes of it."""
-    if labels is None or labels.is_floating_point() or not outputs[0]:
+    first = torch.cat([batch[0] for batch in outputs]) if outputs[0] else None
+    if first is None or labels is None or not are_classes(first, labels):
         return None
-    first = torch.cat([batch[0] for batch in outputs])
-    if first.dim() != 2 or labels.shape != first.shape[:1]:
-        return None
-    return float((first.argmax(1) == labels.to(first.device)).float().mean())
+    found = Accuracy()
+    found.add(first, labels)
+    return found.top()
