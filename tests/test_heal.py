@@ -129,6 +129,27 @@ def test_a_slim_network_gives_what_the_dense_one_gave() -> None:
     assert F.mse_loss(result.model(other), net(other)) < 1e-4 * before
 
 
+def test_removal_in_blocks_loses_what_removal_one_by_one_loses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 160), nn.ReLU(), nn.Linear(160, 5))
+    x = torch.randn(600, 6)
+    group = surgeon.trace(net, x[:2]).coupling.group("0")
+    consumers = consumers_of(net, [group], Inputs.of(x))
+    [consumer] = consumers.values()
+    lost = []
+    for at_once in (10**9, 32):  # one by one, and several before all are looked at again
+        monkeypatch.setattr("surgeon.heal.removal._AT_ONCE", at_once)
+        found = removal(group, consumers, (60, 120), np.zeros(160))
+        assert sorted(found.order.tolist()) == list(range(160))
+        gone = [consumer.weight - found.patches[k][consumer.name][0] for k in (60, 120)]
+        lost.append([float(((d @ consumer.data.covariance) * d).sum()) for d in gone])
+        for count, patch in found.patches.items():
+            assert not patch[consumer.name][0][:, found.order[:count].copy()].any()
+    assert np.allclose(lost[0], lost[1], rtol=0.02)
+
+
 class Sums(nn.Module):
     """A shortcut whose layer loses what the layer beside it could give."""
 
