@@ -1,11 +1,14 @@
-"""How much accuracy is left after a cut without any training, surgeon beside torch-pruning, on CIFAR-10.
+"""How much accuracy is left after a cut, without any training and with some, surgeon beside torch-pruning, on CIFAR-10.
 
-    python benchmarks/accuracy.py --results accuracy.jsonl [--only TEXT ...]
+    python benchmarks/accuracy.py --results accuracy.jsonl [--only TEXT ...] [--epochs N ...]
     python benchmarks/accuracy.py --results accuracy.jsonl --table -
 
 ResNet-20 and ResNet-56, every prunable group, at the FLOPs of the aims. Both tools get the same 1024 images of the train
 split, without labels; they are drawn before anything is measured, and the test images are used once a row, for its top-1.
-A row that the results file holds is not run again; `--only` names the rows that are run now, by parts of their names.
+Then ResNet-56 at the least FLOPs is tuned on all training images, with labels, for each number of `--epochs` (2 by default,
+minutes an epoch on a CPU; 20 and 100 are for GPUs): `train_cifar.py` has the recipe, which is the same for both tools.
+A row that the results file holds is not run again, and one that was killed goes on after its last epoch: networks and
+states are kept in a folder beside that file; `--only` names the rows that are run now, by parts of their names.
 Seconds are of CPU, for the cut and what follows it, without the evaluation.
 """
 
@@ -14,8 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import cifar, peer_cifar
 from benchmarks.accuracy_table import AIMS, read, table
 from benchmarks.cost import timed
+from benchmarks.train_cifar import Kept, tuned
+from models.cifar_resnet import resnet
 
 IMAGES, SEED = 1024, 0
 _BATCH = 128
@@ -39,31 +44,42 @@ class Job:
     method: str
     criterion: str = ""
     scope: str = ""
+    epochs: int = 0  # of tuning after the cut
 
     @property
     def name(self) -> str:
         """What tells a row from all others, but for what came after the cut."""
         parts = (f"resnet{self.depth}", self.limit and f"{self.limit:g}x", self.method)
-        return " ".join(str(p) for p in (*parts, self.criterion, self.scope) if p)
+        tuned = self.epochs and f"tuned {self.epochs} epochs"
+        return " ".join(str(p) for p in (*parts, self.criterion, self.scope, tuned) if p)
 
 
-def jobs() -> list[Job]:
-    """All rows: the dense networks and surgeon's first."""
+TUNED = (56, 0.476)
+# torch-pruning's: the best without training, and what its examples do
+_TUNED_WAYS = (
+    ("surgeon with data", "", ""),
+    ("torch-pruning", "Taylor", "global"),
+    ("torch-pruning", "L2", "local"),
+)
+
+
+def jobs(epochs: Sequence[int] = (2,)) -> list[Job]:
+    """All rows: the dense networks and surgeon's first, those with training last."""
     first = [Job(depth, None, "dense") for depth in (20, 56)]
     ours = [Job(d, x, m) for d, x in AIMS for m in ("surgeon with data", "surgeon l2")]
     ways = [(c, s) for c in peer_cifar.CRITERIA for s in peer_cifar.SCOPES]
     theirs = [Job(d, x, "torch-pruning", c, s) for d, x in AIMS for c, s in ways]
-    return first + ours + theirs
+    return first + ours + theirs + [Job(*TUNED, *way, n) for n in epochs for way in _TUNED_WAYS]
 
 
 class Bench:
     """The images and the networks, read when they are first asked for."""
 
-    def __init__(self, pictures: Path, weights: Path) -> None:
+    def __init__(self, pictures: Path, weights: Path, kept: Kept, threads: int = 1) -> None:
         import torch
 
-        torch.set_num_threads(1)
-        self._weights = weights
+        torch.set_num_threads(threads)
+        self._weights, self._pictures, self._kept = weights, pictures, kept
         self.train = cifar.train_images(IMAGES, SEED, pictures)
         self._test = cifar.test_images(pictures)
         self._example = torch.zeros(2, 3, 32, 32)
@@ -86,29 +102,42 @@ class Bench:
         if job.limit is None:
             yield "", base, base, 0.0
             return
-        if job.method != "torch-pruning":
-            slim, cost = timed(lambda: self._surgeon(job, base))
-            yield "", slim, base, cost["seconds"]
+        usable = base if job.method != "torch-pruning" else peer_cifar.convolved(base)
+        if job.epochs:
+            yield self._tuned(job, usable)
             return
-        usable = peer_cifar.convolved(base)
-        slim, cost = timed(lambda: self._peer(job, usable))
+        slim, cost = timed(lambda: self._cut(job, usable))
         yield "", slim, usable, cost["seconds"]
-        again, more = timed(lambda: peer_cifar.recalibrated(slim, self.train))
-        yield "recalibrated", again, usable, cost["seconds"] + more["seconds"]
+        if usable is not base:
+            again, more = timed(lambda: peer_cifar.recalibrated(slim, self.train))
+            yield "recalibrated", again, usable, cost["seconds"] + more["seconds"]
 
-    def _surgeon(self, job: Job, base: Any) -> Any:
+    def _tuned(self, job: Job, usable: Any) -> tuple[str, Any, Any, float]:
+        """The cut network, torch-pruning's with its batch norms recalibrated, after the epochs."""
+        plain = replace(job, epochs=0)
+        if not self._kept.has(plain.name):
+            cut = self._cut(plain, usable)
+            if job.method == "torch-pruning":
+                self._kept.save(plain.name, peer_cifar.recalibrated(cut, self.train))
+        slim = self._kept.load(plain.name, resnet(job.depth))
+        state = self._kept.path(job.name, ".state.pt")
+        model, seconds = tuned(slim, job.epochs, state, self._pictures)
+        return "", model, usable, seconds
+
+    def _cut(self, job: Job, usable: Any) -> Any:
+        """What surgeon's `shrink` gave is kept on disk."""
         from surgeon.shrink import shrink
 
-        limit = f"{job.limit}x"
-        if job.method == "surgeon l2":
-            return shrink(base, self._example, max_flops=limit, criterion="l2", measure=False).model
-        data = list(self.train.split(_BATCH))
-        return shrink(base, self._example, max_flops=limit, data=data, measure=False).model
-
-    def _peer(self, job: Job, usable: Any) -> Any:
         assert job.limit is not None
-        how = (job.criterion, job.scope)
-        return peer_cifar.cut_to(usable, how, job.limit, self.train, self._flops)
+        if job.method == "torch-pruning":
+            how = (job.criterion, job.scope)
+            return peer_cifar.cut_to(usable, how, job.limit, self.train, self._flops)
+        data = None if job.method == "surgeon l2" else list(self.train.split(_BATCH))
+        options: Any = {"data": data} if data else {"criterion": "l2"}
+        limit = f"{job.limit}x"
+        found = shrink(usable, self._example, max_flops=limit, measure=False, **options)
+        self._kept.save(job.name, found)
+        return found.model
 
     def _flops(self, model: Any) -> float:
         from surgeon.measure.count import flops
@@ -121,15 +150,18 @@ def _facts(job: Job, after: str) -> Row:
     return {
         "row": name,
         "depth": job.depth,
+        "epochs": job.epochs,
         "limit": job.limit,
         "method": name.split(" ", 2 if job.limit else 1)[-1],
     }
 
 
-def run(bench: Callable[[], Bench], results: Path, only: list[str]) -> None:
+def run(
+    bench: Callable[[], Bench], results: Path, only: list[str], epochs: Sequence[int] = (2,)
+) -> None:
     """Run what is asked for and not there, one line of JSON a row."""
     ready: Bench | None = None
-    for job in jobs():
+    for job in jobs(epochs):
         done = {row["row"] for row in read(results)}
         if job.name in done or (only and not all(text in job.name for text in only)):
             continue
@@ -150,11 +182,15 @@ def main() -> None:
         "--data", type=Path, default=cifar.PICTURES, help="zip, or torchvision's folder"
     )
     parser.add_argument("--weights", type=Path, default=cifar.WEIGHTS, help="folder")
+    parser.add_argument("--epochs", nargs="*", type=int, default=[2], help="of tuning, each a row")
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if not options.table and options.data.suffix == ".zip" and not options.data.exists():
         parser.error(f"no {options.data}; --data FOLDER gets CIFAR-10 through torchvision")
     if not options.table:
-        run(lambda: Bench(options.data, options.weights), options.results, options.only)
+        kept = Kept(options.results.with_suffix(".networks"))
+        ready = lambda: Bench(options.data, options.weights, kept, options.threads)  # noqa: E731
+        run(ready, options.results, options.only, options.epochs)
     elif options.table == "-":
         print(table(read(options.results)))
     else:

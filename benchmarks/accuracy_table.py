@@ -18,7 +18,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """Markdown, one part a network and limit; torch-pruning's rows by what they keep. Rows not run are not there."""
+    """Markdown, one part a network and limit; torch-pruning's rows by what they keep, tuned networks last. Rows not run are not there."""
     rows = list(rows)
     lines = [
         "| network, FLOPs asked | method | FLOPs left | top-1 | points lost | aim | CPU seconds |",
@@ -35,8 +35,8 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _order(row: dict[str, Any]) -> tuple[bool, float]:
-    return not row["method"].startswith("surgeon"), -row.get("top1", 0.0)
+def _order(row: dict[str, Any]) -> tuple[int, bool, float]:
+    return row.get("epochs", 0), not row["method"].startswith("surgeon"), -row.get("top1", 0.0)
 
 
 def _line(row: dict[str, Any], base: float | None) -> str:
@@ -48,7 +48,8 @@ def _line(row: dict[str, Any], base: float | None) -> str:
     if base is not None:
         allowed = AIMS[row["depth"], row["limit"]]
         lost = f"{base - row['top1']:.2f}"
-        aim = f"{allowed:g}, {'met' if base - row['top1'] <= allowed else 'missed'}"
+        if not row.get("epochs"):  # the aims are for networks that were not trained
+            aim = f"{allowed:g}, {'met' if base - row['top1'] <= allowed else 'missed'}"
     return (
         f"{start} {row['flops']:.3f} | {row['top1']:.2f} | {lost} | {aim} | {row['seconds']:.0f} |"
     )

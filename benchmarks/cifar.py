@@ -46,6 +46,19 @@ def train_images(count: int, seed: int = 0, source: Path = PICTURES) -> Tensor:
         return _read(archive, [names[i] for i in order.tolist()])
 
 
+def train_data(source: Path = PICTURES, folder: Path | None = None) -> str:
+    """All training images with their classes, as `surgeon.open_data` takes them; torchvision's go into a file of `folder`."""
+    if source.suffix == ".zip":
+        return f"{source}:train"
+    import numpy as np
+
+    path = (folder or source) / "cifar10-train.npz"
+    if not path.exists():
+        found = _torchvision(source, train=True)
+        np.savez(path, images=found.data, labels=np.array(found.targets))
+    return str(path)
+
+
 def dense(depth: int, weights: Path = WEIGHTS) -> nn.Module:
     """The ResNet of this depth with its weights, in eval mode."""
     model = resnet(depth)

@@ -156,15 +156,7 @@ def _shared(
         for u, alone in zip(field.units, own, strict=True)
     ]
     if not request.limits:
-        free = [
-            (u, k) for k, (u, alone) in enumerate(zip(field.units, own, strict=True)) if not alone
-        ]
-        wanted = int(sum(u.size * u.weight for u, _ in free) * (request.ratio or 0.0) + 0.5)
-
-        def kept(counts: Sequence[int]) -> float:
-            return float(-sum(counts[k] * u.weight for u, k in free))
-
-        return share_out(field.units, curves, kept, lambda c: -kept(c) >= wanted, fixed, own)
+        return _of_channels(field, request, curves, fixed, own)
     cost = Cost(coupling)
     whole = cost.total(_mask(coupling, field, [0] * len(field.units), {}))
     bounds = {what: limit.of(getattr(whole, what)) for what, limit in request.limits.items()}
@@ -181,6 +173,30 @@ def _shared(
     if over(counts) > 0:
         return _reach(coupling, field, request, by_hand)
     return _give_back(field, counts, lambda c: over(c) <= 0)
+
+
+def _of_channels(
+    field: Field,
+    request: Request,
+    curves: Mapping[str, Curve],
+    counts: list[int],
+    own: Sequence[bool],
+) -> list[int]:
+    """The ratio of all channels goes; where kinds are named, of each: a head is no fair match for a hidden unit."""
+    kinds = [u.groups[0].kind if request.cut else "" for u in field.units]
+    for kind in sorted(set(kinds)):
+        still = [alone or k != kind for alone, k in zip(own, kinds, strict=True)]
+        free = [(u, k) for k, (u, stays) in enumerate(zip(field.units, still, strict=True)) if not stays]  # fmt: skip
+        wanted = int(sum(u.size * u.weight for u, _ in free) * (request.ratio or 0.0) + 0.5)
+
+        def kept(counts: Sequence[int], free: list[tuple[Unit, int]] = free) -> float:
+            return float(-sum(counts[k] * u.weight for u, k in free))
+
+        def enough(counts: Sequence[int], kept: Callable[..., float] = kept, n: int = wanted) -> bool:  # fmt: skip
+            return -kept(counts) >= n
+
+        counts = share_out(field.units, curves, kept, enough, counts, still)
+    return counts
 
 
 def _unreachable(

@@ -10,7 +10,7 @@ from math import gcd, lcm
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.budget.address import by_itself, cuttable, matching
+from surgeon.budget.address import by_itself, cuttable, matching, positions
 from surgeon.budget.align import block_of_this_cpu, step_of
 from surgeon.budget.alike import equal_sets
 from surgeon.budget.request import Request
@@ -82,6 +82,14 @@ def _relative(ranked: Array) -> Array:
     finite = ranked[np.isfinite(ranked)]
     mean = float(np.abs(finite).mean()) if len(finite) else 1.0
     return ranked / (mean or 1.0)
+
+
+def competing(coupling: Coupling, scores: Mapping[str, Array], request: Request) -> set[str]:
+    """Names of the groups of which the request lets the scores choose channels."""
+    field = field_of(
+        coupling, scores, request, positions(coupling, coupling.groups, request.remove)
+    )
+    return {g.name for unit in field.units for g in unit.groups}
 
 
 def field_of(

@@ -47,6 +47,12 @@ Augment = Annotated[str, typer.Option(help="Of pictures: standard, trivial, none
 Precision = Annotated[str, typer.Option(help="bf16, fp32; auto: bf16 on GPUs that have it")]
 Ema = Annotated[float, typer.Option(help="Decay of the averaged weights, 0 for none")]
 Validation = Annotated[float, typer.Option(help="Share held out to choose the best epoch")]
+Keep = Annotated[
+    str,
+    typer.Option(
+        help="best epoch on what is held out, or last: where the dense network was trained on these examples too"
+    ),
+]
 Patience = Annotated[
     int | None, typer.Option(help="End after so many epochs without a better one; never by default")
 ]
@@ -83,6 +89,7 @@ def tune(
     precision: Precision = "auto",
     ema: Ema = 0.998,
     validation: Validation = 0.1,
+    keep: Keep = "best",
     patience: Patience = None,
     samples: Count = None,
     seed: Seed = 0,

@@ -9,6 +9,7 @@ from torch import nn
 
 from surgeon.budget import Request, choose
 from surgeon.budget.choose import Choice
+from surgeon.budget.field import competing
 from surgeon.couple import Coupling
 from surgeon.heal.study import joined, study
 from surgeon.pipeline.asked import Asked
@@ -67,8 +68,10 @@ def _choose(
     scores, broken = scores_of(coupling.groups, evidence, *how)
     if material.data is None or not {"select", "allocate"} & set(material.recover):
         return choose(coupling, scores, request), broken
-    found = study(model, coupling, scores, joined(material.data)[0], material.recover)
-    return choose(coupling, found.scores, request, found.curves), broken
+    free = competing(coupling, scores, request)
+    asked = {name: score for name, score in scores.items() if name in free}
+    found = study(model, coupling, asked, joined(material.data)[0], material.recover)
+    return choose(coupling, {**scores, **found.scores}, request, found.curves), broken
 
 
 def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ OPTIMIZERS = ("auto", "sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "constant")
 AUGMENTS = ("standard", "trivial", "none")
 PRECISIONS = ("auto", "bf16", "fp32")
+KEEPS = ("best", "last")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Tuning:
     hard: weight of the labels where there is a teacher. temperature: of its logits (Hinton 2015,
     arXiv 1503.02531). features: weight of the similarity of inner features (Tung and Mori 2019,
     arXiv 1907.09682). augment: what pictures go through. ema: decay of the averaged weights, 0 for none.
-    validation: share of the data that is held out and picks the best epoch. patience: epochs without
+    validation: share of the data that is held out and picks the best epoch. keep: that epoch, or the last, as held out
+    examples say nothing of new ones where the dense network was trained on them. patience: epochs without
     a better one after which it ends; None never. loss: the user's own, (output, labels) to a number.
     state: a file that is written after each epoch, from which a killed run goes on.
     """
@@ -47,6 +49,7 @@ class Tuning:
     precision: str = "auto"
     ema: float = 0.998
     validation: float = 0.1
+    keep: str = "best"
     patience: int | None = None
     samples: int | None = None
     seed: int = 0
@@ -80,6 +83,7 @@ _AMONG = {
     "schedule": SCHEDULES,
     "augment": AUGMENTS,
     "precision": PRECISIONS,
+    "keep": KEEPS,
 }
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {

@@ -131,7 +131,7 @@ class _Run:
         while loop.done < self._options.epochs and not self._stalled(best):
             epoch = loop.epoch(watch)
             self._history.append(epoch)
-            if _better(epoch.score, best.score, course.task.metric):
+            if self._options.keep == "last" or _better(epoch.score, best.score, course.task.metric):
                 best = _Best(epoch.score, epoch.number, copied(loop.tuned))
             self._save(loop, key, before, best)
             self._log(epoch, course.task.metric)
@@ -139,7 +139,12 @@ class _Run:
         result.load_state_dict(best.state)
         for tracker in self._accelerator.trackers:
             tracker.finish()
-        counts = f"trained on {len(data[1])} examples, the best epoch chosen on {len(data[2])} held out of them"
+        which = (
+            "the last epoch kept, scored"
+            if self._options.keep == "last"
+            else "the best epoch chosen"
+        )
+        counts = f"trained on {len(data[1])} examples, {which} on {len(data[2])} held out of them"
         return Tuned(
             result.eval(), course.task.metric, before, best.score, best.epoch,
             tuple(self._history), self._options.facts(), (counts, *data[0].notes, *notes),
