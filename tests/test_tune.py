@@ -167,6 +167,15 @@ def test_early_stop_and_the_best_epoch(data):
         assert same(tuned.model, good)
 
 
+def test_the_last_epoch_is_kept_where_that_is_asked(data, dense):
+    worse = {"epochs": 2, "batch": 32, "lr": 1.0, "schedule": "constant", "ema": 0.0, "warmup": 0.0}
+    best = surgeon.tune(dense, data, options=Tuning(**worse), example_inputs=X)
+    last = surgeon.tune(dense, data, options=Tuning(**worse, keep="last"), example_inputs=X)
+    assert best.epoch == 0 and same(best.model, dense)  # so high a rate spoils it
+    assert last.epoch == 2 and last.score == last.history[-1].score < last.before
+    assert not same(last.model, dense)
+
+
 def test_numbers_and_an_own_loss(data):
     torch.manual_seed(0)
     x = torch.randn(400, 6)
