@@ -16,6 +16,7 @@ from surgeon.errors import BadInput, CheckFailed, OutOfReach, SurgeonError, Unpr
 if TYPE_CHECKING:
     from surgeon.carry import carry
     from surgeon.check import CheckResult, check
+    from surgeon.compose import compose
     from surgeon.data import DataOptions, open_data
     from surgeon.export import export_onnx
     from surgeon.files.slim import load, save
@@ -44,6 +45,7 @@ _HOME = {
     "apply": "surgeon.pipeline.replay",
     "carry": "surgeon.carry",
     "check": "surgeon.check",
+    "compose": "surgeon.compose",
     "criterion": "surgeon.score",
     "export_onnx": "surgeon.export",
     "load": "surgeon.files.slim",
@@ -61,7 +63,7 @@ _HOME = {
 
 __all__ = [
     "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Result",
-    "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "criterion", "export_onnx", "load", "measure", "open_data",
+    "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "compose", "criterion", "export_onnx", "load", "measure", "open_data",
     "open_model", "propose", "remove", "rule", "save", "shrink", "trace", "tune",
 ]  # fmt: skip
 

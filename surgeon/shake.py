@@ -23,7 +23,7 @@ def follow(small: nn.Module, model: nn.Module, plan: Plan) -> None:
     own = named_state(model)
     for name, tensor in named_state(small).items():
         if name in own and tensor.is_floating_point():
-            tensor.copy_(_planned(name, own[name], plan))
+            tensor.copy_(planned(name, own[name], plan))
 
 
 def strange_weight(model: nn.Module, small: nn.Module, plan: Plan) -> str | None:
@@ -34,9 +34,7 @@ def strange_weight(model: nn.Module, small: nn.Module, plan: Plan) -> str | None
             return name
         carries = name in (plan.carries or {})
         want = (
-            carried(name, own[name], plan).to(tensor)
-            if carries
-            else _planned(name, own[name], plan)
+            carried(name, own[name], plan).to(tensor) if carries else planned(name, own[name], plan)
         )
         # a factor, or a constant, is rounded to the weight's precision
         rounding = 1e-6 if name in plan.folds or carries else 0.0
@@ -65,8 +63,11 @@ def carry_widely(small: nn.Module, model: nn.Module, plan: Plan, rounding: float
         own[name].copy_(want)
 
 
-def _planned(name: str, tensor: Tensor, plan: Plan) -> Tensor:
+def planned(name: str, tensor: Tensor, plan: Plan) -> Tensor:
+    """What a plan leaves of a tensor, with the factors that its rows take up."""
     kept = sliced(tensor, plan.keep.get(name, {})).detach()
-    for first, last, factor in plan.folds.get(name, ()):
+    factors = plan.folds.get(name, ())
+    kept = kept.clone() if factors else kept  # what is whole is the tensor itself
+    for first, last, factor in factors:
         kept[first:last] *= factor
     return kept

@@ -10,12 +10,14 @@ from torch import nn
 from typing_extensions import Unpack
 
 from surgeon.errors import BadInput
-from surgeon.pipeline.asked import Options, asked
+from surgeon.pipeline.asked import Asked, Options, asked
 from surgeon.pipeline.proposed import Proposal, proposed
 from surgeon.pipeline.proven import carried_out, finished
 from surgeon.pipeline.recovered import recovered
+from surgeon.pipeline.regime import Regime, Shrinking
 from surgeon.pipeline.result import Result
 from surgeon.pipeline.steps import Progress, Steps
+from surgeon.pipeline.stepwise import Wanted, shrink_in_steps
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.tensors import named_state
 from surgeon.trace.wrappers import unwrapped
@@ -30,11 +32,12 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     measure: bool = True,
     source: str | None = None,
     progress: Progress | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[Shrinking],
 ) -> Result:
     """Remove channels from a copy of `model`, prove the copy and measure it; `model` is untouched.
 
-    ratio: share of channels removed of each group, in [0, 1). Other options: `Options`.
+    ratio: share of channels removed of each group, in [0, 1). Other options: `Options`, and `Regime` for several steps,
+    training between and after them, and weights that are rewound or begin anew.
     check: run the oracle (raises CheckFailed; False is not obeyed where only the oracle can tell that the
     cut is right: a layer left with one channel). measure: count, export and time both networks.
     Raises BadInput for what cannot be used, OutOfReach where nothing can be cut or a limit is out of
@@ -45,7 +48,9 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     run = Steps(progress)
     model, inputs = unwrapped(model), Inputs.of(example_inputs)
     _with_numbers(model, check or measure)
-    wanted = asked(ratio, options)
+    regime, wanted = _asked(ratio, options)
+    if not regime.plain:
+        return shrink_in_steps(model, inputs, wanted, Wanted(regime, check, measure, source), run)
     proposal = proposed(model, inputs, wanted, source, run)
     traced, plan = proposal.traced, proposal.plan
     done, traced = run("cut", lambda: carried_out(traced, inputs, plan))
@@ -94,6 +99,12 @@ def _with_numbers(model: nn.Module, needed: bool) -> None:
         )
 
 
-def check_options(ratio: float | None = None, **options: Unpack[Options]) -> None:
+def check_options(ratio: float | None = None, **options: Unpack[Shrinking]) -> None:
     """Raise BadInput for options that `shrink` would refuse, without a model."""
-    asked(ratio, options)
+    _asked(ratio, options)
+
+
+def _asked(ratio: float | None, options: Shrinking) -> tuple[Regime, Asked]:
+    given: Any = dict(options)
+    regime = Regime.taken(given)
+    return regime, asked(ratio, given)

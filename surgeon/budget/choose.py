@@ -40,11 +40,14 @@ def choose(
     scores: Mapping[str, Array],
     request: Request,
     curves: Mapping[str, Curve] | None = None,
+    gone: Mapping[str, Ids] | None = None,
 ) -> Choice:
     """Which channels go. OutOfReach where a limit cannot be met or nothing can be cut.
 
     curves: what each group's loss costs the outputs (`share_out`); then these say how much of each goes.
+    gone: channels that an earlier step removed, by group; they go first, and none of them stays.
     """
+    scores = {n: _first(s, (gone or {}).get(n)) for n, s in scores.items()}
     by_hand = positions(coupling, coupling.groups, request.remove)
     for name, channels in by_hand.items():
         if len(channels) == coupling.group(name).size:
@@ -52,7 +55,7 @@ def choose(
                 f"--remove takes all {len(channels)} channels of {name}: one must stay",
                 "leave out at least one position",
             )
-    field = field_of(coupling, scores, request, by_hand)
+    field = field_of(coupling, scores, request, by_hand, gone)
     counts: Sequence[int] = ()
     if curves and (request.limits or request.ratio):
         counts = _shared(coupling, field, request, by_hand, curves)
@@ -66,6 +69,16 @@ def choose(
     if not removed:
         _nothing(field, request)
     return Choice(removed, field.left, field.notes)
+
+
+def _first(scores: Array, gone: Ids | None) -> Array:
+    """Scores under which these channels are the first to go."""
+    if gone is None or not len(gone):
+        return scores
+    low = scores[np.isfinite(scores)].min(initial=0.0) - 1.0
+    scores = np.where(np.isneginf(scores), low, scores)  # broken weights come after them
+    scores[gone] = -np.inf
+    return scores
 
 
 def _nothing(field: Field, request: Request) -> None:
@@ -82,7 +95,12 @@ def _nothing(field: Field, request: Request) -> None:
 
 
 def _counts(field: Field, ratio: float) -> list[int]:
-    """Channels that each group of each unit loses at this ratio, under the request's scope."""
+    """Channels that each group of each unit loses at this ratio, under the request's scope; at the least what went before."""
+    counts = zip(_shares(field, ratio), field.units, strict=True)
+    return [max(count, unit.gone) for count, unit in counts]
+
+
+def _shares(field: Field, ratio: float) -> list[int]:
     out = [0] * len(field.units)
     pools: dict[int, list[int]] = {}
     for k, unit in enumerate(field.units):
@@ -117,8 +135,8 @@ def _reach(
 ) -> list[int]:
     """The least cut that meets every limit: bisection on the ratio, then channels given back."""
     cost = Cost(coupling)
-    none = [0] * len(field.units)
-    whole = cost.total(_mask(coupling, field, none, {}))
+    none = [u.gone for u in field.units]
+    whole = cost.total(_mask(coupling, field, [0] * len(none), {}))
     bounds = {what: limit.of(getattr(whole, what)) for what, limit in request.limits.items()}
 
     def fits(counts: Sequence[int]) -> bool:
@@ -152,7 +170,7 @@ def _shared(
     """Counts by measured losses. A unit with a ratio of its own, or a group without a curve, takes no part."""
     own = [u.ratio is not None or any(g.name not in curves for g in u.groups) for u in field.units]
     fixed = [
-        u.size - keep_count(u.size, u.ratio or 0.0, u.step) if alone else 0
+        max(u.size - keep_count(u.size, u.ratio or 0.0, u.step) if alone else 0, u.gone)
         for u, alone in zip(field.units, own, strict=True)
     ]
     if not request.limits:
@@ -218,8 +236,9 @@ def _give_back(field: Field, counts: list[int], fits: Callable[[Sequence[int]], 
     while waiting:
         still = []
         for k in waiting:
-            fewer = [*counts[:k], max(counts[k] - field.units[k].step, 0), *counts[k + 1 :]]
-            if counts[k] and fits(fewer):
+            least = field.units[k].gone
+            fewer = [*counts[:k], max(counts[k] - field.units[k].step, least), *counts[k + 1 :]]
+            if counts[k] > least and fits(fewer):
                 counts = fewer
                 still.append(k)
         waiting = still

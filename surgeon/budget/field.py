@@ -29,7 +29,8 @@ class Unit:
     """Groups that lose the same share, each in steps of its own; most units are a single group.
 
     A group of twice the size (v's head_dim beside q's rotated pairs) loses two channels for one.
-    `step`: what is kept is a multiple of it. `ratio`: the user's own for these groups.
+    `step`: what is kept is a multiple of it. `ratio`: the user's own for these groups. `gone`: channels of the
+    smallest group that an earlier step removed.
     """
 
     groups: tuple[Group, ...]
@@ -37,6 +38,7 @@ class Unit:
     step: int
     ratio: float | None
     relative: bool = True  # scores of different groups are compared relative to their means
+    gone: int = 0
 
     @cached_property
     def size(self) -> int:
@@ -97,8 +99,10 @@ def field_of(
     scores: Mapping[str, Array],
     request: Request,
     by_hand: Collection[str],
+    gone: Mapping[str, Ids] | None = None,
 ) -> Field:
-    """The field of a request. by_hand: names of groups that are cut at given positions, and do not compete."""
+    """The field of a request. by_hand: names of groups that are cut at given positions, and do not compete.
+    gone: channels that earlier steps removed."""
     groups = coupling.groups
     left = {g.name: g.why_not for g in groups if g.why_not is not None}
     silent = {g.name for g in groups if g.name not in left and g.name not in scores}
@@ -125,6 +129,7 @@ def field_of(
             _step(unit, round_to),
             ratios.get(unit[0].name),
             request.normalise is None,
+            max(len((gone or {}).get(g.name, ())) * _least(unit) // g.size for g in unit),
         )
         for unit in _joined(free, [*alike, *coupling.ties], ratios)
     )
@@ -222,9 +227,13 @@ def _joined(
 
 def _step(unit: Sequence[Group], round_to: int) -> int:
     """Channels of the smallest group in whose steps every group keeps a multiple of its own step."""
-    least = min(g.size for g in unit)
+    least = _least(unit)
     steps = [(step_of(g, round_to), g.size // least) for g in unit]
     return lcm(*(step // gcd(step, per) for step, per in steps))
+
+
+def _least(unit: Sequence[Group]) -> int:
+    return min(g.size for g in unit)
 
 
 def _said(units: Sequence[Unit], ties: Sequence[frozenset[str]]) -> Iterator[str]:

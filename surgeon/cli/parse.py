@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,29 @@ def parts(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return () if text.strip() == "none" else tuple(word.strip() for word in text.split(","))
+
+
+def named(texts: Iterable[str] | None, option: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    """['lr=0.01', 'batch=64'] -> {'lr': 0.01, 'batch': 64}; `types` are the names that there are, and what each is."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, value = _pair(text, option, "lr=0.01")
+        name = name.removeprefix("--").replace("-", "_")
+        if name not in types:
+            raise BadInput(f"{option} {name} does not exist", f"there are {', '.join(types)}")
+        found[name] = _typed(value, types[name], f"{option} {name}")
+    return found
+
+
+def _typed(value: str, kind: Any, option: str) -> Any:
+    kinds = (kind, *getattr(kind, "__args__", ()))
+    for number in (int, float):
+        if number in kinds:
+            try:
+                return number(value)
+            except ValueError:
+                raise BadInput(f"{option} {value!r} is not a number") from None
+    return value
 
 
 def function(reference: str, option: str) -> Any:

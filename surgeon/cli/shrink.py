@@ -10,6 +10,7 @@ import typer
 from surgeon.cli import calibrate as c
 from surgeon.cli import options as o
 from surgeon.cli import parse
+from surgeon.cli import regime as g
 from surgeon.cli.deliver import Delivery, deliver
 from surgeon.cli.screen import Screen
 from surgeon.errors import BadInput
@@ -128,6 +129,14 @@ def shrink(
     mean: c.Mean = None,
     std: c.Std = None,
     recover: c.Recover = None,
+    steps: g.Steps = None,
+    schedule: g.Schedule = None,
+    tune: g.Tune = None,
+    tune_with: g.TuneWith = None,
+    teacher: g.TeacherRef = None,
+    rewind: g.Rewind = None,
+    reinit: g.Reinit = False,
+    restart: g.Restart = False,
     plan: PlanFile = None,
     dry_run: DryRun = False,
     output: o.Output = None,
@@ -165,17 +174,36 @@ def shrink(
     }
     asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}
     given = c.calibration(data, samples, mean, std, recover)
+    told = tuple(tune_with or ())
+    regime = g.RegimeOptions(steps, schedule, tune, told, teacher, rewind, reinit, restart)
+    asked |= regime.asked(given is not None)
     replayed = _replayed(plan, asked | (given.asked() if given else {}))
+    if dry_run and (steps or 1) > 1:
+        raise BadInput(
+            "what later steps cut depends on the weights that earlier ones leave",
+            "leave out --steps to see one cut, or --dry-run",
+        )
     how = o.opening(arch, input, allow, unsafe_pickle, threads).for_plan(replayed)
     source = how.open(model, screen)
     if given:
         source, learnt = given.opened(source, screen)
         asked |= learnt
-    if dry_run:
+    if not dry_run:
+        asked |= regime.opened(source, (how, screen), asked, given)
+    else:
+        asked = {k: v for k, v in asked.items() if k not in ("tune", "rewind", "reinit", "steps")}
         _preview(source, model, asked, replayed, screen)
         return
     wanted = Delivery(output, not no_measure, not no_onnx, metric, threads)
-    _cut(source, model, asked, replayed, (not no_check, wanted), screen)
+    if tune is not None:
+        out = output or Path(f"{source.name}-slim")
+        asked["state"] = g.unfinished(out, restart)
+    try:
+        _cut(source, model, asked, replayed, (not no_check, wanted), screen)
+    except KeyboardInterrupt:
+        screen.notes(g.how_to_go_on(asked.get("state")))
+        raise
+    g.done(asked.get("state"))
 
 
 def _replayed(path: Path | None, asked: dict[str, Any]) -> Plan | None:
@@ -208,6 +236,7 @@ def _cut(
     screen: Screen,
 ) -> None:
     import surgeon
+    from surgeon.cli.bars import Bars
     from surgeon.pipeline.replay import apply_checked
 
     common: Any = {"check": how[0], "measure": False, "progress": screen.step}
@@ -215,7 +244,9 @@ def _cut(
     def cut() -> surgeon.Result:
         if plan is not None:
             return apply_checked(plan, source.model, source.inputs, **common)
-        return surgeon.shrink(source.model, source.inputs, source=ref, **common, **asked)
+        with Bars(screen.quiet) as bars:
+            common.update({"watch": bars} if "tune" in asked else {})
+            return surgeon.shrink(source.model, source.inputs, source=ref, **common, **asked)
 
     deliver(source, cut, how[1], screen)
 

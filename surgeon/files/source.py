@@ -140,14 +140,14 @@ def _state(checkpoint: Checkpoint, ref: str, arch: str | None) -> _Opened:
     if arch is None:
         raise _needs_arch(checkpoint, ref)
     built = arches.build(arch)
-    state, renamed = _renamed(checkpoint.state or {}, built.model)
+    state, said_so = renamed(checkpoint.state or {}, built.model)
     built, found, rebuilt = _fitted(built, arch, state)
     if found:
         # transformers renames what it saves: only its own loader knows the names in the folder
         hint = f"{arch} alone opens the folder's weights" if built.trained else _other_fits(state)
         raise BadInput(f"{ref} does not fit {arch}\n{found}", hint)
     fit.load(state, built.model)
-    notes = (*checkpoint.notes, *said, *renamed, *rebuilt, *_widened(state))
+    notes = (*checkpoint.notes, *said, *said_so, *rebuilt, *_widened(state))
     return _Opened(built.model, arch, built.inputs, built.default_shape, notes)
 
 
@@ -198,7 +198,7 @@ def _other_fits(state: dict[str, Tensor]) -> str:
     return f"they fit {fits[0]}: --arch {fits[0].split()[0]}" if fits else "check --arch"
 
 
-def _renamed(
+def renamed(
     state: dict[str, Tensor], model: nn.Module
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """`state` under the names that this model has, where a known prefix or old spelling differs."""

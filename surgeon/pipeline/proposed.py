@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from surgeon.budget import Request, choose
@@ -26,6 +28,8 @@ from surgeon.trace.folding import read_state
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.recorded import describe
 
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -38,40 +42,65 @@ class Proposal:
 
 
 def proposed(
-    model: nn.Module,
+    model: nn.Module | Traced,
     inputs: Inputs,
     asked: Asked,
     source: str | None,
     run: Steps,
 ) -> Proposal:
-    """The plan, with what was seen on the way."""
+    """The plan, with what was seen on the way. model: traced by now, or not yet."""
     request, material = asked
     refuse_without_data(request.criterion, material.data is not None)
-    traced = run("trace and couple", lambda: trace(model, inputs))
+    if isinstance(model, Traced):
+        traced = model
+    else:
+        traced = run("trace and couple", lambda: trace(model, inputs))
     coupling = traced.coupling
-    model = traced.model
     facts = model_facts(traced.graph, source, describe(inputs))
     if request.dead:
         plan, dead = run("find what is dead", lambda: dead_plan(traced, facts, request.as_dict()))
         return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
-    choice, broken = run("score and plan", lambda: _choose(model, coupling, request, material))
+    choice, broken = run("score and plan", lambda: _choose(traced, request, material))
     plan = make_plan(coupling, choice, facts, request.as_dict())
     return Proposal(traced, plan, _notes(coupling, choice, broken) + traced.notes)
 
 
-def _choose(
-    model: nn.Module, coupling: Coupling, request: Request, material: Material
-) -> tuple[Choice, tuple[str, ...]]:
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """`scores`: group -> [channels], the lowest go first. `curves`: group -> [(channels gone, loss)], where data say so.
+    `broken`: groups with NaN or infinite weights."""
+
+    scores: dict[str, Array]
+    curves: dict[str, list[tuple[int, float]]] | None
+    broken: tuple[str, ...]
+
+
+def scored(
+    traced: Traced,
+    request: Request,
+    material: Material,
+    among: Callable[[Mapping[str, Array]], Collection[str]] | None = None,
+) -> Scored:
+    """What the criterion, or the data, say of every group that may be cut.
+
+    among: which of the groups that have scores are looked at on the data; by default those that the request lets compete.
+    """
+    model, coupling = traced.model, traced.coupling
     original = Original(model, coupling, material)
     evidence = Evidence(read_state(model), request.by, request.seed, original)
     how = (request.criterion, request.reduce, request.normalise)
     scores, broken = scores_of(coupling.groups, evidence, *how)
     if material.data is None or not {"select", "allocate"} & set(material.recover):
-        return choose(coupling, scores, request), broken
-    free = competing(coupling, scores, request)
+        return Scored(scores, None, broken)
+    free = competing(coupling, scores, request) if among is None else among(scores)
     asked = {name: score for name, score in scores.items() if name in free}
     found = study(model, coupling, asked, joined(material.data)[0], material.recover)
-    return choose(coupling, {**scores, **found.scores}, request, found.curves), broken
+    return Scored({**scores, **found.scores}, dict(found.curves), broken)
+
+
+def _choose(traced: Traced, request: Request, material: Material) -> tuple[Choice, tuple[str, ...]]:
+    found = scored(traced, request, material)
+    return choose(traced.coupling, found.scores, request, found.curves), found.broken
 
 
 def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,21 @@ from surgeon.trace.inputs import Inputs
 
 
 @dataclass(frozen=True)
+class Cutting:
+    """One of several cuts: `share` of what was asked is reached, `channels` of the original's are gone. `error`: of
+    this cut, on the weights that it had. metric, before, score, epoch: what tuning gave, where there was any."""
+
+    step: int
+    share: float
+    channels: int
+    error: float | None = None
+    metric: str | None = None
+    before: float | None = None
+    score: float | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
 class Result:
     """What `shrink` gives back: a slim model in eval mode, its plan, and how it was proven."""
 
@@ -33,6 +48,7 @@ class Result:
     seconds: Mapping[str, float] = field(default_factory=dict)
     dead: Dead | None = None
     recovery: Recovery | None = None
+    history: tuple[Cutting, ...] = ()
 
     @property
     def report(self) -> dict[str, Any]:
@@ -55,6 +71,7 @@ class Result:
             "left": plan["left"],
             **({"dead": self.dead.as_dict()} if self.dead else {}),
             **({"recovery": self.recovery.as_dict()} if self.recovery else {}),
+            **({"steps": [vars(c) for c in self.history]} if self.history else {}),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }

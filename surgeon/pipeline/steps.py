@@ -31,13 +31,15 @@ class Steps:
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
+        self.during = ""  # which part of a run in several cuts
         self.seconds: dict[str, float] = {}
 
     def __call__(self, what: str, step: Callable[[], Any]) -> Any:
         if self._progress:
-            self._progress(what)
+            self._progress(self.during + what)
         start = time.perf_counter()
         with _collecting_later() if what in _LIGHT else nullcontext():
             result = step()
-        self.seconds[what] = time.perf_counter() - start
+        spent = time.perf_counter() - start
+        self.seconds[what] = self.seconds.get(what, 0.0) + spent
         return result

@@ -37,7 +37,20 @@ def outcome(report: dict[str, Any]) -> list[str]:
     if report["reach"] is not None:
         lines += reach(report["reach"])
     lines.append(proven(report["check"]))
+    lines += steps(report["steps"], report["request"]) if report.get("steps") else []
     return lines + (recovered(report["recovery"]) if report.get("recovery") else [])
+
+
+def steps(done: list[dict[str, Any]], request: dict[str, Any]) -> list[str]:
+    """What each of several cuts reached, and what training gave after it."""
+    of = request.get("steps", 1)
+    lines = []
+    for own in done:
+        line = f"step {own['step']} of {of}: {own['share']:.1%} of what was asked, {own['channels']} channels gone"
+        if own["metric"] is not None:
+            line += f"; {own['metric']} on validation: {own['before']:.4f} -> {own['score']:.4f}"
+        lines.append(line)
+    return lines
 
 
 def recovered(found: dict[str, Any]) -> list[str]:
