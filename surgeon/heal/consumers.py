@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.grouping import Group
+from surgeon.heal.examples import Examples
 from surgeon.heal.layers import Layer
+from surgeon.heal.rows import CHUNK, Draw
 from surgeon.heal.running import running
 from surgeon.heal.watch import Track, Watch
 from surgeon.score.statistics import Gram
-from surgeon.trace.inputs import Inputs
 
 ROWS = 8192  # of each layer's data, over all examples
 
@@ -45,7 +46,7 @@ class Consumer:
 
 
 def consumers_of(
-    model: nn.Module, groups: Sequence[Group], inputs: Inputs, seed: int = 0, batch: int = 64
+    model: nn.Module, groups: Sequence[Group], examples: Examples, seed: int = 0
 ) -> dict[str, Consumer]:
     """Weight name -> the layer that takes channels of one of these groups with it.
 
@@ -53,8 +54,7 @@ def consumers_of(
     """
     taken = {(m.state, m.dim) for g in groups for m in g.members if m.role == "takes"}
     found: dict[int, Consumer] = {}
-    count, generator = inputs.batch, torch.Generator().manual_seed(seed)
-    chunk = [0]
+    draw = Draw(ROWS, examples.count, seed)
 
     def before(number: int, layer: Layer) -> None:
         if (layer.name, layer.in_dim) not in taken or layer.groups > 1:
@@ -68,21 +68,19 @@ def consumers_of(
             )
 
     def after(number: int, layer: Layer, out: Tensor) -> None:
-        if number in found:
-            rows = out.numel() // out.shape[1 if layer.conv else -1]
-            taken = min(rows, -(-ROWS * chunk[0] // count))
-            at = torch.randint(rows, (taken,), generator=generator)
-            found[number].data.add(layer.data(at)[:, 0])
+        total = out.numel() // out.shape[1 if layer.conv else -1]
+        at = draw.rows(number, total, count) if number in found else None
+        for part in at.split(CHUNK) if at is not None else ():
+            found[number].data.add(layer.data(part)[:, 0])
 
     def normed(track: Track) -> None:
         if track.layer in found and track.scale is not None:
             found[track.layer].scale = track.scale.double()
 
-    for first in range(0, count, batch):
-        part = inputs.map(lambda t, a=first: t[a : a + batch])
-        chunk[0] = part.batch
+    for call in examples:
+        count = call.count
         with running(model), Watch(model, before, after, normed=normed):
-            part.run(model)
+            call.inputs.run(model)
     names = [c.name for c in found.values()]
     return {c.name: c for c in found.values() if names.count(c.name) == 1}
 

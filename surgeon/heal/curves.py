@@ -6,7 +6,7 @@ weights in place. An output's loss is its mean square change relative to its var
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.grouping import Group
+from surgeon.heal.examples import Call
 from surgeon.heal.layers import Layer
+from surgeon.heal.outputs import numbers, put
 from surgeon.heal.removal import Removal
 from surgeon.heal.running import running
+from surgeon.heal.spool import Spool
 from surgeon.heal.watch import Watch
 from surgeon.metrics.reconstruction import OutputError
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.tensors import named_state, output_tensors
+from surgeon.trace.tensors import named_state
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
 
@@ -33,21 +36,20 @@ def marks_of(size: int) -> tuple[int, ...]:
 class Bench:
     """Runs of the dense network with some weights replaced; all of its state is put back after each."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs, batch: int = 64) -> None:
+    def __init__(self, model: nn.Module, calls: Iterable[Call], spool: Spool) -> None:
         self.model, self.state = model, named_state(model)
-        self.parts = [
-            inputs.map(lambda t, a=first: t[a : a + batch])
-            for first in range(0, inputs.batch, batch)
-        ]
-        self.want = [self._run(part, {}) for part in self.parts]
+        self.calls = list(calls)
+        self.want = [put(spool, self._run(call.inputs, {})) for call in self.calls]
 
     def loss(
         self, group: Group, gone: Sequence[int], patches: Mapping[str, tuple[Tensor, Tensor]]
     ) -> float:
         """The outputs' loss without the channels `gone` of a group."""
+        loss = OutputError()
         with self._silenced(group, gone):
-            got = [self._run(part, patches) for part in self.parts]
-        return distance(self.want, got)
+            for call, want in zip(self.calls, self.want, strict=True):
+                loss.add([s.get() for s in want], self._run(call.inputs, patches))
+        return loss.value
 
     def _run(self, inputs: Inputs, patches: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
         def before(_number: int, layer: Layer) -> None:
@@ -63,7 +65,7 @@ class Bench:
 
         saved: dict[str, Tensor] = {}
         with running(self.model), Watch(self.model, before, after):
-            return [t for t in output_tensors(inputs.run(self.model)) if t.is_floating_point()]
+            return numbers(inputs.run(self.model))
 
     @contextmanager
     def _silenced(self, group: Group, gone: Sequence[int]) -> Any:
@@ -85,14 +87,6 @@ class Bench:
             with torch.no_grad():
                 for tensor, dim, at, old in reversed(saved):
                     tensor.index_copy_(dim, at, old)
-
-
-def distance(want: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tensor]]) -> float:
-    """The error of batches of outputs."""
-    error = OutputError()
-    for a, b in zip(want, got, strict=True):
-        error.add(a, b)
-    return error.value
 
 
 def curve(bench: Bench, group: Group, removal: Removal) -> list[tuple[int, float]]:

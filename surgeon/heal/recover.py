@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from surgeon.heal.curves import distance
-from surgeon.heal.refit import refit
-from surgeon.heal.running import running
+from surgeon.heal.examples import Call, Examples
+from surgeon.heal.outputs import outputs, put
+from surgeon.heal.refit import Fitting
+from surgeon.heal.spool import Spool
 from surgeon.metrics.accuracy import Accuracy, are_classes
+from surgeon.metrics.reconstruction import OutputError
 from surgeon.plan import Plan
-from surgeon.trace.inputs import Inputs
+from surgeon.score.batches import Sample
 from surgeon.trace.shell import shell
-from surgeon.trace.tensors import output_tensors
-
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -49,44 +48,49 @@ class Recovery:
         return {"by": "least squares", "examples": self.examples, "layers": len(self.layers)}
 
 
-def recover(
-    model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs, labels: Tensor | None
-) -> Recovery:
+def recover(model: nn.Module, slim: nn.Module, plan: Plan, data: Iterable[Sample]) -> Recovery:
     """Fit `slim` in place. Where that makes the outputs worse, the cut weights are put back."""
     model = shell(model, torch.clone).eval()  # one in train mode would move its running statistics
-    want, cut = _outputs(model, inputs), _outputs(slim, inputs)
-    before = distance(want, cut)
-    kept = {n: t.detach().clone() for n, t in slim.state_dict().items()}
-    healed = refit(model, slim, plan, inputs)
-    got = _outputs(slim, inputs)
-    after, notes = distance(want, got), healed.notes
-    layers = healed.layers
-    if not after <= before:
+    with Spool() as spool:
+        examples = Examples(data, spool, model, slim)
+        fitting = Fitting(model, slim, plan, examples.count, spool)
+        cut, fitted, top = OutputError(), OutputError(), (_Top(), _Top(), _Top())
+        wanted = []
+        for call in examples:
+            want, got = fitting.look(call)
+            cut.add(want, got)
+            top[0].add(want, call)
+            top[1].add(got, call)
+            wanted.append(put(spool, want))
+        kept = {n: t.detach().clone() for n, t in slim.state_dict().items()}
+        healed = fitting.fit()
+        for call, want in zip(examples, wanted, strict=True):
+            got = outputs(slim, call.inputs)
+            fitted.add([s.get() for s in want], got)
+            top[2].add(got, call)
+    notes, rates = examples.notes + healed.notes, [t.rate for t in top]
+    layers, after = healed.layers, fitted.value
+    if not after <= cut.value:
         slim.load_state_dict(kept)
         notes += ("fitting made the outputs worse and was undone",)
-        after, got, layers = before, cut, ()
-    top = [_top1(x, labels) for x in (want, cut, got)]
-    known = [t for t in top if t is not None]
-    accuracy = (known[0], known[1], known[2]) if len(known) == 3 else None
-    return Recovery(inputs.batch, before, after, layers, accuracy, notes)
+        layers, after, rates[2] = (), cut.value, rates[1]
+    known = [r for r in rates if r is not None]
+    accuracy = (known[0], known[1], known[2]) if len(known) == len(rates) else None
+    return Recovery(examples.count, cut.value, after, layers, accuracy, notes)
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[list[Tensor]]:
-    """Floating point outputs, batch by batch."""
-    found = []
-    with running(model):
-        for first in range(0, inputs.batch, _BATCH):
-            part = inputs.map(lambda t, a=first: t[a : a + _BATCH])
-            outs = output_tensors(part.run(model))
-            found.append([t.detach() for t in outs if t.is_floating_point()])
-    return found
+class _Top:
+    """Top-1 of the first output; not known where labels of some call are no classes of it."""
 
+    def __init__(self) -> None:
+        self._found, self._known = Accuracy(), True
 
-def _top1(outputs: list[list[Tensor]], labels: Tensor | None) -> float | None:
-    """Share of labels that the first output's largest class is; None where they are no classes of it."""
-    first = torch.cat([batch[0] for batch in outputs]) if outputs[0] else None
-    if first is None or labels is None or not are_classes(first, labels):
-        return None
-    found = Accuracy()
-    found.add(first, labels)
-    return found.top()
+    def add(self, outputs: Sequence[Tensor], call: Call) -> None:
+        first, labels = outputs[0] if outputs else None, call.labels
+        self._known = self._known and are_classes(first, labels)
+        if self._known and first is not None and labels is not None:
+            self._found.add(first, labels)
+
+    @property
+    def rate(self) -> float | None:
+        return self._found.top() if self._known else None

@@ -60,10 +60,9 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """The other value of a sum, where it was made (before the layer ran), and the way of the layer's result there."""
+    """Where the other value of a sum was made (before the layer ran), and the way of the layer's result there."""
 
     made: Made
-    other: Tensor
     track: Track
 
 
@@ -72,10 +71,10 @@ Meet = Callable[[int, Layer], None]
 
 class Watch(TorchDispatchMode):
     """Tells `before` of every layer before it runs and `after` of its result; `normed` of the batch norm
-    that takes it, `summed` of its sum; `made` of the first result of every op.
+    that takes it, `summed` of its sum, with the other value.
 
     `ops` are the names of the ops that compute, in order; an op's number is its place there. Ops that only
-    move elements have none: a cut network may move more or less.
+    move elements have none.
     """
 
     def __init__(
@@ -83,16 +82,14 @@ class Watch(TorchDispatchMode):
         model: nn.Module,
         before: Meet | None = None,
         after: Callable[[int, Layer, Tensor], None] | None = None,
-        summed: Callable[[Sum], None] | None = None,
+        summed: Callable[[Sum, Tensor], None] | None = None,
         normed: Callable[[Track], None] | None = None,
-        made: Callable[[int, Tensor], None] | None = None,
     ) -> None:
         super().__init__()
-        self.before, self.after, self.made = before, after, made
+        self.before, self.after = before, after
         self.summed, self.normed = summed, normed
         self.ops: list[str] = []
-        named = named_state(model)
-        self._names = {t.untyped_storage().data_ptr(): n for n, t in named.items()}
+        self._names = by_storage(model)
         self._tracks: Any = WeakIdKeyDictionary()
         self._makers: Any = WeakIdKeyDictionary()
 
@@ -104,7 +101,7 @@ class Watch(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         op = str(func)
-        if _moves(op):
+        if moves_only(op):
             return self._moved(func, args, kwargs or {})
         number = len(self.ops)
         self.ops.append(op)
@@ -142,8 +139,6 @@ class Watch(TorchDispatchMode):
             self._tracks.pop(tensor, None)
         if made and track is not None:
             self._tracks[made[0]] = track
-        if made and self.made:
-            self.made(number, made[0])
 
     def _next(self, op: str, args: tuple[Any, ...]) -> Track | None:
         """Where the result of a layer goes on to with this op; a sum is told and ends the way."""
@@ -193,13 +188,19 @@ class Watch(TorchDispatchMode):
             return
         track, other = max(known, key=lambda k: k[0].layer)
         if (made := self._makers.get(other)) is not None and made.number < track.layer:
-            self.summed(Sum(made, other, track))
+            self.summed(Sum(made, track), other)
+
+
+def by_storage(model: nn.Module) -> dict[int, str]:
+    """Where the state lies -> its name."""
+    return {t.untyped_storage().data_ptr(): n for n, t in named_state(model).items()}
 
 
 def _again(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     return lambda value: func(value, *args, **kwargs)
 
 
-def _moves(op: str) -> bool:
+def moves_only(op: str) -> bool:
+    """Whether an op only moves elements: a cut network may do more or less of that."""
     rule = lookup(op)
     return rule is not None and rule.move is not None and rule.family != "factory"

@@ -13,7 +13,7 @@ from surgeon.budget import Request, choose
 from surgeon.budget.choose import Choice
 from surgeon.budget.field import competing
 from surgeon.couple import Coupling
-from surgeon.heal.study import joined, study
+from surgeon.heal.study import study
 from surgeon.pipeline.asked import Asked
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.traced import Traced, trace
@@ -94,7 +94,7 @@ def scored(
         return Scored(scores, None, broken)
     free = competing(coupling, scores, request) if among is None else among(scores)
     asked = {name: score for name, score in scores.items() if name in free}
-    found = study(model, coupling, asked, joined(material.data)[0], material.recover)
+    found = study(model, coupling, asked, material.data, material.recover)
     return Scored({**scores, **found.scores}, dict(found.curves), broken)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from surgeon.heal.recover import recover
-from surgeon.heal.study import joined
 from surgeon.pipeline.result import Result
 from surgeon.pipeline.traced import Traced
 from surgeon.score import Material
@@ -14,7 +13,7 @@ from surgeon.score import Material
 def recovered(result: Result, traced: Traced, material: Material) -> Result:
     """The slim network fitted to the dense one on the user's data; its plan says so."""
     assert material.data is not None
-    done = recover(traced.model, result.model, result.plan, *joined(material.data))
+    done = recover(traced.model, result.model, result.plan, material.data)
     plan = replace(result.plan, model={**result.plan.model, "tuned": done.how()})
     return replace(
         result,

@@ -28,7 +28,6 @@ from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, OutOfReach, SurgeonError
 from surgeon.grouping import Group
 from surgeon.heal.recover import recover
-from surgeon.heal.study import joined
 from surgeon.lineage import descent
 from surgeon.measure.pair import before_after
 from surgeon.pipeline.asked import Asked
@@ -202,7 +201,7 @@ class _Course:
         plan, model = result.plan, self._traced.model
         if before is not None:
             plan, model = since(result.plan, before.plan), before.model
-        what = (model, result.model, plan, *joined(material.data))
+        what = (model, result.model, plan, material.data)
         done = self._run("recover", lambda: recover(*what))
         self._notes += done.notes
         return _marked(replace(result, recovery=done), done.how() if done.layers else None)
