@@ -7,7 +7,7 @@ one that it reads.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,12 @@ class Decisions(TorchDispatchMode):
     """Keeps the numbers read into Python by place, and forces one of them. Entered before a mode that
     writes ops down, so that this one sees the forced number."""
 
-    def __init__(self, forced: Forced | None = None) -> None:
+    def __init__(
+        self, forced: Forced | None = None, on_new: Callable[[str], None] | None = None
+    ) -> None:
         super().__init__()
         self.forced = forced
+        self.on_new = on_new  # told each line that is reached for the first time
         self.read: dict[str, list[Number]] = {}
 
     def __torch_dispatch__(
@@ -44,10 +47,14 @@ class Decisions(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is not torch.ops.aten._local_scalar_dense.default or isinstance(out, complex):
-            return out
+        if func is not torch.ops.aten._local_scalar_dense.default:
+            return func(*args, **(kwargs or {}))
         place = place_of(sys._getframe(1))
+        if self.on_new and place not in self.read:
+            self.on_new(place)
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, complex):
+            return out
         if self.forced is not None and place == self.forced.place and place not in self.read:
             out = self.forced.number
         self.read.setdefault(place, []).append(out)

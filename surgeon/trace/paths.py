@@ -2,10 +2,12 @@
 
 The run on the inputs as they are comes first. Where something in it was empty (nothing detected), the
 code behind saw nothing: further runs have random weights that find something. Where a number read into
-Python decided, further runs give another one. A path that fails, or that runs no new line, is left out.
+Python decided, further runs give another one; what they have in common with the first is not computed again. A path that fails, or that runs no new line, is left out.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from surgeon.graph import Graph, Node
 from surgeon.trace.decisions import Decisions, Forced, others
 from surgeon.trace.draw import DRAWS, shake
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.memory import Forgotten, Memory
 from surgeon.trace.record import Recorder, prepared, run_recorded
 
 _RUNS = 12  # further runs: enough for a few decisions, each of which is a line of code
@@ -26,15 +29,11 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
     """
     twin, recorder = prepared(model, on_meta=False)
     graph = recorder.graph
-    first = Decisions()
-    with first:
-        graph.outputs = run_recorded(twin, recorder, _copy(inputs))
-    graph.own = len(graph.nodes)
-    _follow_others(twin, recorder, inputs, first)
+    _follow(twin, recorder, inputs)
     for gain, seed in DRAWS if _starved(graph.nodes) else ():
         shake(twin, seed, gain)
         before = len(graph.nodes)
-        _try(twin, recorder, inputs, None)
+        _try(twin, recorder, inputs, None, Memory.none())
         if len(graph.nodes) > before:
             break
     return graph
@@ -45,7 +44,13 @@ def _copy(inputs: Inputs) -> Inputs:
     return inputs.map(torch.clone)
 
 
-def _follow_others(twin: nn.Module, recorder: Recorder, inputs: Inputs, first: Decisions) -> None:
+def _follow(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> None:
+    """The run on the inputs as they are, and those in which a number that it read was another."""
+    memory, graph = Memory(), recorder.graph
+    first = Decisions(on_new=partial(_mark, memory, graph, None))
+    with memory, first:
+        graph.outputs = run_recorded(twin, recorder, _copy(inputs))
+    graph.own = len(graph.nodes)
     todo, done = list(others(first.read)), set[Forced]()
     while todo and len(done) < _RUNS:
         forced = todo.pop(0)
@@ -53,28 +58,57 @@ def _follow_others(twin: nn.Module, recorder: Recorder, inputs: Inputs, first: D
             continue
         done.add(forced)
         known = set(first.read)
-        for place, numbers in _try(twin, recorder, inputs, forced).items():
+        try:
+            read = _try(twin, recorder, inputs, forced, memory)
+        except (
+            Forgotten
+        ):  # the network keeps something from its first run: the second is remembered
+            memory = Memory()
+            read = _try(twin, recorder, inputs, forced, memory)
+        if read is None:
+            continue
+        if forced.place not in read:
+            todo = [x for x in todo if x.place in read]  # nor will it reach these again
+        for place, numbers in read.items():
             first.read.setdefault(place, []).extend(numbers)
         todo += [x for x in others(first.read) if x.place not in known]
 
 
 def _try(
-    twin: nn.Module, recorder: Recorder, inputs: Inputs, forced: Forced | None
-) -> dict[str, list[bool | int | float]]:
-    """One more run; the numbers it read. It is taken back where it fails or shows nothing new."""
-    graph, before, decisions = recorder.graph, len(recorder.graph.nodes), Decisions(forced)
+    twin: nn.Module,
+    recorder: Recorder,
+    inputs: Inputs,
+    forced: Forced | None,
+    memory: Memory,
+) -> dict[str, list[bool | int | float]] | None:
+    """One more run; the numbers it read, None where it failed. One that shows nothing new is taken back."""
+    graph, before = recorder.graph, len(recorder.graph.nodes)
+    decisions = Decisions(forced, partial(_mark, memory, graph, forced))
     seen = {_line(node) for node in graph.nodes if _full(node)}
     try:
-        with decisions:
+        with memory.begun(forced.place if forced else ""), decisions:
             outputs = run_recorded(twin, recorder, _copy(inputs))
+    except Forgotten:
+        del graph.nodes[before:]
+        raise
     except Exception:  # noqa: BLE001  a path that cannot be taken is none
         del graph.nodes[before:]
-        return {}
+        return None
     if all(_line(node) in seen for node in graph.nodes[before:] if _full(node)):
         del graph.nodes[before:]
     else:
         graph.ends += outputs
     return decisions.read
+
+
+def _mark(memory: Memory, graph: Graph, forced: Forced | None, place: str) -> None:
+    """A line is reached for the first time: other runs may begin alike up to here, unless a tensor left torch,
+    whose numbers others may read then, or this run is another one from here on."""
+    if any(node.target is None for node in graph.nodes):
+        memory.stop()
+    memory.mark(place)
+    if forced and forced.place == place:
+        memory.stop()
 
 
 def _line(node: Node) -> tuple[str, str, str]:

@@ -1,0 +1,207 @@
+"""What the ops of one run gave, so that a run that begins alike need not compute it again.
+
+Of a forward that is run once more with another number read at one line, all ops before that line give
+what they gave. What somebody still held at that line is kept; of the rest only shapes are, since nothing
+behind the line can have read it. Ops on light tensors alone, integers and small ones, cost nothing and are
+run again: they are written in place, and their numbers are read at every step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_SMALL = 1 << 14  # elements: their numbers may be read without an op (tolist)
+
+
+class Forgotten(Exception):
+    """The run does not begin as the remembered one did."""
+
+
+At = tuple[int, int]  # op, result
+Held = dict[At, Tensor]
+
+
+@dataclass(frozen=True)
+class _Blank:
+    """A result that is one of the operands, or whose numbers nobody needs."""
+
+    operand: int | None
+    shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    device: torch.device | None = None
+
+    def tensor(self, operands: list[Tensor]) -> Tensor:
+        if self.operand is not None:
+            return operands[self.operand]
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+
+
+@dataclass
+class _Result:
+    """One result of an op: a number, or a tensor while somebody holds it, and its likeness after."""
+
+    number: Any = None
+    blank: _Blank | None = None
+    alive: Any = None
+    light: Tensor | None = None  # as it was before anything was written to it
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What was held when a line was first reached: its tensors."""
+
+    ops: int
+    held: Held
+
+
+class Memory(TorchDispatchMode):
+    """Remembers a run, then gives it again up to a mark. Entered before the modes that watch the run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ops: list[tuple[Any, bool, list[_Result]]] = []  # no results: run again
+        self._marks: dict[str, _Mark] = {}
+        self._own: set[int] = set()  # where what the run computed lies
+        self._holders: dict[int, list[tuple[Held, At]]] = {}  # by storage: the marks that hold it
+        self._usable = True
+        self._until: _Mark | None = None
+        self._next = 0
+
+    def mark(self, place: str) -> None:
+        """A run that deviates here may begin with what is known up to here."""
+        if self._until is not None or not self._usable:
+            return
+        held = {
+            (k, j): tensor
+            for k, (_, _, results) in enumerate(self._ops)
+            for j, result in enumerate(results)
+            if result.alive and (tensor := result.alive()) is not None
+        }
+        for at, tensor in held.items():
+            self._holders.setdefault(_storage(tensor), []).append((held, at))
+        self._marks[place] = _Mark(len(self._ops), held)
+
+    def stop(self) -> None:
+        """No marks from here on: what follows cannot be given again."""
+        self._usable = False
+
+    @classmethod
+    def none(cls) -> Memory:
+        """For a run that is like no other."""
+        memory = cls()
+        memory.stop()
+        return memory
+
+    @contextmanager
+    def begun(self, place: str) -> Iterator[None]:
+        """A run that begins as the remembered one did, as far as the first reading at `place`; the
+        first is remembered. Raises Forgotten where it begins otherwise."""
+        self._until, self._next = self._marks.get(place), 0
+        if self._ops and self._until is None:
+            self.stop()
+        try:
+            with self:
+                yield
+        finally:
+            self._until = None
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._until is not None and self._next < self._until.ops:
+            return self._given(func, args, kwargs)
+        written = list(_written(func, args, kwargs)) if func._schema.is_mutable else []
+        self._spare(written)
+        if self._until is None and self._usable:
+            return self._remembered(func, args, kwargs, written)
+        return func(*args, **kwargs)
+
+    def _spare(self, written: list[Tensor]) -> None:
+        """What is held and is about to be written to is held as it was."""
+        for tensor in written:
+            for held, at in self._holders.pop(_storage(tensor), ()):
+                held[at] = held[at].clone()
+                self._holders.setdefault(_storage(held[at]), []).append((held, at))
+
+    def _remembered(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Tensor]
+    ) -> Any:
+        operands = _tensors(args, kwargs)
+        out = func(*args, **kwargs)
+        several = isinstance(out, (tuple, list))
+        results = [x for x in (out if several else (out,)) if isinstance(x, Tensor)]
+        again = bool(results) and all(map(_light, (*operands, *results)))
+        if any(_storage(t) not in self._own or (_light(t) and not again) for t in written):
+            self.stop()  # what the run has not made itself would be written to twice
+        self._own |= {_storage(x) for x in results}
+        kept = [_result(x, operands) for x in (out if several else (out,))]
+        self._ops.append((func, several, [] if again else kept))
+        return out
+
+    def _given(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self._until is not None
+        k, self._next = self._next, self._next + 1
+        known, several, results = self._ops[k]
+        if func is not known:
+            raise Forgotten
+        if not results:
+            return func(*args, **kwargs)
+        operands = _tensors(args, kwargs)
+        out = [self._again((k, j), result, operands) for j, result in enumerate(results)]
+        return tuple(out) if several else out[0]
+
+    def _again(self, at: tuple[int, int], result: _Result, operands: list[Tensor]) -> Any:
+        assert self._until is not None
+        if result.blank is None:
+            return result.number
+        if result.light is not None:
+            return result.light.clone()
+        known = self._until.held.get(at)
+        # a fresh tensor on the same numbers: a view's result must not have been a result before
+        return result.blank.tensor(operands) if known is None else torch.ops.aten.alias(known)
+
+
+def _result(out: Any, operands: list[Tensor]) -> _Result:
+    if not isinstance(out, Tensor):
+        return _Result(number=out)
+    for k, operand in enumerate(operands):
+        if out is operand:
+            return _Result(blank=_Blank(k))
+    blank = _Blank(None, tuple(out.shape), out.stride(), out.dtype, out.device)
+    if _light(out):
+        return _Result(blank=blank, light=out.clone())
+    return _Result(blank=blank, alive=weakref.ref(out))
+
+
+def _light(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or tensor.numel() <= _SMALL
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    return [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    for k, arg in enumerate(func._schema.arguments):
+        if arg.alias_info is not None and arg.alias_info.is_write:
+            given = args[k] if k < len(args) else kwargs.get(arg.name)
+            yield from (t for t in tree_leaves(given) if isinstance(t, Tensor))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,121 @@
+"""Paths of a forward that depends on the data: what runs have in common is computed once, and it is the same graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.detectors import SMALL
+from surgeon.graph import Graph
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.memory import Memory
+from surgeon.trace.paths import record_paths
+
+RUNS: list[int] = []
+
+
+@torch.library.custom_op("surgeon_tests::heavy", mutates_args=())
+def heavy(x: Tensor) -> Tensor:
+    """An op that counts how often it is really run."""
+    RUNS.append(1)
+    return x * 2
+
+
+class Branches(nn.Module):
+    """Numbers are read, positions and features are written in place, and a view outlives its base."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.size: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = heavy(self.a(x)).relu_()
+        if self.size is None:  # kept from the first run on
+            self.size = int(torch.tensor(3.0).item())
+        half = (x * 1)[:, :4]
+        found = torch.zeros_like(x[:, 0, 0, 0], dtype=torch.int64)
+        found[x.mean((1, 2, 3)) > 0] = 1
+        total = torch.zeros(2)
+        for k in range(2):
+            if x[k].sum().item() > 1e6:
+                total[k] = self.b(x)[k].sum()
+            else:
+                total[k] = half[k].sum()
+        if found.sum().item() == 0:
+            return self.b(x).mean((2, 3)) + total[:, None]
+        return torch.cat([half, half], 1).mean((2, 3)) + total[:, None]
+
+
+def ops(graph: Graph) -> list[tuple[str, object]]:
+    return [(node.op, [v.shape for v in node.outputs if v]) for node in graph.nodes]
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No run remembers another."""
+    monkeypatch.setattr(Memory, "mark", lambda self, place: None)
+    return monkeypatch
+
+
+def test_what_runs_have_in_common_is_computed_once_after_the_network_has_settled() -> None:
+    RUNS.clear()
+    graph = record_paths(Branches().eval(), Inputs.of(torch.randn(2, 3, 64, 64)))
+    # the first run, and the second, which is another as the network kept a number
+    assert len(RUNS) == 2
+    assert sum(node.op == "surgeon_tests.heavy.default" for node in graph.nodes) > 2
+
+
+CASES = {"branches": lambda: (Branches().eval(), (torch.randn(2, 3, 64, 64),))} | {
+    name: SMALL[name] for name in ("maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_graph_is_that_of_runs_in_full(name: str, forgetful: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, inputs = CASES[name]()
+    full = record_paths(model.eval(), Inputs.of(inputs))
+    forgetful.undo()
+    short = record_paths(model.eval(), Inputs.of(inputs))
+    assert ops(short) == ops(full)
+    for a, b in zip(full.nodes, short.nodes, strict=True):
+        for u, v in zip(a.outputs, b.outputs, strict=True):
+            if u and u.constant is not None and "empty" not in a.op:
+                assert torch.equal(u.constant, v.constant), (a, b)
+
+
+SEEN: list[float] = []
+
+
+class Writes(nn.Module):
+    """Numbers are looked at before and after they are written over."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = heavy(x.repeat(self.size, 1))
+        sign = y.sum().item() > 0
+        SEEN.append(y[0].tolist()[0])
+        y.mul_(100)
+        SEEN.append(y[0].tolist()[0])
+        z = y + 1 if sign else y - 1
+        large = y.max().item() > 10
+        SEEN.append(y[0].tolist()[0])
+        y.mul_(100)
+        return z + y if large else z - y
+
+
+@pytest.mark.parametrize("size", [2, 20_000])  # light, and not
+def test_every_run_sees_the_numbers_as_they_were(size: int) -> None:
+    SEEN.clear()
+    RUNS.clear()
+    record_paths(Writes(size), Inputs.of(torch.ones(2, 4)))
+    assert len(SEEN) > 6
+    assert len(RUNS) == (1 if size > 2 else len(SEEN) // 3)
+    assert set(SEEN[0::3]) == {2.0}
+    assert set(SEEN[1::3]) == {200.0}
+    assert set(SEEN[2::3]) == {200.0}
