@@ -104,7 +104,7 @@ REFUSED = {
     r"ratio_for stem: ratio 1.5 is outside": {"ratio_for": {"stem": 1.5}},
     r"scope 'everywhere' does not exist\nhint: one of local, global, isomorphic": {"ratio": 0.5, "scope": "everywhere"},
     r"by 'row' does not exist": {"ratio": 0.5, "by": "row"},
-    r"a ratio and a limit contradict each other": {"ratio": 0.5, "max_flops": Limit(0.5, True)},
+    r"a ratio, a threshold and a limit contradict each other": {"ratio": 0.5, "max_flops": Limit(0.5, True)},
     r"cut 'head' is no kind of channels\nhint: did you mean heads\? there are heads, head_dim, width, mlp": {"ratio": 0.5, "cut": ("head",)},
     r"equal 'mpl' is no kind of channels\nhint: did you mean mlp": {"ratio": 0.5, "equal": ("mpl",)},
     r"round_to 0 must be a positive number or 'auto'": {"ratio": 0.5, "round_to": 0},

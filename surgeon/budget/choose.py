@@ -57,7 +57,9 @@ def choose(
             )
     field = field_of(coupling, scores, request, by_hand, gone)
     counts: Sequence[int] = ()
-    if curves and (request.limits or request.ratio):
+    if request.threshold is not None:
+        counts = _below(field, request.threshold)
+    elif curves and (request.limits or request.ratio):
         counts = _shared(coupling, field, request, by_hand, curves)
     elif request.limits:
         counts = _reach(coupling, field, request, by_hand)
@@ -87,6 +89,9 @@ def _nothing(field: Field, request: Request) -> None:
     left = field.left
     if field.units:
         met = "the limits are met already" if request.limits else "that is no channel of any group"
+        if request.threshold is not None:
+            least = min(float(u.ranked.min(initial=np.inf)) for u in field.units)
+            met = f"no score is below {request.threshold:g}, the lowest is {least:.3g}"
         raise OutOfReach(f"nothing is removed: {met}", "ask for more")
     why = "; ".join(f"{x.name}: {x.why}" for x in left[:4]) or "no layer has channels"
     raise OutOfReach(
@@ -115,6 +120,19 @@ def _shares(field: Field, ratio: float) -> list[int]:
         for k, share in zip(pool, lost, strict=True):
             unit = field.units[k]
             out[k] = unit.size - keep_count(unit.size, share, unit.step)
+    return out
+
+
+def _below(field: Field, threshold: float) -> list[int]:
+    """Channels of each unit whose score is lower; a unit's own ratio holds, and the floor stays."""
+    out = []
+    for unit in field.units:
+        kept = unit.size - int(np.searchsorted(unit.ranked, threshold))
+        kept = min(-(-kept // unit.step) * unit.step, unit.size)
+        own = unit.ratio is not None
+        out.append(
+            unit.size - (keep_count(unit.size, unit.ratio or 0.0, unit.step) if own else kept)
+        )
     return out
 
 

@@ -58,7 +58,8 @@ class Request:
     scope: 'local', 'global' or 'isomorphic' (arXiv 2407.04616). round_to: channels kept are a
     multiple of it; 'auto' is this CPU's block. by: whose weights decide. reduce: how the scores of a
     group's layers become one. normalise: how scores of groups that compete are made comparable (by the group's mean
-    where nothing is said). remove: {'layer1.0.conv1' or
+    where nothing is said). threshold: instead of a ratio, channels go whose normalised score is below it (where
+    nothing is said, normalised by the group's largest). remove: {'layer1.0.conv1' or
     'layer2.0.conv1:in': positions}. max_flops, max_params: limits, instead of a ratio. cut: kinds of
     channels that may go (`surgeon.kinds`), all where none is named; of heads x head_dim one is cut,
     or each that is named. equal: kinds whose groups of one make keep equally many channels. dead: what
@@ -66,6 +67,7 @@ class Request:
     """
 
     ratio: float | None = None
+    threshold: float | None = None
     ratio_for: Mapping[str, float] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     criterion: Any = "l2"
@@ -100,16 +102,18 @@ class Request:
                 )
         _check_kinds("cut", self.cut)
         _check_kinds("equal", self.equal)
-        if self.limits and self.ratio is not None:
+        how_much = (self.ratio is not None, self.threshold is not None, bool(self.limits))
+        if sum(how_much) > 1:
             raise BadInput(
-                "a ratio and a limit contradict each other",
-                "give --ratio, or --max-flops / --max-params",
+                "a ratio, a threshold and a limit contradict each other",
+                "give --ratio, or --threshold, or --max-flops / --max-params",
             )
+        _check_threshold(self.threshold)
         if self.round_to not in (None, "auto") and not (
             isinstance(self.round_to, int) and self.round_to > 0
         ):
             raise BadInput(f"round_to {self.round_to!r} must be a positive number or 'auto'")
-        asked = bool(self.limits or self.remove or self.ratio_for or self.ratio is not None)
+        asked = bool(any(how_much) or self.remove or self.ratio_for)
         if self.dead and asked:
             raise BadInput(
                 "--dead removes what is dead and nothing else: a ratio, a limit or --remove says more",
@@ -155,6 +159,12 @@ def _check_kinds(what: str, given: tuple[str, ...]) -> None:
             raise BadInput(
                 f"{what} '{word}' is no kind of channels", f"{hint}there are {', '.join(KINDS)}"
             )
+
+
+def _check_threshold(given: Any) -> None:
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if given is not None and not (number and math.isfinite(given)):
+        raise BadInput(f"threshold {given!r} is not a number", "a normalised score, as 0.1")
 
 
 def _check_ratio(what: str, ratio: Any) -> None:

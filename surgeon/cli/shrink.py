@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 Ratio = Annotated[
     str | None, typer.Option(metavar="R", help="Share of channels to remove: 0.5 or 50%")
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="Instead of a ratio: channels go whose normalised score is below T, as 0.1",
+    ),
+]
 RatioFor = Annotated[
     list[str] | None,
     typer.Option(
@@ -109,6 +116,7 @@ Seed = Annotated[int | None, typer.Option(help="Of the random criterion")]
 def shrink(
     model: o.Model,
     ratio: Ratio = None,
+    threshold: Threshold = None,
     ratio_for: RatioFor = None,
     ignore: Ignore = None,
     remove: Remove = None,
@@ -156,6 +164,7 @@ def shrink(
     screen = Screen(json, quiet)
     asked: dict[str, Any] = {
         "ratio": None if ratio is None else parse.share(ratio),
+        "threshold": threshold,
         "ratio_for": parse.shares(ratio_for),
         "ignore": ignore,
         "remove": parse.positions(remove),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypedDict
 
 from surgeon.budget import Limit, Request
@@ -15,6 +16,7 @@ from surgeon.score.loss import Loss
 class Options(TypedDict, total=False):
     """Keyword options of `shrink`; see `surgeon.budget.Request` for what each means."""
 
+    threshold: float | None
     ratio_for: Mapping[str, float]
     ignore: Sequence[str]
     criterion: str | Criterion
@@ -67,5 +69,18 @@ def asked(ratio: float | None, options: Options) -> Asked:
     given["ignore"] = tuple(given.get("ignore", ()))
     given["remove"] = {k: tuple(v) for k, v in given.get("remove", {}).items()}
     own = known(given.get("criterion", Request.criterion)).normalise
+    if given.get("threshold") is not None:
+        own = own or "max"
+        material = _scored(material, options.get("recover"))
     given["normalise"] = given.get("normalise") or own
     return Asked(Request(ratio=ratio, **given), material)
+
+
+def _scored(material: Material, named: Sequence[str] | None) -> Material:
+    """With a threshold the scores say what goes and how much; data fit what stays."""
+    if {"select", "allocate"} & set(named or ()):
+        raise BadInput(
+            "a threshold on the scores says what goes, and select and allocate would choose it anew",
+            "recover=('compensate',), or a ratio instead of the threshold",
+        )
+    return replace(material, recover=tuple(w for w in material.recover if w == "compensate"))
