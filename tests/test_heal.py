@@ -70,6 +70,32 @@ def test_rows_of_data_times_the_matrix_are_rows_of_the_result(name: str) -> None
     assert torch.allclose(net.weight, before * 2)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("sizes", [(6, 1), (1, 4), (1, 1), (6, 4)])
+@pytest.mark.parametrize("turned", [True, False])
+def test_which_dimension_makes_outputs_of_one_row_or_column_too(
+    sizes: tuple[int, int], turned: bool
+) -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(sizes[::-1] if turned else sizes))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ (self.weight.t() if turned else self.weight)
+
+    [(layer, out)] = layers(Product(), torch.randn(5, sizes[0]))
+    assert out.shape[1] == sizes[1]
+    if sizes != (1, 1):
+        assert (layer.out_dim, layer.in_dim) == ((0, 1) if turned else (1, 0))
+
+
+def test_one_output_is_fitted() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1)), torch.randn(128, 3)
+    done = surgeon.shrink(net, x[:2], ratio=0.5, data=[x], measure=False)
+    assert done.recovery is not None and done.recovery.fitted < done.recovery.cut
+
+
 def test_fit_finds_the_weights_that_made_the_targets() -> None:
     torch.manual_seed(0)
     x, w, shift = torch.randn(500, 2, 6), torch.randn(2, 3, 6), torch.randn(2, 3)

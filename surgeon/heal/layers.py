@@ -114,7 +114,7 @@ def layer_of(func: Any, args: tuple[Any, ...], state: Mapping[int, str]) -> Laye
     name = _whole(weight, state)
     if name is None or _whole(x, state) is not None:
         return None
-    turned = not weight.is_contiguous()
+    turned = weight.stride() != (weight.shape[1], 1)  # of one row or column all are contiguous
     if bias is not None and (bias.dim() != 1 or _name(bias, state) is None):
         return None
     return Layer(op, name, weight, bias, _name(bias, state), x, *((0, 1) if turned else (1, 0)))
