@@ -73,6 +73,7 @@ def test_with_data_the_scores_still_say_what_goes_and_the_rest_is_fitted() -> No
         ({"threshold": "much"}, "is not a number"),
         ({"threshold": float("nan")}, "is not a number"),
         ({"threshold": 0.1, "dead": True}, "nothing else"),
+        ({"threshold": 0.1, "steps": 3}, "no steps to it"),
     ],
 )
 def test_refusals(options: dict, said: str) -> None:

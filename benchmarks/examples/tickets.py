@@ -57,13 +57,10 @@ def _slims(
     import surgeon
 
     net, early = nets
-    done = surgeon.shrink(net, train[0][:2], ratio=ratio, measure=False)
-    fresh, slim = copy.deepcopy(done.model), net
-    for module in fresh:  # type: ignore[attr-defined]
-        if isinstance(module, nn.Linear):
-            module.reset_parameters()
-    once = [fresh, surgeon.apply(done.plan, early, train[0][:2]), done.model]
-    out = [fit(one, train, tuned) for one in once]
+    how: Any = {"ratio": ratio, "measure": False}
+    anew = ({"reinit": True}, {"rewind": early}, {})
+    out = [fit(surgeon.shrink(net, train[0][:2], **how, **a).model, train, tuned) for a in anew]
+    slim = net
     for _ in range(CUTS):
         share = 1 - (1 - ratio) ** (1 / CUTS)
         slim = surgeon.shrink(slim, train[0][:2], ratio=share, measure=False).model

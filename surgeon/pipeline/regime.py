@@ -89,10 +89,11 @@ class Regime:
                 "what recovery fits is gone when weights are rewound or begin anew",
                 "leave compensate out of recover",
             )
-        if self.steps > 1 and options.get("dead"):
-            raise BadInput(
-                "what is dead goes at once: there are no steps to it", "leave out steps (--steps)"
-            )
+        for what, goes in (("dead", "what is dead"), ("threshold", "what is below a threshold")):
+            if self.steps > 1 and options.get(what):
+                raise BadInput(
+                    f"{goes} goes at once: there are no steps to it", "leave out steps (--steps)"
+                )
 
     @property
     def plain(self) -> bool:
