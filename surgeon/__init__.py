@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from surgeon.export import export_onnx
     from surgeon.files.slim import load, save
     from surgeon.files.source import open_model
+    from surgeon.mask import mask
     from surgeon.measure import measure
     from surgeon.pipeline.replay import apply
     from surgeon.pipeline.result import Result
@@ -49,6 +50,7 @@ _HOME = {
     "criterion": "surgeon.score",
     "export_onnx": "surgeon.export",
     "load": "surgeon.files.slim",
+    "mask": "surgeon.mask",
     "measure": "surgeon.measure",
     "open_data": "surgeon.data",
     "open_model": "surgeon.files.source",
@@ -63,7 +65,7 @@ _HOME = {
 
 __all__ = [
     "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Result",
-    "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "compose", "criterion", "export_onnx", "load", "measure", "open_data",
+    "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "compose", "criterion", "export_onnx", "load", "mask", "measure", "open_data",
     "open_model", "propose", "remove", "rule", "save", "shrink", "trace", "tune",
 ]  # fmt: skip
 
