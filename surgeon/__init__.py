@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from surgeon.export import export_onnx
     from surgeon.files.slim import load, save
     from surgeon.files.source import open_model
+    from surgeon.loop.pruner import Pruner
     from surgeon.mask import mask
     from surgeon.measure import measure
     from surgeon.pipeline.replay import apply
@@ -40,6 +41,7 @@ _HOME = {
     "DataOptions": "surgeon.data",
     "Inputs": "surgeon.trace.inputs",
     "Plan": "surgeon.plan",
+    "Pruner": "surgeon.loop.pruner",
     "Result": "surgeon.pipeline.result",
     "Tuned": "surgeon.tune.tuned",
     "Tuning": "surgeon.tune.options",
@@ -64,7 +66,7 @@ _HOME = {
 }
 
 __all__ = [
-    "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Result",
+    "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Pruner", "Result",
     "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "compose", "criterion", "export_onnx", "load", "mask", "measure", "open_data",
     "open_model", "propose", "remove", "rule", "save", "shrink", "trace", "tune",
 ]  # fmt: skip

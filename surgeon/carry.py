@@ -19,9 +19,10 @@ def carry(optimizer: Optimizer, model: nn.Module, slim: nn.Module, plan: Plan) -
 
     model, slim, plan: before the cut, after it, and what stays. Groups, learning rates and step counts
     stay as they are, so a scheduler of the optimizer goes on too; weights that are not the model's are
-    left alone. What is of a weight's shape (momentum, Adam's moments) is sliced as the weight is. Raises
-    BadInput, with nothing changed, for a weight that the slim network does not have or state of any
-    other shape (Adafactor's rows and columns).
+    left alone. What is of a weight's shape (momentum, Adam's moments) is sliced as the weight is; where rows of a weight took up
+    a factor (`Plan.folds`), what is remembered of their gradients takes up its inverse, and their squares its square. Raises
+    BadInput, with nothing changed, for a weight that the slim network does not have, state of any
+    other shape (Adafactor's rows and columns), or state of such rows of which it is not known how it scales.
     """
     places = _places(unwrapped(model), unwrapped(slim))
     new: dict[int, Tensor] = {}
@@ -37,6 +38,26 @@ def carry(optimizer: Optimizer, model: nn.Module, slim: nn.Module, plan: Plan) -
         group["params"] = [new[id(old)] for old in group["params"]]
     optimizer.state.clear()
     optimizer.state.update(state)
+
+
+# state of torch's optimizers: what goes with the weight (1), its gradient (-1), or their squares
+_POWERS = {
+    "momentum_buffer": -1, "exp_avg": -1, "exp_inf": -1, "grad_avg": -1, "prev": -1,
+    "exp_avg_sq": -2, "max_exp_avg_sq": -2, "square_avg": -2, "sum": -2,
+    "ax": 1, "acc_delta": 2, "step_size": 1,
+}  # fmt: skip
+
+
+def _power(what: str, own: dict[str, Any], name: str) -> int:
+    """With which power of a weight's factor its state goes."""
+    if what == "momentum_buffer" and "square_avg" in own:
+        return 0  # RMSprop's momentum is of steps, which have no unit
+    if what not in _POWERS:
+        raise BadInput(
+            f"rows of {name} took up a factor, and how the optimizer's {what} scales is not known",
+            "make a new optimizer of the slim network's parameters",
+        )
+    return _POWERS[what]
 
 
 def _places(model: nn.Module, slim: nn.Module) -> dict[int, tuple[Tensor, Tensor | None, str]]:
@@ -61,6 +82,8 @@ def _remembered(own: Any, pair: tuple[Tensor, Tensor | None, str], plan: Plan) -
     for what, value in own.items():
         if isinstance(value, Tensor) and value.shape == weight.shape:
             value = sliced(value, plan.keep.get(name, {})).clone()
+            for first, last, factor in plan.folds.get(name, ()):
+                value[first:last] *= factor ** _power(what, own, name)
         elif isinstance(value, Tensor) and value.dim():
             raise BadInput(
                 f"the optimizer's {what} of {name} is {list(value.shape)}, the weight {list(weight.shape)}",

@@ -8,7 +8,7 @@ import torch
 from nets import NETS
 from test_tune import X, net
 from torch import Tensor, nn
-from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import StepLR
 
 import surgeon
@@ -88,3 +88,42 @@ def test_every_weight_of_the_slim_network_is_trained_on(name):
     held = optimizer.param_groups[0]["params"]
     assert {id(p) for p in held} == {id(p) for p in r.model.parameters()}
     assert all(optimizer.state[p]["momentum_buffer"].shape == p.shape for p in held)
+
+
+@pytest.mark.parametrize("name", [*MAKE, "adagrad", "adadelta"])
+def test_state_of_rows_that_took_up_a_factor(name):
+    """Moments are those of the folded weights' own gradients: had they been folded before, the same would be remembered."""
+    make = {**MAKE, "adagrad": Adagrad, "adadelta": Adadelta}[name]
+    case = NETS["fused_qkv"]
+    model, inputs = case.build(), case.inputs()
+    r = surgeon.shrink(model, inputs, 0.5, cut="head_dim", check=False, measure=False)
+    assert r.plan.folds
+    small = dict(r.model.named_parameters())
+    ours, theirs = make(list(model.parameters())), make(list(small.values()))
+    torch.manual_seed(0)
+    for _ in range(3):
+        for n, p in model.named_parameters():
+            p.grad = torch.randn_like(p)
+            small[n].grad = sliced(p.grad, r.plan.keep.get(n, {})).clone()
+            for first, last, factor in r.plan.folds.get(n, ()):
+                small[n].grad[first:last] /= factor
+        ours.step()
+        theirs.step()
+    surgeon.carry(ours, model, r.model, r.plan)
+    for p in small.values():
+        for what, want in theirs.state[p].items():
+            if isinstance(want, Tensor) and what != "acc_delta":
+                torch.testing.assert_close(ours.state[p][what], want, rtol=1e-4, atol=1e-6)
+
+
+def test_state_that_scales_nobody_knows_how_is_refused():
+    case = NETS["fused_qkv"]
+    model, inputs = case.build(), case.inputs()
+    r = surgeon.shrink(model, inputs, 0.5, cut="head_dim", check=False, measure=False)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    name = next(iter(r.plan.folds))
+    weight = dict(model.named_parameters())[name]
+    optimizer.state[weight]["own"] = torch.zeros_like(weight)
+    with pytest.raises(BadInput, match="how the optimizer's own scales is not known"):
+        surgeon.carry(optimizer, model, r.model, r.plan)
+    assert optimizer.param_groups[0]["params"][0] is next(model.parameters())

@@ -51,6 +51,16 @@ def test_the_module_that_is_given_a_rule_is_cut():
     assert result.check is not None and result.check.error <= result.check.tolerance
 
 
+def test_the_loop_of_ones_own_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec(between("<!-- pruner loop -->\n```python", "```"), scope)
+    assert scope["pruner"].done
+    assert scope["pruner"].model[0].out_channels == 8
+    assert scope["accuracy"] > 0.8
+    assert surgeon.load("slim.pth")(scope["pixels"][:3]).shape == (3, 10)
+
+
 def test_ci_runs_the_test_command_that_users_are_given():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     awk = re.search(r"tests=\$\((awk '.*' README\.md)\)", script)
