@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgeon.errors import BadInput, CheckFailed
+from surgeon.still import drawing
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.record import forward_failed
@@ -25,7 +26,7 @@ def run(model: nn.Module, inputs: Inputs, mode: TorchDispatchMode | None = None)
     with torch.inference_mode(False):
         inputs = inputs.map(torch.clone)
     try:
-        with forward_mode(model):
+        with forward_mode(model), drawing():
             if mode is None:
                 return output_tensors(inputs.run(model))
             with mode:

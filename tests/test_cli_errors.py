@@ -39,7 +39,8 @@ class Fails(Net):
 
 class Chance(Net):
     def forward(self, x):
-        return super().forward(x + torch.randn(()))
+        import random
+        return super().forward(x + random.random())
 
 class Fixed(nn.Module):
     def __init__(self):

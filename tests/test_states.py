@@ -541,6 +541,29 @@ class TestHooks:
         slim(X)
         assert model.features == [] and len(slim.features) == 1  # type: ignore[arg-type]
 
+    def test_a_function_that_closes_over_the_model(self):
+        class Looks(Net):
+            def __init__(self) -> None:
+                super().__init__()
+                self.features: dict[str, Tensor] = {}
+                self.b.register_forward_hook(self.keep("b"))
+
+            def keep(self, name: str):
+                def hook(_module: nn.Module, _args: object, out: Tensor) -> None:
+                    self.features[name] = out
+
+                return hook
+
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x) + self.features["b"].mean()
+
+        torch.manual_seed(0)
+        model = Looks()
+        result = halved(model)
+        assert result.way == "module" and model.features == {}
+        result.model(X)
+        assert model.features == {} and result.model.features["b"].shape[1] == 8  # type: ignore[union-attr]
+
     def test_a_program_is_made_without_them_seeing_it(self):
         class Literal(Net):
             def forward(self, x: Tensor) -> Tensor:

@@ -177,9 +177,9 @@ def _axis(groups: Sequence[Group], address: str) -> tuple[str, int]:
         )
     own = [m for g in groups for m in g.members if _layer(m.state) == layer]
     for role in roles:
-        found = next((m for m in own if m.role == role), None)
-        if found is not None:
-            return found.state, found.dim
+        found = [m for m in own if m.role == role]
+        if found:  # of a kernel that spans all there is, space is taken too
+            return min((m.state, m.dim) for m in found if m.state == found[0].state)
     names = sorted({_layer(m.state) for g in groups for m in g.members})
     raise BadInput(f"no layer '{layer}' with channels to cut", nearest(layer, names))
 

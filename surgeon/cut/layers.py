@@ -65,6 +65,7 @@ def _conv(module: nn.Conv2d, layer: Layer) -> None:
     module.groups = layer.factor("g", module.groups)
     module.out_channels = module.weight.shape[0]
     module.in_channels = module.weight.shape[1] * module.groups
+    module.kernel_size = tuple(module.weight.shape[2:])  # type: ignore[assignment]
 
 
 @_sets(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -127,6 +128,17 @@ def _layer_norm(module: nn.LayerNorm, layer: Layer) -> None:
 @_sets(nn.PReLU)
 def _prelu(module: nn.PReLU, layer: Layer) -> None:
     module.num_parameters = module.weight.shape[0]
+
+
+@_sets(nn.Unflatten)
+def _unflatten(module: nn.Unflatten, layer: Layer) -> None:
+    """A size that it is to work out (-1) stays one; names of dimensions take no sizes from here."""
+    asked, out = module.unflattened_size, next(iter(layer.nodes[-1:]), None)
+    if out is None or out.outputs[0] is None or not all(type(n) is int for n in asked):
+        return
+    start = module.dim % (len(out.outputs[0].shape) - len(asked) + 1)  # type: ignore[operator]
+    new = layer.sizes.shape(out.outputs[0])[start:]
+    module.unflattened_size = tuple(n if n == -1 else m for n, m in zip(asked, new, strict=False))  # type: ignore[arg-type]
 
 
 @_sets(nn.MultiheadAttention)

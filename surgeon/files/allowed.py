@@ -68,6 +68,12 @@ _FAMILIES = {
     topk sort argsort msort kthvalue searchsorted bucketize unique_consecutive _unique2 bincount
     diff trace nonzero isin
     """,
+    "losses": """
+    mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy
+    binary_cross_entropy_with_logits cross_entropy_loss nll_loss nll_loss2d nll_loss_nd
+    nll_loss_forward nll_loss2d_forward kl_div poisson_nll_loss cosine_embedding_loss
+    triplet_margin_loss margin_ranking_loss hinge_embedding_loss
+    """,
     "shape and movement": """
     view _unsafe_view reshape view_as reshape_as flatten unflatten squeeze unsqueeze permute
     transpose t swapaxes swapdims movedim moveaxis numpy_T mT mH adjoint expand expand_as
@@ -87,7 +93,7 @@ _FAMILIES = {
     full_like empty_like new_zeros new_ones new_full new_empty empty_strided new_empty_strided
     empty_permuted hann_window hamming_window bartlett_window blackman_window kaiser_window rand
     randn randint randperm rand_like randn_like randint_like bernoulli normal uniform exponential
-    multinomial
+    log_normal cauchy geometric random multinomial
     """,
     "complex numbers, spectra, small linear algebra": """
     complex polar real imag view_as_real view_as_complex _conj conj resolve_conj conj_physical

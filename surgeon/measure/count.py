@@ -358,44 +358,50 @@ _FREE_OPS = """
     abs acos acosh adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d add addcdiv
     addcmul adjoint affine_grid_generator alias all alpha_dropout amax amin aminmax __and__
     angle any arange argmax argmin argsort as_strided asin asinh atan atan2 atanh avg_pool1d
-    avg_pool2d avg_pool3d bincount bitwise_and bitwise_left_shift bitwise_not bitwise_or
-    bitwise_right_shift bitwise_xor Bool bool broadcast_tensors broadcast_to bucketize
-    _cast_Float _cast_Long cat ceil ceil_divide celu channel_shuffle chunk clamp clamp_max
-    clamp_min clone col2im complex concat _conj constant_pad_nd contiguous copy cos cosh
-    cosine_similarity count_nonzero cross cummax cummin cumprod cumsum deg2rad detach device
-    diag diag_embed diagonal diff digamma dim dist div divide dropout dstack dtype elu embedding
-    embedding_bag empty empty_like eq erf erfc erfinv exp exp2 expand expand_as expm1 eye
-    fake_quantize_per_tensor_affine_cachemask feature_alpha_dropout feature_dropout fill flatten
-    flip fliplr flipud Float float FloatImplicit floor floor_divide fmod frac frobenius_norm
-    full full_like gather ge gelu __getitem__ glu greater greater_equal gt half hardshrink
-    hardsigmoid hardswish hardtanh heaviside histc hstack hypot i0 igamma igammac im2col imag
+    avg_pool2d avg_pool3d bartlett_window bernoulli binary_cross_entropy
+    binary_cross_entropy_with_logits bincount bitwise_and bitwise_left_shift bitwise_not
+    bitwise_or bitwise_right_shift bitwise_xor blackman_window Bool bool broadcast_tensors
+    broadcast_to bucketize _cast_Float _cast_Long cat cauchy ceil ceil_divide celu
+    channel_shuffle chunk clamp clamp_max clamp_min clone col2im complex concat _conj
+    constant_pad_nd contiguous copy cos cosh cosine_similarity count_nonzero cross
+    cross_entropy_loss cummax cummin cumprod cumsum deg2rad detach device diag diag_embed
+    diagonal diff digamma dim dist div divide dropout dstack dtype elu embedding embedding_bag
+    empty empty_like eq erf erfc erfinv exp exp2 expand expand_as expm1 exponential eye
+    fake_quantize_per_tensor_affine_cachemask feature_alpha_dropout feature_dropout
+    fft_fftfreq fft_rfftfreq fill flatten flip fliplr flipud Float float FloatImplicit floor
+    floor_divide fmod frac frobenius_norm full full_like gather ge gelu geometric __getitem__
+    glu greater greater_equal gt half hamming_window hann_window hardshrink hardsigmoid
+    hardswish hardtanh heaviside histc hstack huber_loss hypot i0 igamma igammac im2col imag
     index index_add index_copy index_fill index_put index_reduce index_select Int int
-    IntImplicit is_floating_point is_nonzero isfinite isin isinf isnan isneginf isposinf item
-    kthvalue ldexp le leaky_relu len lerp less less_equal lgamma lift lift_fresh linalg_cross
-    linalg_norm linalg_vector_norm linspace log log10 log1p log2 log_sigmoid _log_softmax
-    log_softmax logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit
-    logsumexp __lshift__ lt masked_fill masked_scatter masked_select max max_pool1d
+    IntImplicit _is_all_true _is_any_true is_floating_point is_nonzero isfinite isin isinf
+    isnan isneginf isposinf item kaiser_window kl_div kthvalue l1_loss ldexp le leaky_relu len
+    lerp less less_equal lgamma lift lift_fresh linalg_cross linalg_norm linalg_vector_norm
+    linspace log log10 log1p log2 log_normal log_sigmoid _log_softmax log_softmax logaddexp
+    logaddexp2 logical_and logical_not logical_or logical_xor logit logspace logsumexp
+    __lshift__ lt masked_fill masked_scatter masked_select max max_pool1d
     max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
-    max_pool3d_with_indices maximum median meshgrid mH min minimum mish mode moveaxis movedim mT
-    mul multiply mvlgamma nan_to_num nanmean nanmedian nansum narrow native_channel_shuffle ne
-    neg _neg_view negative new_empty new_full new_ones new_zeros nextafter nonzero norm normal
-    __not__ not_equal numel numpy_T one_hot ones ones_like __or__ outer _pack_padded_sequence
-    pad _pad_packed_sequence pairwise_distance permute pixel_shuffle pixel_unshuffle poisson
-    polar polygamma positive pow prelu prod rad2deg rand rand_like randint randn randn_like
-    randperm ravel real reciprocal reflection_pad1d reflection_pad2d reflection_pad3d relu relu6
-    remainder renorm repeat repeat_interleave replication_pad1d replication_pad2d
-    replication_pad3d reshape reshape_as _reshape_from_tensor resolve_conj resolve_neg rms_norm
-    roll rot90 round rrelu rrelu_with_noise __rshift__ rsqrt rsub scalar_tensor ScalarImplicit
-    scatter scatter_add scatter_reduce searchsorted select select_scatter selu sgn
-    _shape_as_tensor sigmoid sign signbit silu sin sinc sinh size slice slice_scatter _softmax
-    softmax softmin softplus softshrink sort special_bessel_j0 special_bessel_j1 special_entr
-    special_erfcx special_i0e special_i1 special_i1e special_log_ndtr special_modified_bessel_i0
-    special_modified_bessel_i1 special_ndtri special_xlog1py special_zeta split split_with_sizes
-    sqrt square squeeze stack std std_mean sub subtract sum swapaxes swapdims t take
-    take_along_dim tan tanh tensor tensor_split threshold tile to topk trace transpose tril
-    tril_indices triu triu_indices true_divide trunc type_as unbind unflatten unfold unique
-    _unique2 unique_consecutive unique_dim unsafe_chunk unsafe_split unsafe_split_with_sizes
-    _unsafe_view unsqueeze var var_mean view view_as view_as_complex view_as_real vstack
-    _weight_norm where xlogy __xor__ zero zeros zeros_like
+    max_pool3d_with_indices maximum median meshgrid mH min minimum mish mode moveaxis movedim
+    mse_loss mT mul multiply mvlgamma nan_to_num nanmean nanmedian nansum narrow
+    native_channel_shuffle ne neg _neg_view negative new_empty new_full new_ones new_zeros
+    nextafter nll_loss nll_loss2d nll_loss2d_forward nll_loss_forward nll_loss_nd nonzero norm
+    normal __not__ not_equal numel numpy_T one_hot ones ones_like __or__ outer
+    _pack_padded_sequence pad _pad_packed_sequence pairwise_distance permute pixel_shuffle
+    pixel_unshuffle poisson polar polygamma positive pow prelu prod rad2deg rand rand_like
+    randint randint_like randn randn_like random randperm range ravel real reciprocal
+    reflection_pad1d reflection_pad2d reflection_pad3d relu relu6 remainder renorm repeat
+    repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape reshape_as
+    _reshape_from_tensor resolve_conj resolve_neg rms_norm roll rot90 round rrelu
+    rrelu_with_noise __rshift__ rsqrt rsub scalar_tensor ScalarImplicit scatter scatter_add
+    scatter_reduce searchsorted select select_scatter selu sgn _shape_as_tensor sigmoid sign
+    signbit silu sin sinc sinh size slice slice_scatter smooth_l1_loss soft_margin_loss
+    _softmax softmax softmin softplus softshrink sort special_bessel_j0 special_bessel_j1
+    special_entr special_erfcx special_i0e special_i1 special_i1e special_log_ndtr
+    special_modified_bessel_i0 special_modified_bessel_i1 special_ndtri special_xlog1py
+    special_zeta split split_with_sizes sqrt square squeeze stack std std_mean sub subtract
+    sum swapaxes swapdims t take take_along_dim tan tanh tensor tensor_split threshold tile to
+    topk trace transpose tril tril_indices triu triu_indices true_divide trunc type_as unbind
+    unflatten unfold uniform unique _unique2 unique_consecutive unique_dim unsafe_chunk
+    unsafe_split unsafe_split_with_sizes _unsafe_view unsqueeze var var_mean view view_as
+    view_as_complex view_as_real vstack _weight_norm where xlogy __xor__ zero zeros zeros_like
 """
 _FREE = frozenset(_FREE_OPS.split())

@@ -80,6 +80,8 @@ def _timed(
     from surgeon.measure.memory import peak_memory
 
     folder, slim_onnx = places
+    if slim_onnx is not None and not _takes(slim_onnx, inputs):
+        slim_onnx = None
     old = export_onnx(models[0], folder / "before.onnx", inputs, dynamic_batch=False).path
     new = (
         slim_onnx or export_onnx(models[1], folder / "after.onnx", inputs, dynamic_batch=False).path
@@ -97,6 +99,19 @@ def _timed(
         for name, count, path in (("before", counts[0], old), ("after", counts[1], new))
     ]
     return BeforeAfter(measured[0], measured[1], speed)
+
+
+def _takes(path: Path, inputs: Inputs) -> bool:
+    """Whether an ONNX file takes as many examples: its batch is open, or fixed at theirs."""
+    import onnx
+
+    shapes = [
+        i.type.tensor_type.shape.dim for i in onnx.load(path, load_external_data=False).graph.input
+    ]
+    return all(
+        not dims or not t.dim() or dims[0].dim_value in (0, len(t))
+        for dims, t in zip(shapes, inputs.tensors, strict=False)
+    )
 
 
 def _one(slim: nn.Module, inputs: Any) -> Inputs:

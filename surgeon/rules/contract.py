@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from surgeon.graph import Node
 from surgeon.rules.registry import Form, chooses, factor
 
@@ -13,37 +11,35 @@ CONV_TRANSPOSED = "n (g i) *, (g i) o *, (g o) -> n (g o) *"
 
 
 POINTWISE = "n (g i) x y, (g o) i 1 1, (g o) -> n (g o) x y"
+SPANNING = "n (g i) * x, (g o) i * x, (g o) -> n (g o) * 1"
 
 
-@chooses("aten.convolution", family=FAMILY, forms=(CONV, CONV_TRANSPOSED, POINTWISE))
+@chooses("aten.convolution", family=FAMILY, forms=(CONV, CONV_TRANSPOSED, POINTWISE, SPANNING))
 def convolution(node: Node) -> Form:
     """1-, 2- and 3-D; depthwise is g = channels, i = 1. Where the kernel is one wide and moves in
-    steps of one, every position is by itself: what lies there may be channels of something else."""
-    line = CONV_TRANSPOSED if node.arg(6) else CONV
-    positions = _alone(node)
-    if any(x != "_" for x in positions):
-        x, weight, *rest = line.split(", ")
-        ones = " ".join("1" if p != "_" else "_" for p in positions)
-        space = " ".join(positions)
-        bias, _ = rest[0].split(" -> ")
-        line = f"{x[:-1]}{space}, {weight[:-1]}{ones}, {bias} -> n (g o) {space}"
+    steps of one, every position is by itself: what lies there may be channels of something else. Where it
+    spans all there is, it sums over it."""
+    space = [_along(node, d) for d in range(len(node.args[1].shape) - 2)]
+    if all(read == ("_", "_", "_") for read in space):
+        return Form(CONV_TRANSPOSED if node.arg(6) else CONV, {"g": node.arg(8, 1)})
+    x, kernel, out = (" ".join(letters) for letters in zip(*space, strict=True))
+    own = "(g i) o" if node.arg(6) else "(g o) i"
+    line = f"n (g i) {x}, {own} {kernel}, (g o) -> n (g o) {out}"
     return Form(line, {"g": node.arg(8, 1)})
 
 
-def _alone(node: Node) -> list[str]:
-    """A letter for each dimension of space that the kernel does not reach along, '_' for the others."""
-    rank = len(node.args[1].shape) - 2
-    kernel, stride = node.args[1].shape[2:], _each(node.arg(3), rank)
-    padding, added = _each(node.arg(4), rank), _each(node.arg(7), rank)
-    return [
-        letter if (k, s, p, a) == (1, 1, 0, 0) else "_"
-        for letter, k, s, p, a in zip("xyz", kernel, stride, padding, added, strict=False)
-    ]
-
-
-def _each(given: Sequence[int], rank: int) -> list[int]:
-    """One number a dimension; a single one is for all."""
-    return list(given) * rank if len(given) == 1 else list(given)
+def _along(node: Node, d: int) -> tuple[str, str, str]:
+    """How a dimension of space is called in the input, the weight and the result; '_' is read by position."""
+    letter, kernel, size = "xyz"[d], node.args[1].shape[2 + d], node.args[0].shape[2 + d]
+    stride, padding, dilation, added = (
+        given[d] if len(given) > 1 else given[0]
+        for given in (node.arg(3), node.arg(4), node.arg(5), node.arg(7))
+    )
+    if (kernel, stride, padding, added) == (1, 1, 0, 0):
+        return letter, "1", letter
+    if kernel == size > 1 and (padding, dilation) == (0, 1) and not node.arg(6):
+        return letter, letter, "1"
+    return "_", "_", "_"
 
 
 @chooses("aten.mkldnn_convolution", family=FAMILY, forms=(CONV,))

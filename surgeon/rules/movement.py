@@ -400,8 +400,10 @@ def constant(site: Site) -> Dims:
     return tuple(site.algebra.fresh(n, "constant") for n in site.shape())
 
 
-@moves("aten.arange", "aten.linspace", "aten.eye", "aten.tril_indices", "aten.randint",
-       "aten.randperm", family="factory")  # fmt: skip
+@moves("aten.arange", "aten.range", "aten.linspace", "aten.logspace", "aten.eye",
+       "aten.tril_indices", "aten.triu_indices", "aten.randint", "aten.randperm", "aten.hann_window",
+       "aten.hamming_window", "aten.blackman_window", "aten.bartlett_window", "aten.kaiser_window",
+       "aten.fft_fftfreq", "aten.fft_rfftfreq", family="factory")  # fmt: skip
 def positions(site: Site) -> Dims:
     """-> elements that differ by position"""
     return tuple(opaque(n) for n in site.shape())

@@ -8,7 +8,8 @@ from surgeon.rules.registry import Form, chooses
 IDENTITY = """
     alias clone contiguous detach lift_fresh lift_fresh_copy _to_copy to positive
     dropout native_dropout alpha_dropout feature_dropout fill zero copy bernoulli
-    zeros_like ones_like full_like empty_like rand_like randn_like
+    zeros_like ones_like full_like empty_like rand_like randn_like randint_like
+    uniform exponential log_normal cauchy geometric random
 """.split()
 
 UNARY = """
@@ -53,3 +54,10 @@ def pointwise(node: Node) -> Form:
 for _name in (*IDENTITY, *UNARY, *BINARY):
     _sense = "sum" if _name in SUMS else "scale" if _name in SCALES else ""
     chooses(f"aten.{_name}", family="pointwise", forms=_FORMS, sense=_sense)(pointwise)
+
+
+@chooses("aten.normal", family="pointwise", forms=_FORMS)
+def normal(node: Node) -> Form:
+    """(mean, spread), numbers or tensors; of two numbers and a size every position is drawn by itself."""
+    drawn = not any(isinstance(arg, Value) for arg in node.args)
+    return Form("-> *", at=()) if drawn else pointwise(node)

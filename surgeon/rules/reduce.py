@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgeon.graph import Node
+from surgeon.graph import Node, Value
 from surgeon.rules.registry import Form, chooses, factor
 
 FAMILY = "reduction"
@@ -77,6 +77,7 @@ def vector_norm(node: Node) -> Form:
 
 @chooses(
     "aten.mean", "aten.amax", "aten.amin", "aten.logsumexp", "aten.any", "aten.all", "aten.prod",
+    "aten._is_all_true", "aten._is_any_true",
     family=FAMILY, forms=("a b! -> a",),
 )  # fmt: skip
 def mixing(node: Node) -> Form:
@@ -128,6 +129,40 @@ def extreme(node: Node) -> Form:
     more = len(node.outputs) - 1
     told = more > 0 and not node.op.startswith("aten.aminmax")
     return Form(line + f", {line.split(' -> ')[1]}" * more, at=(0,), told=told)
+
+
+_NOTHING_LOST = ("aten.mse_loss", "aten.smooth_l1_loss", "aten.huber_loss")  # of two zeros
+
+
+@chooses(
+    "aten.mse_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.soft_margin_loss",
+    "aten.binary_cross_entropy", "aten.binary_cross_entropy_with_logits",
+    family=FAMILY, forms=("..., ... -> ...", "a! b!, a! b! ->"),
+)  # fmt: skip
+def loss(node: Node) -> Form:
+    """(x, target, ..., reduction), weights between them: element by element; their mean, or their sum."""
+    at = tuple(i for i, arg in enumerate(node.args) if isinstance(arg, Value))
+    how = next((a for a in node.args[2:] if type(a) is int), 1)
+    how = node.kwargs.get("reduction", how)
+    if how == 0:
+        return Form(", ".join("..." for _ in at) + " -> ...", at=at)
+    mark = "" if how == 2 and node.op.rsplit(".", 1)[0] in _NOTHING_LOST else "!"
+    letters = [x + mark for x in "abcdefgh"][: max(len(node.args[i].shape) for i in at)]
+    terms = (" ".join(letters[len(letters) - len(node.args[i].shape) :]) for i in at)
+    return Form(", ".join(terms) + " ->", at=at)
+
+
+@chooses(
+    "aten.nll_loss_forward", "aten.nll_loss2d_forward", family=FAMILY,
+    forms=("n _ *, n *, _ -> n *,",),
+)  # fmt: skip
+def class_loss(node: Node) -> Form:
+    """(x, class, weight, reduction, ...): of each example the score of one class."""
+    rank, at = len(node.args[0].shape), (0, 1) if node.arg(2) is None else (0, 1, 2)
+    space = " *" if rank > 2 else ""
+    x, which = ("_", "") if rank == 1 else (f"_ _{space}", f"_{space}")
+    out = which if node.arg(3, 1) == 0 else ""
+    return Form(f"{x}, {which}{', _' if len(at) == 3 else ''} -> {out},", at=at)
 
 
 factor("aten.histc", "* -> *", family=FAMILY)

@@ -24,6 +24,7 @@ from surgeon.errors import BadInput
 from surgeon.rules import Rule, lookup, parse
 from surgeon.trace.adapters import is_merged
 from surgeon.trace.copied import copied
+from surgeon.trace.hooks import belong
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import record
 from surgeon.trace.states import refuse_unusable
@@ -80,6 +81,7 @@ def own_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             if not tensor.is_leaf and id(tensor) not in memo:
                 memo[id(tensor)] = tensor.detach().clone()
     twin = copied(model, memo)
+    belong(twin, memo)
     for module in twin.modules():
         if is_parametrized(module):
             cls = type(module)

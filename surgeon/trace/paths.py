@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from surgeon.graph import Graph, Node
+from surgeon.graph import Graph, Node, Value
 from surgeon.trace.decisions import Decisions, Forced, others
 from surgeon.trace.draw import DRAWS, shake
 from surgeon.trace.inputs import Inputs
@@ -81,10 +81,12 @@ def _try(
     forced: Forced | None,
     memory: Memory,
 ) -> dict[str, list[bool | int | float]] | None:
-    """One more run; the numbers it read, None where it failed. One that shows nothing new is taken back."""
+    """One more run; the numbers it read, None where it failed. One that shows nothing new is taken back:
+    neither a line of code nor, where it returns earlier, an output."""
     graph, before = recorder.graph, len(recorder.graph.nodes)
     decisions = Decisions(forced, partial(_mark, memory, graph, forced))
     seen = {_line(node) for node in graph.nodes if _full(node)}
+    ends = _made_at(graph.nodes, (*graph.outputs, *graph.ends))
     try:
         with memory.begun(forced.place if forced else ""), decisions:
             outputs = run_recorded(twin, recorder, _copy(inputs))
@@ -94,7 +96,8 @@ def _try(
     except Exception:  # noqa: BLE001  a path that cannot be taken is none
         del graph.nodes[before:]
         return None
-    if all(_line(node) in seen for node in graph.nodes[before:] if _full(node)):
+    known = all(_line(node) in seen for node in graph.nodes[before:] if _full(node))
+    if known and _made_at(graph.nodes, outputs) <= ends:
         del graph.nodes[before:]
     else:
         graph.ends += outputs
@@ -109,6 +112,11 @@ def _mark(memory: Memory, graph: Graph, forced: Forced | None, place: str) -> No
     memory.mark(place)
     if forced and forced.place == place:
         memory.stop()
+
+
+def _made_at(nodes: list[Node], values: tuple[Value, ...]) -> set[tuple[str, str, str]]:
+    """The lines of code that made these values."""
+    return {_line(node) for node in nodes for value in node.outputs if value in values}
 
 
 def _line(node: Node) -> tuple[str, str, str]:

@@ -21,5 +21,5 @@ __all__ = [
     "words",
 ]
 
-for _family in "convolution branching movement reshape mixing loose shared attention heads recurrence detection interface refused data standardised positions interleaved rare sparse".split():
+for _family in "convolution branching movement reshape mixing loose shared attention heads recurrence detection interface refused data standardised positions interleaved rare people sparse".split():
     importlib.import_module(f"nets.{_family}")

@@ -97,8 +97,17 @@ call("copy_", x(3, 4), x(3, 1), reaches=False, cut="11 1.")
 for op in "zeros_like ones_like".split():
     call(op, x(3, 4), reaches=False, cut="11")
 call("full_like", x(3, 4), 7, reaches=False, cut="11")
-for op in "empty_like rand_like randn_like".split():
-    call(op, x(3, 4), values=False, cut="11")
+for (
+    op
+) in "empty_like rand_like randn_like uniform exponential_ log_normal cauchy geometric_".split():
+    more = (0.5,) if op == "geometric_" else ()
+    call(op, x(3, 4), *more, values=False, cut="11")
+call("randint_like", x(3, 4), 9, values=False, cut="11")
+call("random_", x(3, 4), values=False, cut="11")
+call("normal_", x(3, 4), 0.0, 2.0, values=False, cut="11")
+call("normal.Tensor_Tensor", x(3, 4), x(3, 4), values=False, cut="11 11")
+call("normal.Tensor_float", x(3, 4), 1.0, values=False, cut="11")
+call("normal.float_float", 0.0, 1.0, [3, 4], values=False)
 
 for op in "add sub mul div true_divide fmod remainder xlogy copysign".split():
     name = f"{op}.{'Scalar_Other' if op == 'xlogy' else 'Scalar'}"
@@ -190,6 +199,11 @@ convolve((2, 4, 6, 5), (3, 4, 3, 1), "11.1 11..", pad=0)
 convolve((2, 4, 6), (8, 2, 1), "111 11.", groups=2, pad=0)
 convolve((2, 4, 6), (4, 3, 1), "111 11. 1", transposed=True, bias=3, pad=0)
 convolve((2, 4, 6, 5), (3, 4, 1, 1), "11.. 11.. 1", bias=3, stride=2, pad=0)
+# one that spans all there is sums over it
+convolve((2, 4, 6, 5), (3, 4, 3, 5), "11.1 11.1 1", bias=3, pad=0)
+convolve((2, 6, 5), (4, 3, 5), "111 111", groups=2, stride=2, pad=0)
+convolve((2, 4, 6, 5), (3, 4, 3, 5), "11.. 11.. 1", bias=3, pad=1)
+convolve((2, 4, 3), (4, 2, 3), "11. 11.", transposed=True, pad=0)
 convolve((2, 4, 6, 5), (3, 4, 1, 1), "11.. 11.. 1", bias=3, pad=1)
 call("mkldnn_convolution", x(2, 4, 6, 5).float(), x(6, 2, 3, 3).float(), x(6).float(),
      [1, 1], [1, 1], [1, 1], 2, cut="11.. 11.. 1")  # fmt: skip
@@ -381,6 +395,8 @@ call("aminmax", x(3, 4), cut="!!")
 call("aminmax", x(3, 4, 5), dim=1, keepdim=True, cut="1!1")
 call("mean", x(3, 4), cut="!!")
 call("amax", x(3, 4), cut="!!")
+for op in "_is_any_true _is_all_true".split():
+    call(op, bits(6, 5), reaches=False, cut="!!")
 for op in "any all".split():
     call(op, bits(3, 4), cut="!!")
     call(f"{op}.dim", bits(3, 4, 5), 1, cut="1!1")
@@ -584,6 +600,33 @@ deform(6, 2, 1, ".1.. 11.. .... .... 1")
 deform(6, 1, 2, ".... 1... .... .... 1")
 deform(6, 2, 2, ".... .... .... .... .")
 
+# ---- losses -----------------------------------------------------------------------------------
+
+for op in "mse_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy".split():
+    more = (None,) if op == "binary_cross_entropy" else ()  # it takes nothing but [0, 1]
+    exact = "11 11" if op in ("mse_loss", "smooth_l1_loss", "huber_loss") else "!! !!"
+    call(op, x(3, 4), x(3, 4), *more, 0, cut="11 11", values=not more)
+    call(op, x(3, 4), x(3, 4), *more, 1, cut="!! !!", reaches=not more)
+    call(op, x(3, 4), x(3, 4), *more, 2, cut=exact, reaches=not more)
+call("mse_loss", x(3, 4), x(3, 4), cut="!! !!")
+call("binary_cross_entropy", x(3, 4), x(3, 4), x(3, 4), cut="!! !! !!", reaches=False)
+call("binary_cross_entropy_with_logits", x(3, 4), x(3, 4), None, x(4), 1, cut="!! !! !")
+call("binary_cross_entropy_with_logits", x(3, 4), x(3, 4), None, None, 0, cut="11 11")
+call("nll_loss_forward", x(3, 4), integers(3, below=4), None, 1, -100, cut=".. .")
+call("nll_loss_forward", x(3, 4), integers(3, below=4), x(4), 0, -100, outputs=1, cut=".. . .")
+call("nll_loss_forward", x(4), integers(below=4), None, 1, -100, cut=". ")
+call("nll_loss2d_forward", x(2, 4, 3, 5), integers(2, 3, 5, below=4), None, 1, -100, cut=".... ...")
+call(
+    "nll_loss2d_forward",
+    x(2, 4, 3, 5),
+    integers(2, 3, 5, below=4),
+    x(4),
+    0,
+    -100,
+    outputs=1,
+    cut=".... ... .",
+)
+
 # ---- factories --------------------------------------------------------------------------------
 
 for op in "zeros ones".split():
@@ -602,6 +645,13 @@ call("arange.start", 1, 5)
 call("linspace", 0, 1, 5)
 call("eye", 4)
 call("tril_indices", 3, 4)
+call("triu_indices", 3, 4)
+call("range.step", 1, 5, 1)
+call("logspace", 0, 1, 5)
+for op in "hann hamming blackman bartlett kaiser".split():
+    call(f"{op}_window", 6)
+for op in "fftfreq rfftfreq".split():
+    call(f"fft_{op}", 6)
 call("randint.low", 0, 5, [3], values=False)
 call("randperm", 5, values=False)
 
