@@ -130,5 +130,15 @@ def test_refusals(place, tmp_path, capsys):
 
 def test_scalars_for_tensorboard(place, tmp_path):
     pytest.importorskip("tensorboard")
-    assert run(told(place, tmp_path / "out", "--tensorboard", str(tmp_path / "board"))) == 0
-    assert list((tmp_path / "board").rglob("events.*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board, out = tmp_path / "board", tmp_path / "out"
+    assert run(told(place, out, "--tensorboard", str(board))) == 0
+    history = json.loads((out / "tune.json").read_text())["history"]
+    (file,) = board.rglob("events.*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    for tag, own in {"train/loss": "loss", "validation/top-1": "score", "lr": "lr"}.items():
+        said = [(e.step, e.value) for e in events.Scalars(tag)]
+        assert [step for step, _ in said] == [1, 2, 3]
+        assert [value for _, value in said] == pytest.approx([h[own] for h in history])

@@ -41,7 +41,9 @@ class Pruner:
 
     `model` is the network as it is now: the caller's own object until the first cut, then a new one after each, since smaller
     layers make another network (a program, where its code cannot follow). The caller's own is never cut: write
-    `pruner.model` in the loop, or take what `step` returns, and wrap that anew (DDP, torch.compile).
+    `pruner.model` in the loop, or take what `step` returns, and wrap that anew (DDP, torch.compile). For trainers that
+    hold an object of their own, in_place: the caller's object becomes the smaller network at each cut (a copy of it is kept); a cut
+    that only a program can run is refused.
 
     ratio and options are those of `shrink`: what is reached after `steps` calls of `step`, by `schedule`. penalty: what
     `regularize` adds to gradients: 'group-lasso', 'slimming', 'growing', or f(surgeon.loop.Pressed) -> a number; times strength.
@@ -61,6 +63,7 @@ class Pruner:
         penalty: str | Penalty = "group-lasso",
         strength: float = 1e-4,
         check: bool = True,
+        in_place: bool = False,
         **options: Unpack[Options],
     ) -> None:
         ratio_at(schedule, 0, steps)  # refuses what is none
@@ -72,7 +75,9 @@ class Pruner:
         if self._asked.request.threshold is not None and steps > 1:
             raise BadInput("what is below a threshold goes at once", "leave out steps")
         own, inputs = unwrapped(model), Inputs.of(example_inputs)
-        self._cuts = Successive(own, inputs, self._asked, (None, check), Steps(None))
+        self._in_place = in_place
+        original = copy.deepcopy(own) if in_place else own
+        self._cuts = Successive(original, inputs, self._asked, (None, check), Steps(None))
         self._last = Result(own, Plan({}), "module", inputs)
         self._step_plan = Plan({})
         self._pressure: Pressure | None = None
@@ -118,12 +123,20 @@ class Pruner:
             self._taken, self._next = self._taken + 1, None
             return self.model
         before = self._now()
-        result, error = self._cuts.handed_over(before, self._cuts.cut(found.plan))
+        result = self._cuts.cut(found.plan)
+        if self._in_place and result.way == "program":
+            raise BadInput(
+                f"only a program can run what is left, and no module becomes one in place: {result.why}",
+                "without in_place, pruner.model is that program; or --ignore the layers that it names",
+            )
+        result, error = self._cuts.handed_over(before, result)
         result = self._cuts.fitted(before, result)
         _as_before(result.model, self.model)
         step = since(result.plan, before.plan)
         for optimizer in optimizers:
             carry(optimizer, self.model, result.model, step)
+        if self._in_place:
+            result = replace(result, model=_become(self.model, result.model))
         said = Cutting(self._taken + 1, share, result.plan.removed, error)
         self._taken, self._last, self._step_plan = self._taken + 1, result, step
         self._next, self._pressure = None, None
@@ -177,6 +190,8 @@ class Pruner:
                 Plan.from_json(json.loads(state["plan"])), state["model"]
             )
             _as_before(self.model, before)
+            if self._in_place:
+                self._last = replace(self._last, model=_become(before, self.model))
         self._taken = state["taken"]
         self.history = tuple(Cutting(**c) for c in json.loads(state["history"]))
 
@@ -204,6 +219,13 @@ class Pruner:
                 next_ones = goes[whole.group(name).atoms][channels]
             chosen[own.name] = torch.from_numpy(next_ones)
         return Pressure(self.model, slim, self._penalty, chosen)
+
+
+def _become(model: nn.Module, slim: nn.Module) -> nn.Module:
+    """The very object, with what a cut copy of it is made of."""
+    model.__class__ = type(slim)
+    model.__dict__ = slim.__dict__
+    return model
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""`surgeon.Pruner` in other people's trainers, a file each."""
