@@ -209,7 +209,7 @@ def test_a_sum_is_told_with_its_layer_and_scale() -> None:
     with torch.no_grad(), Watch(net, summed=lambda told, _: found.append(told)) as watch:
         net(torch.randn(2, 3, 4, 4))
     [told] = found
-    assert watch.ops[told.track.layer] == "aten.convolution.default"
+    assert watch.uses[told.track.layer] == ("outer.weight", 0)
     assert told.track.mean == "norm.running_mean"
     assert torch.allclose(told.track.scale, torch.full((8,), 3.0), rtol=1e-3)
 

@@ -8,7 +8,6 @@ makes up for what that value lacks. No layer is added, and no label is read. Mem
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -22,7 +21,7 @@ from surgeon.heal.rows import CHUNK, Draw
 from surgeon.heal.running import running
 from surgeon.heal.spool import Spool, Stored
 from surgeon.heal.tape import Here, Recorder, Replay
-from surgeon.heal.watch import Sum, Track, Watch, by_storage
+from surgeon.heal.watch import Sum, Track, Use, Watch, by_storage
 from surgeon.plan import Plan
 from surgeon.trace.tensors import named_state
 
@@ -40,9 +39,10 @@ class Healed:
 
 @dataclass(eq=False)
 class _Rows:
-    """Of one call, the dense network's results of a layer at rows `at`; `other`: of the other value of its sum."""
+    """Of one call, the dense network's results of a layer at rows `at` of `total`; `other`: of the other value of its sum."""
 
     at: Tensor
+    total: int
     want: Stored
     other: Stored | None = None
 
@@ -61,10 +61,11 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Taped:
-    """The slim network's forward of one call, and the sums that its layers' results go to."""
+    """The slim network's forward of one call: op and rows of its layers, and the sums that their results go to."""
 
     call: Call
     replay: Replay
+    layers: dict[Use, tuple[int, int]]
     sums: dict[int, Sum]
 
 
@@ -88,64 +89,63 @@ class Fitting:
         self._dense = _Dense(plan, Draw(ROWS, examples, seed=0), spool)
         self._state, self._names = named_state(slim), by_storage(slim)
         self._taped: list[_Taped] = []
-        self._ops: list[str] | None = None
-        self._left = 0
+        self._often: set[str] = set()  # weights that are used several times
 
     def look(self, call: Call) -> tuple[list[Tensor], list[Tensor]]:
         """Run both networks; what they give."""
-        dense, inputs = self._dense.of(call), call.inputs
-        watch = Watch(self.model, None, dense.after, dense.summed, dense.normed)
-        with running(self.model), watch:
+        inputs, dense = call.inputs, self._dense.watch(self.model, call)
+        with running(self.model), dense:
             want = inputs.run(self.model)
-        inputs, sums = call.inputs, dict[int, Sum]()
+        inputs, sums, rows = call.inputs, dict[int, Sum](), dict[int, int]()
+
+        def after(number: int, layer: Layer, out: Tensor) -> None:
+            rows[number] = _total(layer, out)
 
         def summed(found: Sum, _other: Tensor) -> None:
             sums.setdefault(found.track.layer, found)
 
-        told = Watch(self.slim, summed=summed)
+        watch = Watch(self.slim, after=after, summed=summed)
         recorder = Recorder(self.slim, inputs)
-        with running(self.slim), told, recorder:
+        with running(self.slim), watch, recorder:
             got = inputs.run(self.slim)
-        self._ops = told.ops if self._ops is None else self._ops
-        if watch.ops == told.ops == self._ops:
-            sums = {n: s for n, s in sums.items() if n in dense.others}
-            for number, found in sums.items():
-                recorder.tape.keep(found.made.number, number)
-            self._taped.append(_Taped(call, Replay(recorder.tape, call, self._spool), sums))
-        else:
-            self._left += call.count
+        needed = {n: s for n, s in sums.items() if self._dense.has_other(watch.uses[n])}
+        for number, found in needed.items():
+            recorder.tape.keep(found.made.number, number)
+        layers = {use: (n, rows[n]) for n, use in watch.uses.items()}
+        both = (*dense.uses.values(), *watch.uses.values())
+        self._often |= {name for name, before in both if before}
+        replay = Replay(recorder.tape, call, self._spool)
+        self._taped.append(_Taped(call, replay, layers, needed))
         return numbers(want), numbers(got)
 
     def fit(self) -> Healed:
-        """Every layer that is used once, in order."""
-        targets = self._dense.targets
-        uses = Counter(t.layer for t in targets.values())
+        """Every layer that is used once and runs in both networks, in order."""
+        targets, order = self._dense.targets, dict[Use, int]()
+        for taped in self._taped:
+            order.update((use, n) for use, (n, _) in taped.layers.items() if use not in order)
+        once = [use for use in targets if use[0] not in self._often]
         done = []
         with running(self.slim):
-            for number in sorted(n for n, t in targets.items() if uses[t.layer] == 1):
-                errors = self._fitted(number, targets[number])
-                done += [(targets[number].layer, *errors)] if errors else []
-        return Healed(tuple(done), self._notes())
+            for use in sorted((u for u in once if u in order), key=lambda u: order[u]):
+                errors = self._fitted(use, targets[use])
+                done += [(use[0], *errors)] if errors else []
+        lost = ", ".join([name for name, _ in once if (name, 0) not in order][:4])
+        said = f"the slim network runs these layers otherwise, they were not fitted: {lost}"
+        return Healed(tuple(done), (said,) if lost else ())
 
-    def _notes(self) -> tuple[str, ...]:
-        if not self._taped:
-            return ("the slim network runs other ops than the original: nothing was fitted",)
-        said = f"{self._left} examples were left out of the fit: the forward runs other ops on them"
-        return (said,) if self._left else ()
-
-    def _fitted(self, number: int, target: _Target) -> tuple[float, float] | None:
+    def _fitted(self, use: Use, target: _Target) -> tuple[float, float] | None:
         """Errors of the layer's result before and after; None where its weights stay."""
         seen, held, layer = Moments(), Moments(), None
         for taped in self._taped:
             rows = target.rows.pop(taped.call.first, None)
-            if rows is None:
+            number, total = taped.layers.get(use, (-1, -1))
+            if rows is None or total != rows.total or taped.replay.passed(number):
                 continue
             with taped.replay.until(number) as here:
                 layer = layer_of(here.op, here.args, self._names)
-                if layer is None:
-                    return None
+                assert layer is not None
                 want = rows.want.get()
-                if rows.other is not None and number in taped.sums:
+                if number in taped.sums:
                     want = want + _lacking(target, rows, taped.sums[number], here)
                 _add((seen, held), layer, rows.at, want, taped.call)
             rows.want.drop()
@@ -170,46 +170,54 @@ class Fitting:
 
 
 class _Dense:
-    """Takes the dense network's results at rows, call by call: `of(call)`, then what a watch tells."""
+    """Takes the dense network's results at rows, call by call, as a watch tells of them."""
 
     def __init__(self, plan: Plan, draw: Draw, spool: Spool) -> None:
-        self.targets: dict[int, _Target] = {}
+        self.targets: dict[Use, _Target] = {}
         self._plan, self._draw, self._spool = plan, draw, spool
 
-    def of(self, call: Call) -> _Dense:
-        """From here on it is this call."""
-        self._call, self.others = call, set[int]()
-        return self
+    def watch(self, model: nn.Module, call: Call) -> Watch:
+        """For the run of this call."""
+        self._call = call
+        self._watch = Watch(model, None, self._after, self._summed, self._normed)
+        return self._watch
 
-    def after(self, number: int, layer: Layer, out: Tensor) -> None:
-        total = out.numel() // out.shape[1 if layer.conv else -1]
+    def has_other(self, use: Use) -> bool:
+        """Whether in this call the layer's result went to a sum."""
+        rows = self.targets[use].rows.get(self._call.first) if use in self.targets else None
+        return rows is not None and rows.other is not None
+
+    def _after(self, number: int, layer: Layer, out: Tensor) -> None:
+        total = _total(layer, out)
         at = self._draw.rows(number, total, self._call.count)
         if at is None:
             return
-        target = self.targets.setdefault(number, _Target(layer.name, layer.out_dim))
+        new = _Target(layer.name, layer.out_dim)
+        target = self.targets.setdefault(self._watch.uses[number], new)
         kept = self._kept(target, out_rows(out, at, bool(layer.conv)))
         if layer.bias is not None:
             kept = kept - self._kept(target, layer.bias[None])
-        target.rows[self._call.first] = _Rows(at, self._spool.put(kept))
+        target.rows[self._call.first] = _Rows(at, total, self._spool.put(kept))
 
-    def summed(self, found: Sum, other: Tensor) -> None:
-        number, scale = found.track.layer, found.track.scale
-        rows = self._here(number)
-        if rows is None or rows.other is not None or other.shape[0] % self._call.count:
+    def _summed(self, found: Sum, other: Tensor) -> None:
+        target, rows = self._here(found.track)
+        if target is None or rows is None or rows.other is not None:
             return
-        target = self.targets[number]
+        if other.shape[0] % self._call.count:
+            return
         kept = self._kept(target, out_rows(other, rows.at, found.track.conv))
         rows.other = self._spool.put(kept)
-        keep = self._plan.keep.get(target.layer, {}).get(target.out_dim)
+        keep, scale = self._plan.keep.get(target.layer, {}).get(target.out_dim), found.track.scale
         target.scale = scale if scale is None or keep is None else scale[list(keep)]
-        self.others.add(number)
 
-    def normed(self, track: Track) -> None:
-        if self._here(track.layer) is not None:
-            self.targets[track.layer].mean = track.mean
+    def _normed(self, track: Track) -> None:
+        target, _ = self._here(track)
+        if target is not None:
+            target.mean = track.mean
 
-    def _here(self, number: int) -> _Rows | None:
-        return self.targets[number].rows.get(self._call.first) if number in self.targets else None
+    def _here(self, track: Track) -> tuple[_Target | None, _Rows | None]:
+        target = self.targets.get(self._watch.uses[track.layer])
+        return target, target.rows.get(self._call.first) if target is not None else None
 
     def _kept(self, target: _Target, rows: Tensor) -> Tensor:
         """The kept columns of results, scaled where the cut put a factor into the weights that make them."""
@@ -218,6 +226,11 @@ class _Dense:
         for first, last, by in self._plan.folds.get(target.layer, ()):
             rows[:, first:last] *= by
         return rows
+
+
+def _total(layer: Layer, out: Tensor) -> int:
+    """Rows of a layer's result."""
+    return out.numel() // out.shape[1 if layer.conv else -1]
 
 
 def _add(both: tuple[Moments, Moments], layer: Layer, at: Tensor, want: Tensor, call: Call) -> None:
@@ -233,7 +246,7 @@ def _lacking(target: _Target, rows: _Rows, found: Sum, here: Here) -> Tensor:
     """What the other value of the sum lacks, as the layer before its scale must give it."""
     assert rows.other is not None
     other = found.made.of(here.gave(found.made.number))
-    lacks = rows.other.get() - out_rows(other, rows.at, found.track.conv)
+    lacks = (rows.other.get() - out_rows(other, rows.at, found.track.conv)) * found.by
     rows.other.drop()
     if target.scale is None:
         return lacks

@@ -176,6 +176,10 @@ class Replay:
         self._memory: dict[int, Stored] = {}
         self._written: set[int] = set()
 
+    def passed(self, op: int) -> bool:
+        """Whether op `op` ran already."""
+        return self.tape.at[op] < self._next
+
     @contextmanager
     def until(self, op: int) -> Iterator[Here]:
         """Go on until op `op` would run."""

@@ -2,35 +2,24 @@
 
 A layer's result that meets only steps along its channels (batch norm, a scale a channel, a view of its
 rows) before it is added to another value is part of a sum. What the cut did to that other value can then be
-made up for by the layer.
+made up for by the layer. Which ops add and which scale, the rules say; by how much, the ops themselves: they are run on ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from surgeon.heal.layers import Layer, layer_of
 from surgeon.rules import lookup
-from surgeon.trace.tensors import named_state, tensors_among
-
-_NORMS = {
-    "aten.native_batch_norm.default": 7,
-    "aten._native_batch_norm_legit_no_training.default": 6,
-}
-_ROWS = (
-    "aten.view.default",
-    "aten._unsafe_view.default",
-    "aten.alias.default",
-    "aten.clone.default",
-)
-_SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
-_SCALES = ("aten.mul.Tensor", "aten.mul_.Tensor")
+from surgeon.trace.tensors import named_state, output_tensors, tensors_among
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,21 +49,24 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """Where the other value of a sum was made (before the layer ran), and the way of the layer's result there."""
+    """Where the other value of a sum was made (before the layer ran), the way of the layer's result there, and how much
+    of the result's own one of the other value is (-1 where it is taken off)."""
 
     made: Made
     track: Track
+    by: float = 1.0
 
 
 Meet = Callable[[int, Layer], None]
+Use = tuple[str, int]  # a weight, and how often it was used before
 
 
 class Watch(TorchDispatchMode):
     """Tells `before` of every layer before it runs and `after` of its result; `normed` of the batch norm
     that takes it, `summed` of its sum, with the other value.
 
-    `ops` are the names of the ops that compute, in order; an op's number is its place there. Ops that only
-    move elements have none.
+    A layer is known by the number of its op: ops that only move elements have none. `uses`: the same
+    layer in another run, or in a cut copy, is the one of the same use.
     """
 
     def __init__(
@@ -88,7 +80,8 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.before, self.after = before, after
         self.summed, self.normed = summed, normed
-        self.ops: list[str] = []
+        self.uses: dict[int, Use] = {}
+        self._count, self._used = 0, Counter[str]()
         self._names = by_storage(model)
         self._tracks: Any = WeakIdKeyDictionary()
         self._makers: Any = WeakIdKeyDictionary()
@@ -100,16 +93,18 @@ class Watch(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        op = str(func)
-        if moves_only(op):
-            return self._moved(func, args, kwargs or {})
-        number = len(self.ops)
-        self.ops.append(op)
+        op = _Op(func, args, kwargs or {})
+        if moves_only(str(func)):
+            return self._moved(op)
+        number, self._count = self._count, self._count + 1
         layer = layer_of(func, args, self._names)
-        if layer is not None and self.before:
-            self.before(number, layer)
-        track = self._next(op, args)
-        out = func(*args, **(kwargs or {}))
+        if layer is not None:
+            self.uses[number] = layer.name, self._used[layer.name]
+            self._used[layer.name] += 1
+            if self.before:
+                self.before(number, layer)
+        track = self._next(op)
+        out = op.run()
         if layer is not None:
             if self.after:
                 self.after(number, layer, out)
@@ -117,19 +112,20 @@ class Watch(TorchDispatchMode):
         self._note(number, out, track)
         return out
 
-    def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _moved(self, op: _Op) -> Any:
         """A layer's rows stay its rows in a view; a value that was moved alone is known by its moves."""
-        track = self._next(str(func), args)
-        out = func(*args, **kwargs)
+        x, out = op.first, op.run()
         if not isinstance(out, Tensor):
             return out
+        track = self._tracks.get(x) if x is not None else None
+        made = self._makers.get(x) if x is not None else None
         self._tracks.pop(out, None)
         self._makers.pop(out, None)
-        if track is not None:
+        if x is not None and track is not None and not track.conv and _same_rows(x, out):
             self._tracks[out] = track
-        made = self._makers.get(args[0]) if args and isinstance(args[0], Tensor) else None
-        if made is not None and len(list(tensors_among(args))) == 1:
-            self._makers[out] = Made(made.number, (*made.moves, _again(func, args[1:], kwargs)))
+        if made is not None and len(op.tensors) == 1:
+            again = _Op(op.func, (None, *op.args[1:]), op.kwargs).on
+            self._makers[out] = Made(made.number, (*made.moves, again))
         return out
 
     def _note(self, number: int, out: Any, track: Track | None) -> None:
@@ -140,64 +136,134 @@ class Watch(TorchDispatchMode):
         if made and track is not None:
             self._tracks[made[0]] = track
 
-    def _next(self, op: str, args: tuple[Any, ...]) -> Track | None:
+    def _next(self, op: _Op) -> Track | None:
         """Where the result of a layer goes on to with this op; a sum is told and ends the way."""
-        if op in _SUMS and len(args) == 2 and all(isinstance(a, Tensor) for a in args):
-            self._sum(*args)
+        sense, tensors = op.sense, op.tensors
+        if sense == "sum" and len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
+            self._sum(op, *tensors)
             return None
-        x = args[0] if args and isinstance(args[0], Tensor) else None
+        x = op.first
         track = self._tracks.get(x) if x is not None else None
-        if track is None or x is None:
+        others = [t for t in tensors if t is not x]
+        if track is None or x is None or len(tensors) - len(others) > 1:
             return None
-        if op in _NORMS:
-            return self._normed(track, args, _NORMS[op])
-        if op in _ROWS:
-            rows = op.endswith("view.default")
-            return track if not rows or (not track.conv and args[1][-1] == x.shape[-1]) else None
-        return self._scaled(track, x, args[1]) if op in _SCALES else None
+        if not all(self._own(t) for t in others) or op.random:
+            return None
+        if "running_mean" in op.given:
+            return self._normed(op, track, x)
+        if sense != "scale":
+            return None
+        ones = _ones(x, track.conv)
+        scale = output_tensors(op.on(ones))[0]
+        if scale.shape != ones.shape:
+            return None
+        scale = scale.flatten() if track.scale is None else track.scale * scale.flatten()
+        return Track(track.layer, track.conv, scale, track.mean)
 
-    def _normed(self, track: Track, args: tuple[Any, ...], eps: int) -> Track | None:
-        _, weight, _, mean, var = args[:5]
-        name = self._names.get(mean.untyped_storage().data_ptr()) if mean is not None else None
-        if track.scale is not None or name is None:
+    def _own(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._names
+
+    def _normed(self, op: _Op, track: Track, x: Tensor) -> Track | None:
+        """Batch norm by the statistics of the state."""
+        mean, bias = op.given["running_mean"], op.given.get("bias")
+        if mean is None or op.given.get("training") or track.scale is not None:
             return None
-        scale = (var + args[eps]).rsqrt()
-        scale = scale if weight is None else scale * weight
+        if not track.conv and x.dim() != 2:
+            return None
+        name = self._names[mean.untyped_storage().data_ptr()]
+        still = {id(t): torch.zeros_like(t) for t in (mean, bias) if t is not None}
+        scale = output_tensors(op.on(_ones(x, track.conv), still))[0].flatten()
         found = Track(track.layer, track.conv, scale, name)
         if self.normed:
             self.normed(found)
         return found
 
-    def _scaled(self, track: Track, x: Tensor, by: Any) -> Track | None:
-        """A parameter that holds a number a channel."""
-        if not isinstance(by, Tensor) or by.untyped_storage().data_ptr() not in self._names:
-            return None
-        channels = x.shape[1] if track.conv else x.shape[-1]
-        if by.numel() != channels or by.shape[-1 - (x.dim() - 2 if track.conv else 0)] != channels:
-            return None
-        scale = by.flatten() if track.scale is None else track.scale * by.flatten()
-        return Track(track.layer, track.conv, scale, track.mean)
-
-    def _sum(self, a: Tensor, b: Tensor) -> None:
+    def _sum(self, op: _Op, a: Tensor, b: Tensor) -> None:
         """The later layer of a sum makes up for the other value."""
         tracks = self._tracks.get(a), self._tracks.get(b)
-        if self.summed is None or a.shape != b.shape:
+        if self.summed is None or tracks == (None, None):
             return
-        known = [(t, o) for t, o in zip(tracks, (b, a), strict=True) if t is not None]
+        shares = op.shares()
+        ways = zip(tracks, (b, a), shares, reversed(shares), strict=True)
+        known = [
+            (t, other, theirs / own) for t, other, own, theirs in ways if t is not None and own
+        ]
         if not known:
             return
-        track, other = max(known, key=lambda k: k[0].layer)
+        track, other, by = max(known, key=lambda k: k[0].layer)
         if (made := self._makers.get(other)) is not None and made.number < track.layer:
-            self.summed(Sum(made, track), other)
+            self.summed(Sum(made, track, by), other)
+
+
+@dataclass(frozen=True, eq=False)
+class _Op:
+    """One call of an op."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self) -> Any:
+        return self.func(*self.args, **self.kwargs)
+
+    @property
+    def sense(self) -> str:
+        rule = lookup(str(self.func))
+        return rule.sense if rule is not None else ""
+
+    @property
+    def random(self) -> bool:
+        return torch.Tag.nondeterministic_seeded in self.func.tags
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return list(tensors_among((*self.args, *self.kwargs.values())))
+
+    @property
+    def first(self) -> Tensor | None:
+        return self.args[0] if self.args and isinstance(self.args[0], Tensor) else None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Arguments by their names in the op's schema."""
+        names = [a.name for a in self.func._schema.arguments]
+        return {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+
+    def on(self, x: Tensor, others: Mapping[int, Tensor] | None = None) -> Any:
+        """The op on another first tensor, and on `others` in place of the tensors of these ids."""
+        rest = [(others or {}).get(id(a), a) for a in self.args[1:]]
+        return self.func(x, *rest, **self.kwargs)
+
+    def shares(self) -> tuple[float, float]:
+        """Of a sum of two tensors, what one of each adds to the result."""
+
+        def at(*numbers: float) -> float:
+            left = iter(torch.tensor(n, dtype=torch.float64) for n in numbers)
+            args = [next(left) if isinstance(a, Tensor) else a for a in self.args]
+            kwargs = {k: next(left) if isinstance(a, Tensor) else a for k, a in self.kwargs.items()}
+            return float(self.func(*args, **kwargs))
+
+        return at(1, 0) - at(0, 0), at(0, 1) - at(0, 0)
+
+
+def _ones(x: Tensor, conv: bool) -> Tensor:
+    """A one for each channel of a layer's result."""
+    shape = [1] * x.dim()
+    channels = 1 if conv else -1
+    shape[channels] = x.shape[channels]
+    return x.new_ones(shape)
+
+
+def _same_rows(x: Tensor, out: Tensor) -> bool:
+    """Whether a view has the same numbers in the same order, the last dimension being what it was."""
+    if not (x.dim() and out.dim() and x.shape[-1] == out.shape[-1] and x.numel() == out.numel()):
+        return False
+    return x.is_contiguous() and out.is_contiguous() and x.data_ptr() == out.data_ptr()
 
 
 def by_storage(model: nn.Module) -> dict[int, str]:
     """Where the state lies -> its name."""
     return {t.untyped_storage().data_ptr(): n for n, t in named_state(model).items()}
-
-
-def _again(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    return lambda value: func(value, *args, **kwargs)
 
 
 def moves_only(op: str) -> bool:
