@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from surgeon.measure import measure
     from surgeon.pipeline.replay import apply
     from surgeon.pipeline.result import Result
+    from surgeon.pipeline.sensed import sensitivity
     from surgeon.pipeline.traced import trace
     from surgeon.plan import Plan
     from surgeon.score import criterion
+    from surgeon.sensitivity.options import Sensing
+    from surgeon.sensitivity.record import Sensitivity
     from surgeon.shrink import propose, remove, shrink
     from surgeon.teach import rule
     from surgeon.trace.inputs import Inputs
@@ -43,6 +46,8 @@ _HOME = {
     "Plan": "surgeon.plan",
     "Pruner": "surgeon.loop.pruner",
     "Result": "surgeon.pipeline.result",
+    "Sensing": "surgeon.sensitivity.options",
+    "Sensitivity": "surgeon.sensitivity.record",
     "Tuned": "surgeon.tune.tuned",
     "Tuning": "surgeon.tune.options",
     "apply": "surgeon.pipeline.replay",
@@ -60,6 +65,7 @@ _HOME = {
     "remove": "surgeon.shrink",
     "rule": "surgeon.teach",
     "save": "surgeon.files.slim",
+    "sensitivity": "surgeon.pipeline.sensed",
     "shrink": "surgeon.shrink",
     "trace": "surgeon.pipeline.traced",
     "tune": "surgeon.tune.run",
@@ -67,8 +73,8 @@ _HOME = {
 
 __all__ = [
     "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Pruner", "Result",
-    "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "compose", "criterion", "export_onnx", "load", "mask", "measure", "open_data",
-    "open_model", "propose", "remove", "rule", "save", "shrink", "trace", "tune",
+    "Sensing", "Sensitivity", "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "compose", "criterion", "export_onnx", "load", "mask", "measure", "open_data",
+    "open_model", "propose", "remove", "rule", "save", "sensitivity", "shrink", "trace", "tune",
 ]  # fmt: skip
 
 

@@ -107,4 +107,10 @@ def check_options(ratio: float | None = None, **options: Unpack[Shrinking]) -> N
 def _asked(ratio: float | None, options: Shrinking) -> tuple[Regime, Asked]:
     given: Any = dict(options)
     regime = Regime.taken(given)
-    return regime, asked(ratio, given)
+    wanted = asked(ratio, given)
+    if regime.steps > 1 and wanted.sensitivity is not None:
+        raise BadInput(
+            "a sensitivity is of the whole network: after the first of several steps it holds no more",
+            "leave out --sensitivity, and with --data each step measures its own, or --steps",
+        )
+    return regime, wanted

@@ -15,6 +15,7 @@ from surgeon.cli.env import env
 from surgeon.cli.export import export
 from surgeon.cli.inspect import inspect
 from surgeon.cli.rules import rules
+from surgeon.cli.sensitivity import sensitivity
 from surgeon.cli.shrink import shrink
 from surgeon.cli.sparsify import sparsify
 from surgeon.cli.tune import tune
@@ -27,6 +28,7 @@ _EXAMPLES = {
     inspect: "surgeon inspect torchvision:resnet18",
     apply: "surgeon apply resnet50-slim/plan.json model.pth --arch torchvision:resnet50",
     check: "surgeon check model.pth resnet50-slim/slim.pth --arch torchvision:resnet50",
+    sensitivity: "surgeon sensitivity model.pth --arch torchvision:resnet50 --data images -o sensitivity.json",
     sparsify: "surgeon sparsify model.pth --arch torchvision:resnet50 --granularity filter --ratio 0.5",
     tune: "surgeon tune resnet50-slim/slim.pth --data images/train --teacher model.pth --arch torchvision:resnet50",
     export: "surgeon export resnet50-slim/slim.pth -o slim.onnx",

@@ -1,4 +1,4 @@
-"""A progress bar on stderr for each epoch of a run."""
+"""A progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from surgeon.cli.interrupt import stop_if_pressed
 
 if TYPE_CHECKING:
+    from surgeon.sensitivity.look import Seen
     from surgeon.tune.tuned import Step
 
 
 class Bars:
-    """Called with each `Step`; where stderr is no terminal, only each epoch's last step is said."""
+    """One bar, shown anew with each call; where stderr is no terminal, a line whenever a part is done."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet, self._terminal = quiet, sys.stderr.isatty()
@@ -39,10 +40,18 @@ class Bars:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, at: Step) -> None:
-        """Show it; stops here after a Ctrl-C that was swallowed."""
+    def show(self, said: str, done: int, total: int, ends: bool) -> None:
+        """`ends`: a part is done. Stops here after a Ctrl-C that was swallowed."""
         stop_if_pressed()
-        said = f"epoch {at.epoch}/{at.epochs}  loss {at.loss:.4f}"
-        self._bar.update(self._task, description=said, total=at.steps, completed=at.step)
-        if at.step == at.steps and not self._quiet and not self._terminal:
+        self._bar.update(self._task, description=said, total=total, completed=done)
+        if ends and not self._quiet and not self._terminal:
             sys.stderr.write(f"  {said}\n")
+
+    def epoch(self, at: Step) -> None:
+        """Where a tuning run is."""
+        said = f"epoch {at.epoch}/{at.epochs}  loss {at.loss:.4f}"
+        self.show(said, at.step, at.steps, at.step == at.steps)
+
+    def group(self, at: Seen) -> None:
+        """Where a sensitivity run is."""
+        self.show(at.group, at.done, at.total, at.ends)

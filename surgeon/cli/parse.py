@@ -37,6 +37,22 @@ def positions(texts: Iterable[str] | None) -> dict[str, list[int]]:
     return found
 
 
+def ratios(text: str) -> tuple[float, ...]:
+    """'0.1,0.5' -> (0.1, 0.5); '0.1..0.4' -> (0.1, 0.2, 0.3, 0.4); '0.2..0.8:0.3' -> (0.2, 0.5, 0.8)."""
+    ends, dots, rest = text.partition("..")
+    if not dots:
+        return tuple(share(part, "--ratios") for part in text.split(","))
+    last, _, step = rest.partition(":")
+    low, high = share(ends, "--ratios"), share(last, "--ratios")
+    by = share(step, "--ratios") if step else 0.1
+    if not 0 < low <= high < 1 or by < 0.001:
+        raise BadInput(
+            f"--ratios {text!r} cannot be read", "write 0.1..0.9, 0.2..0.8:0.3 or 0.1,0.5"
+        )
+    count = int((high - low) / by + 1e-9) + 1
+    return tuple(round(low + k * by, 6) for k in range(count))
+
+
 def multiple(text: str | None) -> int | str | None:
     """'auto', '8' or nothing."""
     if text is None or text == "auto":

@@ -109,6 +109,13 @@ Limit = Annotated[
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="FILE", help="Replay this plan, as apply does")
 ]
+Measured = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="How much of each group goes: from what surgeon sensitivity measured, not anew from --data",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be cut, and write nothing")]
 Seed = Annotated[int | None, typer.Option(help="Of the random criterion")]
 
@@ -137,6 +144,7 @@ def shrink(
     mean: c.Mean = None,
     std: c.Std = None,
     recover: c.Recover = None,
+    sensitivity: Measured = None,
     steps: g.Steps = None,
     schedule: g.Schedule = None,
     tune: g.Tune = None,
@@ -180,6 +188,7 @@ def shrink(
         "round_to": parse.multiple(round_to),
         "seed": seed,
         "dead": dead or None,
+        "sensitivity": sensitivity,
     }
     asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}
     given = c.calibration(data, samples, mean, std, recover)
@@ -254,7 +263,7 @@ def _cut(
         if plan is not None:
             return apply_checked(plan, source.model, source.inputs, **common)
         with Bars(screen.quiet) as bars:
-            common.update({"watch": bars} if "tune" in asked else {})
+            common.update({"watch": bars.epoch} if "tune" in asked else {})
             return surgeon.shrink(source.model, source.inputs, source=ref, **common, **asked)
 
     deliver(source, cut, how[1], screen)

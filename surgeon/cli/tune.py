@@ -157,7 +157,7 @@ def _run(
     screen.step(f"tune on {refs[1]}" + (", going on where it was" if state.exists() else ""))
     with Bars(not _first() or screen.quiet) as bars:
         teacher = dense.model if dense is not None else None
-        like = {"example_inputs": source.inputs, "watch": bars}
+        like = {"example_inputs": source.inputs, "watch": bars.epoch}
         tuned = surgeon.tune(source.model, refs[1], teacher, options, **like)
     if _first():
         _write(source, tuned, out)

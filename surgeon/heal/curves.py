@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -21,16 +23,27 @@ from surgeon.heal.removal import Removal
 from surgeon.heal.running import running
 from surgeon.heal.spool import Spool
 from surgeon.heal.watch import Watch
+from surgeon.metrics.accuracy import Accuracy, are_classes
 from surgeon.metrics.reconstruction import OutputError
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.tensors import named_state
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
+MOST = 1e12  # the loss of outputs that are no numbers any more, so that sums of losses are
 
 
 def marks_of(size: int) -> tuple[int, ...]:
     """Numbers of removed channels at which a group of this size is measured."""
     return tuple(sorted({min(max(round(size * s), 1), size - 1) for s in SHARES if size > 1}))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a group's channels are worth. error: of the outputs (infinite where they are no numbers); accuracy:
+    top1 and top5, empty where there are no labels that are classes."""
+
+    error: float
+    accuracy: Mapping[str, float]
 
 
 class Bench:
@@ -41,17 +54,34 @@ class Bench:
         self.calls = list(calls)
         self.want = [put(spool, self._run(call.inputs, {})) for call in self.calls]
 
+    @property
+    def dense(self) -> Mapping[str, float]:
+        """The accuracy of the network as it is."""
+        found = Accuracy()
+        for call, want in zip(self.calls, self.want, strict=True):
+            _add(found, [s.get() for s in want], call)
+        return found.as_dict() if found.labels else {}
+
     def loss(
         self, group: Group, gone: Sequence[int], patches: Mapping[str, tuple[Tensor, Tensor]]
     ) -> float:
         """The outputs' loss without the channels `gone` of a group."""
-        loss = OutputError()
+        return self.look(group, gone, patches).error
+
+    def look(
+        self, group: Group, gone: Sequence[int], patches: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> Look:
+        """The same, and the accuracy that is left."""
+        error, accuracy = OutputError(), Accuracy()
         with self._silenced(group, gone):
             for call, want in zip(self.calls, self.want, strict=True):
-                loss.add([s.get() for s in want], self._run(call.inputs, patches))
-        return loss.value
+                got = self._run(call.inputs, patches)
+                error.add([s.get() for s in want], got)
+                _add(accuracy, got, call)
+        lost = error.value if isfinite(error.value) else inf
+        return Look(lost, accuracy.as_dict() if accuracy.labels else {})
 
-    def _run(self, inputs: Inputs, patches: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def _run(self, inputs: Inputs, patches: Mapping[str, tuple[Tensor, Tensor]]) -> Any:
         def before(_number: int, layer: Layer) -> None:
             if layer.name in patches:
                 saved[layer.name] = layer.matrix.clone()
@@ -89,10 +119,16 @@ class Bench:
                     tensor.index_copy_(dim, at, old)
 
 
+def _add(accuracy: Accuracy, outputs: Sequence[Tensor], call: Call) -> None:
+    first = outputs[0] if outputs else None
+    if first is not None and call.labels is not None and are_classes(first, call.labels):
+        accuracy.add(first, call.labels)
+
+
 def curve(bench: Bench, group: Group, removal: Removal) -> list[tuple[int, float]]:
     """[(channels gone, loss)], from nothing on; never falling."""
     points, worst = [(0, 0.0)], 0.0
     for count, patches in removal.patches.items():
-        worst = max(worst, bench.loss(group, removal.order[:count].tolist(), patches))
+        worst = max(worst, min(bench.loss(group, removal.order[:count].tolist(), patches), MOST))
         points.append((count, worst))
     return points

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from surgeon.budget import Limit, Request
@@ -11,6 +12,7 @@ from surgeon.budget.request import kinds
 from surgeon.errors import BadInput
 from surgeon.score import Criterion, Material, known
 from surgeon.score.loss import Loss
+from surgeon.sensitivity.record import Sensitivity
 
 
 class Options(TypedDict, total=False):
@@ -37,6 +39,7 @@ class Options(TypedDict, total=False):
     equal: str | Sequence[str]
     seed: int
     dead: bool
+    sensitivity: Sensitivity | str | Path
 
 
 class Asked(NamedTuple):
@@ -44,6 +47,7 @@ class Asked(NamedTuple):
 
     request: Request
     material: Material
+    sensitivity: Sensitivity | None = None
 
 
 def asked(ratio: float | None, options: Options) -> Asked:
@@ -55,7 +59,7 @@ def asked(ratio: float | None, options: Options) -> Asked:
             f"there are ratio, {', '.join(Options.__annotations__)}",
         )
     given: dict[str, Any] = dict(options)
-    material = Material.of(given)
+    material, measured = Material.of(given), _measured(given)
     if given.get("dead") and material.data is not None:
         raise BadInput("--dead asks no data: the outputs stay as they are", "leave out --data")
     if "normalize" in given:
@@ -73,7 +77,7 @@ def asked(ratio: float | None, options: Options) -> Asked:
         own = own or "max"
         material = _scored(material, options.get("recover"))
     given["normalise"] = given.get("normalise") or own
-    return Asked(Request(ratio=ratio, **given), material)
+    return Asked(Request(ratio=ratio, **given), material, measured)
 
 
 def _scored(material: Material, named: Sequence[str] | None) -> Material:
@@ -84,3 +88,19 @@ def _scored(material: Material, named: Sequence[str] | None) -> Material:
             "recover=('compensate',), or a ratio instead of the threshold",
         )
     return replace(material, recover=tuple(w for w in material.recover if w == "compensate"))
+
+
+def _measured(given: dict[str, Any]) -> Sensitivity | None:
+    """Losses of groups, taken out of the options. BadInput where the request leaves no choice to them."""
+    found = given.pop("sensitivity", None)
+    if found is None:
+        return None
+    if given.get("threshold") is not None:
+        raise BadInput(
+            "a threshold says how much goes, whatever it costs", "leave out --sensitivity"
+        )
+    if given.get("dead"):
+        raise BadInput(
+            "--dead cuts what is dead, whatever it would cost", "leave out --sensitivity"
+        )
+    return found if isinstance(found, Sensitivity) else Sensitivity.load(found)

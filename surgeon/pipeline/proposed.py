@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,17 @@ from torch import nn
 from surgeon.budget import Request, choose
 from surgeon.budget.choose import Choice
 from surgeon.budget.field import competing
+from surgeon.budget.share import Curve
 from surgeon.couple import Coupling
 from surgeon.heal.study import study
 from surgeon.pipeline.asked import Asked
+from surgeon.pipeline.sensed import shares
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.traced import Traced, trace
 from surgeon.plan import Plan
 from surgeon.planning import make_plan, model_facts
 from surgeon.score import Evidence, Material, Original, refuse_without_data, scores_of
+from surgeon.sensitivity.record import Sensitivity
 from surgeon.sparse.dead import Dead
 from surgeon.sparse.plan import dead_plan, said_of
 from surgeon.teach import without_op
@@ -49,7 +52,7 @@ def proposed(
     run: Steps,
 ) -> Proposal:
     """The plan, with what was seen on the way. model: traced by now, or not yet."""
-    request, material = asked
+    request, material, known = asked
     refuse_without_data(request.criterion, material.data is not None)
     if isinstance(model, Traced):
         traced = model
@@ -60,9 +63,12 @@ def proposed(
     if request.dead:
         plan, dead = run("find what is dead", lambda: dead_plan(traced, facts, request.as_dict()))
         return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
-    choice, broken = run("score and plan", lambda: _choose(traced, request, material))
-    plan = make_plan(coupling, choice, facts, request.as_dict())
-    return Proposal(traced, plan, _notes(coupling, choice, broken) + traced.notes)
+    given = None if known is None else shares(known, traced)
+    choice, broken = run("score and plan", lambda: _choose(traced, request, material, given))
+    said = request.as_dict() | ({} if known is None else {"sensitivity": known.said()})
+    plan = make_plan(coupling, choice, facts, said)
+    notes = _notes(coupling, choice, broken) + _shared(known, material)
+    return Proposal(traced, plan, notes + traced.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +104,23 @@ def scored(
     return Scored({**scores, **found.scores}, dict(found.curves), broken)
 
 
-def _choose(traced: Traced, request: Request, material: Material) -> tuple[Choice, tuple[str, ...]]:
+def _choose(
+    traced: Traced, request: Request, material: Material, given: Mapping[str, Curve] | None
+) -> tuple[Choice, tuple[str, ...]]:
+    """given: curves that were measured before, for the shares."""
+    if given is not None:
+        rest = tuple(part for part in material.recover if part != "allocate")
+        material = replace(material, recover=rest)
     found = scored(traced, request, material)
-    return choose(traced.coupling, found.scores, request, found.curves), found.broken
+    curves = found.curves if given is None else given
+    return choose(traced.coupling, found.scores, request, curves), found.broken
+
+
+def _shared(known: Sensitivity | None, material: Material) -> tuple[str, ...]:
+    if known is None or not known.how.get("fit") or "compensate" in material.recover:
+        return ()
+    why = "layers were fitted anew for each loss in the sensitivity given, and here they are not"
+    return (f"{why}: give --data, or measure with --no-fit",)
 
 
 def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def shrink_in_steps(
 ) -> Result:
     """All steps of a regime. Raises as `shrink` does."""
     material = wanted.regime.without_fit(asked.material)
-    return _Course(model, inputs, Asked(asked.request, material), wanted, run).go()
+    return _Course(model, inputs, asked._replace(material=material), wanted, run).go()
 
 
 class _Course:
@@ -78,7 +78,7 @@ class _Course:
         return replace(result, seconds=self._run.seconds)
 
     def _final(self, plan: Plan) -> Plan:
-        request = {**self._asked.request.as_dict(), **self._regime.facts()}
+        request = {**plan.request, **self._asked.request.as_dict(), **self._regime.facts()}
         return replace(plan, request=request)
 
     def _resume(self, kept: Kept) -> int:

@@ -61,7 +61,7 @@ class Successive:
         """The whole plan once this share of what was asked is reached, chosen on the last cut network; None where nothing more
         goes. Raises OutOfReach as `shrink` does, once the whole is asked for and nothing went before."""
         request = scaled(self._asked.request, share, self.traced.coupling)
-        asked = Asked(request, self._asked.material)
+        asked = self._asked._replace(request=request)
         try:
             if last is None:
                 found = proposed(self.traced, self._inputs, asked, self._source, self._run)

@@ -122,6 +122,21 @@ def expected(report: dict[str, Any]) -> Table:
     return made
 
 
+def sensitivity(found: dict[str, Any]) -> Table:
+    """What is left (top-1), or lost (output error), when one group alone is cut: a column a ratio."""
+    heads = [f"-{ratio:.0%}" for ratio in found["how"]["ratios"]]
+    top = bool(found["data"]["dense"])
+    what = "top-1 when it alone is cut" if top else "output error when it alone is cut"
+    made = table(what, "group", "kind", "channels", *heads, right=("channels", *heads))
+    for group in found["groups"]:
+        cells = [
+            f"{100 * p['top1']:.1f}" if top else text.digits(p["error"]) for p in group["points"]
+        ]
+        name = group["name"] + ("" if group["exact"] else " (mixed)")
+        row(made, name, group["kind"], group["size"], *cells)
+    return made
+
+
 def ops(found: list[dict[str, Any]]) -> Table:
     """The registered rules."""
     made = table("", "op", "family", "meaning")

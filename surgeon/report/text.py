@@ -140,6 +140,11 @@ def change(before: float, after: float) -> str:
     return f"{100 * (after / before - 1):+.1f} %" if before else ""
 
 
+def digits(value: float | None) -> str:
+    """Three digits that mean something; '-' for none."""
+    return "-" if value is None else f"{value:.3g}" if value < 1e6 else "lost"
+
+
 def size(count: int) -> str:
     """'44.7 MB', in powers of ten."""
     for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

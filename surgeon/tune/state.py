@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from io import BytesIO
@@ -11,26 +10,18 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.files.atomic import write_bytes
+from surgeon.files.digest import of_models
 
 FORMAT = "surgeon-tune-1"
 
 
 def key_of(facts: Mapping[str, Any], *models: nn.Module | None) -> str:
     """Of everything that decides a run's result: its options, its data, and the weights that it starts from."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    for model in models:
-        for name, tensor in sorted(model.state_dict().items() if model is not None else ()):
-            digest.update(name.encode())
-            digest.update(_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return of_models(*models, also=json.dumps(facts, sort_keys=True, default=str).encode())
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
