@@ -26,6 +26,7 @@ COMMANDS = (
     "inspect",
     "apply",
     "check",
+    "sensitivity",
     "sparsify",
     "tune",
     "export",
