@@ -91,7 +91,8 @@ def _read(archive: zipfile.ZipFile, names: list[str]) -> Tensor:
 def _normal(pixels: Tensor) -> Tensor:
     """u8[N, H, W, 3] -> f32[N, 3, H, W], normalised."""
     images = pixels.permute(0, 3, 1, 2).float() / 255
-    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    images = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return images.contiguous()  # a view(...) in a forward takes no other
 
 
 def _torchvision(folder: Path, train: bool):

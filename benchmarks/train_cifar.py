@@ -2,8 +2,8 @@
 
 The recipe is fixed, not searched for: the dense networks were trained on all training images, so that a part of these
 held out says little of new images, and test images choose nothing. It is `surgeon tune`'s own (SGD with Nesterov
-momentum, warm-up, cosine, averaged weights, crops and mirroring) at the learning rate 0.01 that torch-pruning's CIFAR
-examples tune with, from labels. For the same reason no epoch is chosen: the last is measured.
+momentum, warm-up, cosine, averaged weights, crops and mirroring) at the learning rate 0.01, the default of torch-pruning's own CIFAR
+benchmark, from labels. For the same reason no epoch is chosen: the last is measured.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 import surgeon
 from surgeon import BadInput
 from surgeon.data import DataOptions, open_data
+from surgeon.sparse.sparsify import Sparse, sparsify
 from surgeon.tune import Tuning
 from surgeon.tune.augment import augmentation
 from surgeon.tune.order import epoch_order, split, steps_of
@@ -174,6 +175,15 @@ def test_the_last_epoch_is_kept_where_that_is_asked(data, dense):
     assert best.epoch == 0 and same(best.model, dense)  # so high a rate spoils it
     assert last.epoch == 2 and last.score == last.history[-1].score < last.before
     assert not same(last.model, dense)
+
+
+def test_masks_stay_while_what_they_leave_is_trained(data, dense):
+    masked = sparsify(dense, Sparse(0.5, hooks=True)).model
+    tuned = surgeon.tune(masked, data, options=QUICK, example_inputs=X).model
+    zeros = (masked.conv2.weight == 0) & (masked.conv2.weight_mask == 0)
+    assert zeros.any() and torch.equal(tuned.conv2.weight == 0, zeros)
+    assert not torch.equal(tuned.conv2.weight, masked.conv2.weight)
+    assert right(tuned) > 0.7
 
 
 def test_numbers_and_an_own_loss(data):

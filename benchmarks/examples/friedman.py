@@ -6,7 +6,12 @@ scikit-learn's make_friedman1, 10,000 x 10, noise of variance 1 (no network can 
 the MSE. Half of the hidden units go, by L2 or chosen and compensated from 256 training inputs without their targets; tuned:
 10 more epochs after that, of 60 before.
 
-RESULTS
+    cut                     units  parameters    MSE  tuned  zipped
+    dense                   64-64       4,929   1.12         19,572
+    all, l2                 32-32       1,441  71.09   1.18   6,457
+    all, data               48-16       1,329   1.12   1.14   6,084
+    first layer only, l2    32-64       2,529  71.23   1.18  10,610
+    first layer only, data  32-64       2,529   1.13   1.16  10,629
 """
 
 from __future__ import annotations

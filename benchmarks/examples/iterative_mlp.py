@@ -5,7 +5,16 @@
 scikit-learn's 8x8 digits made 28x28, 1,347 to train on and 450 to test on. 30 epochs before, 5 after each cut; at once:
 the same share (1 - 0.8^5 = 0.67) in one cut, and the same 25 epochs after it. The mean and the worst of 3 seeds.
 
-RESULTS
+               units  parameters  as cut, %  tuned, %  worst, %
+    dense    300-100     266,610                97.33     96.89
+    step 1    240-80     208,490      97.33     96.81     96.44
+    step 2    192-64     163,722      96.59     97.70     97.56
+    step 3    154-51     129,315      95.56     97.26     96.67
+    step 4    123-41     102,059      95.11     97.48     97.11
+    step 5     98-33      80,537      92.52     97.70     97.33
+    at once    98-33      80,537      74.81     97.48     96.89
+
+    After tuning it makes no difference here: 0.2 points are one of the 450 digits.
 """
 
 from __future__ import annotations

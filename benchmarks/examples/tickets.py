@@ -1,13 +1,26 @@
 """An MLP at ratios 0.1 to 0.9: one-shot with random weights, one-shot rewound, one-shot kept, iterative; as a plot.
 
-    python benchmarks/examples/tickets.py [--plot accuracy.png]
+    python benchmarks/examples/tickets.py [--plot benchmarks/examples/tickets.png]
 
 LeNet-300-100 on scikit-learn's digits made 28x28, 1,347 to train on and 450 to test on; 30 epochs before. All have 15 epochs
 after the cut: `reinit` from fresh weights; `rewound` from what the kept weights were after one epoch (Frankle and Carbin 2019,
 arXiv 1803.03635; Frankle et al. 2020, arXiv 1903.01611); `kept` from where they are; `iterative` in 3 cuts with 5 epochs
 after each. Accuracy is the mean of 3 seeds, in percent.
 
-RESULTS
+    ratio  reinit  rewound   kept  iterative
+    0       96.30    96.30  96.30      96.30
+    0.1     96.22    96.44  97.56      97.41
+    0.2     96.00    96.44  97.41      97.48
+    0.3     95.33    96.44  97.19      97.48
+    0.4     96.00    96.52  97.26      97.04
+    0.5     95.56    96.37  96.96      97.56
+    0.6     95.78    95.48  97.26      97.11
+    0.7     94.89    95.48  97.33      97.41
+    0.8     95.11    94.22  96.81      97.04
+    0.9     91.33    90.37  94.30      94.59
+
+    Kept weights are ahead everywhere, having had 45 epochs in all where the others had 15 or 16. From 0.6 on rewinding brings
+    nothing over random weights. Iterative and one-shot are within 0.6 points, less than three of the 450 digits.
 """
 
 from __future__ import annotations
@@ -73,7 +86,7 @@ def plot(rows: list[list[float]], path: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise SystemExit("a plot needs matplotlib: pip install 'model-surgeon[bench]'") from None
+        raise SystemExit("a plot needs matplotlib: pip install 'model-surgeon[plot]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from surgeon.data.open import open_examples
 from surgeon.data.samples import DataOptions, Examples, Samples, chosen
 from surgeon.errors import BadInput
 from surgeon.files.inputs import guess_input
+from surgeon.trace.folding import own_copy, recompute
 from surgeon.trace.inputs import Inputs
 from surgeon.tune import state as states
 from surgeon.tune.distil import Teacher
@@ -53,7 +53,7 @@ def tune(
             "the data have no labels", "give --teacher, the dense network, to learn from"
         )
     train, held = split(indices, options.validation, options.seed)
-    student = copy.deepcopy(module).to(accelerator.device)
+    student = own_copy(module, {}).to(accelerator.device)
     with torch.random.fork_rng():
         return _Run(accelerator, student, options).go(
             (module, teacher), (examples, train, held), like, watch
@@ -135,8 +135,9 @@ class _Run:
                 best = _Best(epoch.score, epoch.number, copied(loop.tuned))
             self._save(loop, key, before, best)
             self._log(epoch, course.task.metric)
-        result = copy.deepcopy(original)
+        result = own_copy(original, {})
         result.load_state_dict(best.state)
+        recompute(result)  # of masks and norms of weights, which hooks apply
         for tracker in self._accelerator.trackers:
             tracker.finish()
         which = (
@@ -160,7 +161,7 @@ class _Run:
         notes: Sequence[str] = ()
         teacher = None
         if dense is not None:
-            teacher = Teacher(copy.deepcopy(dense).to(device), self._student, self._options)
+            teacher = Teacher(own_copy(dense, {}).to(device), self._student, self._options)
             notes = teacher.meet(some.inputs.map(lambda t: t.to(device)), task.classes)
         size = some.inputs.tensors[0].shape[-2:] if examples.pictures else None
         picture = None if size is None else (size[0], size[1])
