@@ -174,7 +174,8 @@ class _Reader:
 
     def _begin(self, value: Value) -> Dims:
         if not value.state or value.constant is not None:
-            return tuple(opaque(n) for n in value.shape)
+            loose = value.constant is None and value not in self.graph.inputs
+            return tuple(opaque(n, _LOOSE if loose else "") for n in value.shape)
         self.weights.add(value)
         name = value.state[0]
         dims = tuple(self.algebra.fresh(n, (name, d)) for d, n in enumerate(value.shape))
@@ -220,7 +221,8 @@ class _Reader:
 
     def _move(self, node: Node, rule: Rule) -> None:
         assert rule.move is not None
-        out = rule.move(Site(self.algebra, node, self.of))
+        read = not self.looked_at.isdisjoint(v for v in node.outputs if v)
+        out = rule.move(Site(self.algebra, node, self.of, read))
         if node.inputs and all(v in self.weights for v in node.inputs):
             self.weights.update(v for v in node.outputs if v is not None)
         self._give(node, out if isinstance(out, list) else [out])
@@ -297,6 +299,9 @@ class _Reader:
                 known, dims, strict=True
             ):  # written in place: what was there is what is
                 self.algebra.equate(a, b)
+
+
+_LOOSE = "meets a tensor that the model holds as no parameter or buffer, which stays"
 
 
 def _role(term: Term, data: set[str], kept: frozenset[str]) -> str:

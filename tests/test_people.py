@@ -75,3 +75,82 @@ def test_a_file_whose_batch_is_fixed_is_not_timed_on_another(tmp_path):
     path = tmp_path / "slim.onnx"
     export_onnx(net, path, X, dynamic_batch=False)
     assert before_after(net, net, X, path).speed is not None
+
+
+class AsksShape(nn.Module):
+    """The shape of one channel's map, of which nothing else is read; sometimes its numbers."""
+
+    def __init__(self, numbers: bool = False) -> None:
+        super().__init__()
+        self.numbers = numbers
+        self.embed, self.places = nn.Linear(12, 16), nn.Embedding(20, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        one = x[:, :, -1]
+        x = x + self.places(torch.arange(one.shape[1]))
+        return self.head(x + one.unsqueeze(2) if self.numbers else x)
+
+
+def test_whose_shape_is_asked_is_not_read():
+    x = torch.randn(2, 10, 12)
+    groups = [
+        {g.name: g for g in surgeon.trace(AsksShape(n), x).groups}["embed"] for n in (False, True)
+    ]
+    assert [g.size for g in groups] == [16, 15]
+    result = surgeon.shrink(AsksShape(), x, remove={"embed": [0, 15]}, measure=False)
+    assert result.way == "module" and result.model.head.in_features == 14  # type: ignore[union-attr]
+
+
+class Table(nn.Module):
+    """Positions held as a plain attribute, which no state dict has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(12, 16), nn.Linear(16, 5)
+        self.places = torch.rand(1, 10, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x) + self.places)
+
+
+def test_a_tensor_that_is_no_state_is_named_as_such():
+    groups = {g.name: g.why_not for g in surgeon.trace(Table(), torch.randn(2, 10, 12)).groups}
+    assert "no parameter or buffer" in (groups["embed"] or "")
+    assert "the input" in (groups["embed:in"] or "")
+
+
+class Pairs(nn.Module):
+    """Rotation of neighbours: of the last pair that stays every second channel is one position."""
+
+    def __init__(self, heads: int = 4, turned: int = 4, size: int = 12) -> None:
+        super().__init__()
+        self.heads, self.turned, self.size = heads, turned, size
+        self.register_buffer("angles", torch.rand(20, turned // 2))
+        self.embed = nn.Linear(12, heads * size)
+        self.qkv = nn.ModuleList(nn.Linear(heads * size, heads * size) for _ in range(3))
+        self.head = nn.Linear(heads * size, 5)
+
+    def turn(self, x: Tensor) -> Tensor:
+        x, rest = x[..., : self.turned], x[..., self.turned :]
+        angle = self.angles[: x.shape[2]]
+        even, odd = x[..., ::2], x[..., 1::2]
+        turned = even * angle.cos() - odd * angle.sin(), odd * angle.cos() + even * angle.sin()
+        return torch.cat([torch.stack(turned, -1).flatten(-2), rest], -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        shape = (*x.shape[:2], self.heads, self.size)
+        q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in self.qkv)
+        weights = (self.turn(q) @ self.turn(k).mT).softmax(-1)
+        return self.head((weights @ v).transpose(1, 2).flatten(2) + x)
+
+
+def test_one_number_for_two_things_keeps_no_module_from_its_own_class():
+    """Four heads stay, four rotary channels become two: both say 4."""
+    net = build(Pairs)
+    result = surgeon.shrink(net, torch.randn(2, 10, 12), 0.5, measure=False)
+    assert result.why is None
+    slim = result.model
+    assert (slim.heads, slim.turned, slim.size) == (4, 2, 6)

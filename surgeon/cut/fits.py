@@ -133,19 +133,22 @@ def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool])
         return None
     if new.op != want.op:
         return f"{old.op} with {_plain(old.args)} cannot be written for the cut tensors"
-    if not _same(_clamped(want.args, want, sizes), _clamped(new.args, want, sizes)) or not _same(
-        want.kwargs, new.kwargs
-    ):
+    if not _same(
+        _positions(want.args, want, sizes), _positions(new.args, want, sizes)
+    ) or not _same(want.kwargs, new.kwargs):
         return f"{old.op} is given {_plain(new.args)} where {_plain(want.args)} is planned"
     return None
 
 
-def _clamped(args: Any, call: Call, sizes: Sizes) -> Any:
-    """A slice that ends at or beyond its dimension ends there, however that is written."""
-    if not call.op.startswith("aten.slice.") or call.x is None or len(args) < 4:
+def _positions(args: Any, call: Call, sizes: Sizes) -> Any:
+    """A slice is the positions that it takes, however they are written."""
+    if not call.op.startswith("aten.slice.") or call.x is None:
         return args
-    size = sizes.shape(call.x)[args[1] % len(call.x.shape)]
-    return (*args[:3], min(args[3], size) if type(args[3]) is int else args[3], *args[4:])
+    dim = (args[1] if len(args) > 1 else 0) % len(call.x.shape)
+    start, end, step = (*args[2:], None, None, None)[:3]
+    if any(type(x) is not int and x is not None for x in (start, end, step)):
+        return args
+    return args[0], dim, tuple(range(sizes.shape(call.x)[dim])[start:end:step])
 
 
 def _both_split(want: Call, new: Node) -> bool:

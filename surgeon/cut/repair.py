@@ -66,12 +66,20 @@ def _trials(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
     asked = list(_candidates(slim, given))
     every = list(_candidates(slim, [*given, *extents]))
     seen: list[list[Change]] = [[]]
-    for trial in (asked, every, *_by_kind(asked)):
+    for trial in (asked, every, *_all_but_one(asked), *_by_kind(asked)):
         if trial not in seen:
             seen.append(trial)
             yield trial
 
 
+def _all_but_one(changes: list[Change]) -> Iterator[list[Change]]:
+    """Each kind left out: its number may be that of something else (four heads, four rotary channels)."""
+    kinds = _by_kind(changes)
+    for left_out in kinds if len(kinds) <= _KINDS else ():
+        yield [change for kind in kinds if kind is not left_out for change in kind]
+
+
+_KINDS = 12  # of attributes; each costs a forward
 _Wanted = dict[str, dict[int, set[int]]]  # module path -> old size -> what the cut makes of it
 
 

@@ -259,7 +259,7 @@ def _select(call: Call, sizes: Sizes) -> Call:
     new = sizes.taken(call.x, dim, index)
     if type(call.args[2]) is not int or len(sizes.kept(call.x, dim)) == call.x.shape[dim]:
         return call
-    return call.put(2, int(new[0]))
+    return call.put(2, int(new[0])) if len(new) else call  # gone, where only its shape is asked
 
 
 @_resizes("roll")

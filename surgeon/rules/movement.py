@@ -128,7 +128,8 @@ def select(site: Site) -> Dims:
     dim = site.axis(1)
     x = site.x
     index = site.node.args[2] % size_of(x[dim])
-    site.algebra.freeze_at(x[dim], index, f"position {index} is read by itself")
+    if site.read:
+        site.algebra.freeze_at(x[dim], index, f"position {index} is read by itself")
     return x[:dim] + x[dim + 1 :]
 
 

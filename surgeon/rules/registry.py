@@ -31,11 +31,13 @@ class Form:
 
 @dataclass(frozen=True)
 class Site:
-    """A node being coupled: what a movement sees."""
+    """A node being coupled: what a movement sees. `read`: whether anything takes what it gives; of a part
+    that nothing takes, the forward asked the shape."""
 
     algebra: Algebra
     node: Node
     dims: Callable[[Value], Dims]
+    read: bool = True
 
     @property
     def x(self) -> Dims:
