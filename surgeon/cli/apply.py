@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from surgeon.cli import calibrate as c
 from surgeon.cli import options as o
 from surgeon.cli.deliver import Delivery, deliver
 from surgeon.cli.screen import Screen
@@ -21,6 +22,7 @@ def apply(
     arch: o.Arch = None,
     input: o.Input = None,
     metric: o.Metric = None,
+    eval_data: c.EvalData = None,
     no_check: o.NoCheck = False,
     no_measure: o.NoMeasure = False,
     no_onnx: o.NoOnnx = False,
@@ -38,7 +40,8 @@ def apply(
     replayed = Plan.load(plan)
     how = o.opening(arch, input, allow, unsafe_pickle, threads).for_plan(replayed)
     source = how.open(model, screen)
-    wanted = Delivery(output, not no_measure, not no_onnx, metric, threads)
+    seen, _ = c.held_out(eval_data, None, source, screen)
+    wanted = Delivery(output, not no_measure, not no_onnx, metric, threads, seen, None)
     deliver(
         source,
         lambda: apply_checked(

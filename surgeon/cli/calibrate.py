@@ -22,6 +22,13 @@ Data = Annotated[
         help="Keep the accuracy from these examples: folder or zip of pictures, .npy, .npz, .pt, file.py:loader",
     ),
 ]
+EvalData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Held-out examples, all of them: output error, and with labels top-1 and top-5, before and after",
+    ),
+]
 Count = Annotated[int | None, typer.Option("--samples", help="Of --data, so many; 128 by default")]
 Mean = Annotated[str | None, typer.Option(metavar="M,M,M", help="Of pixels from 0 to 1")]
 Std = Annotated[str | None, typer.Option(metavar="S,S,S", help="Of pixels from 0 to 1")]
@@ -56,6 +63,23 @@ class Calibration:
         samples = open_data(self.ref, source.inputs, replace(self.options, arch=arch))
         screen.notes(samples.notes)
         return replace(source, notes=(*source.notes, *samples.notes)), self.asked(samples)
+
+
+def held_out(
+    ref: str | None, given: Calibration | None, source: Source, screen: Screen
+) -> tuple[Any, bool]:
+    """(examples that accuracy is told on or None, whether the data given are others)."""
+    from surgeon.data import DataOptions, open_data
+
+    if ref is None:
+        return None, False
+    same = given.options if given is not None else DataOptions()
+    arch = (source.payload or {}).get("arch") or source.arch
+    screen.step(f"look at {ref}")
+    options = replace(same, samples=None, arch=arch)
+    samples = open_data(ref, source.inputs, options)
+    screen.notes(f"--eval-data: {note}" for note in samples.notes)
+    return samples, given is None or given.ref != ref
 
 
 def calibration(

@@ -24,6 +24,8 @@ class Delivery:
     onnx: bool = True
     metric: str | None = None
     threads: int = 1
+    examples: Any = None  # batches that both networks are run on
+    held_out: bool | None = False  # whether the cut sees none of them; None: not known
 
 
 def deliver(source: Source, cut: Callable[[], Result], wanted: Delivery, screen: Screen) -> None:
@@ -76,7 +78,14 @@ def _measured(
         measured = before_after(*models, result.inputs, onnx, threads=wanted.threads)
     else:
         measured = counted(source.model, result.model, result.inputs)
-    return replace(result, measured=measured, notes=(*result.notes, *measured.notes))
+    result = replace(result, measured=measured, notes=(*result.notes, *measured.notes))
+    if wanted.examples is None:
+        return result
+    from surgeon.pipeline.evaluated import evaluate
+
+    screen.step("run both on the examples")
+    seen = evaluate(source.model, result.model, wanted.examples, wanted.held_out)
+    return replace(result, evaluation=seen)
 
 
 def _report(

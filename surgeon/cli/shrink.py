@@ -144,6 +144,7 @@ def shrink(
     mean: c.Mean = None,
     std: c.Std = None,
     recover: c.Recover = None,
+    eval_data: c.EvalData = None,
     sensitivity: Measured = None,
     steps: g.Steps = None,
     schedule: g.Schedule = None,
@@ -212,7 +213,11 @@ def shrink(
         asked = {k: v for k, v in asked.items() if k not in ("tune", "rewind", "reinit", "steps")}
         _preview(source, model, asked, replayed, screen)
         return
-    wanted = Delivery(output, not no_measure, not no_onnx, metric, threads)
+    seen, held = c.held_out(eval_data, given, source, screen)
+    seen, held = (asked.get("data"), False) if seen is None else (seen, held)
+    wanted = Delivery(
+        output, not no_measure, not no_onnx, metric, threads, seen, held if plan is None else None
+    )
     if tune is not None:
         out = output or Path(f"{source.name}-slim")
         asked["state"] = g.unfinished(out, restart)

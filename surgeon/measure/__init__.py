@@ -37,7 +37,7 @@ class Measurement:
 
     `flops` and `macs` are per example, a multiply-add being one; `bytes` is the state dict,
     `onnx_bytes` the deployable file, `peak_memory` bytes above the bare runtime; `latency` is of one
-    call with the inputs as given. None where it was not asked for or could not be had; `notes` says
+    call with the inputs as given; `zeros` are among the parameters, `zipped` bytes of the weights. None where it was not asked for or could not be had; `notes` says
     why, and names the ops that the FLOPs leave out.
     """
 
@@ -50,6 +50,8 @@ class Measurement:
     peak_memory: int | None
     runtime: str
     threads: int
+    zeros: int = 0
+    zipped: int | None = None
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def measure(
     `latency=False` only counts. Raises BadInput where the forward fails.
     """
     from surgeon.measure.count import flops, parameters, state_bytes
+    from surgeon.metrics.sparsity import zeros
 
     counted = flops(model, inputs)
     notes = [f"FLOPs leave out {', '.join(counted.uncounted)}"] if counted.uncounted else []
@@ -95,6 +98,7 @@ def measure(
         peak_memory=memory,
         runtime=runtime,
         threads=threads,
+        zeros=zeros(model),
         notes=tuple(notes),
     )
 

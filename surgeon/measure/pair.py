@@ -49,7 +49,7 @@ def before_after(
     Latency is of one example: inputs that share a batch are narrowed to one, but for a program that was
     captured with another batch.
     """
-    before, after = (measure(m, inputs, latency=False, threads=threads) for m in (model, slim))
+    before, after = (_counted(m, inputs, threads) for m in (model, slim))
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
         try:
             return _timed(
@@ -65,8 +65,15 @@ def before_after(
 
 def counted(model: nn.Module, slim: nn.Module, inputs: Any) -> BeforeAfter:
     """Parameters, FLOPs and bytes of both, without timing."""
-    before, after = (measure(m, inputs, latency=False) for m in (model, slim))
+    before, after = (_counted(m, inputs) for m in (model, slim))
     return BeforeAfter(before, after, None)
+
+
+def _counted(model: nn.Module, inputs: Any, threads: int = 1) -> Measurement:
+    from surgeon.metrics.zipped import zipped_bytes
+
+    counts = measure(model, inputs, latency=False, threads=threads)
+    return replace(counts, zipped=zipped_bytes(model))
 
 
 def _timed(

@@ -11,6 +11,8 @@ from torch import nn
 from surgeon.check import CheckResult
 from surgeon.heal.recover import Recovery
 from surgeon.measure.pair import BeforeAfter
+from surgeon.metrics.overview import overview
+from surgeon.pipeline.evaluated import Evaluation
 from surgeon.plan import Plan
 from surgeon.report.reach import Reach
 from surgeon.sparse.dead import Dead
@@ -49,6 +51,13 @@ class Result:
     dead: Dead | None = None
     recovery: Recovery | None = None
     history: tuple[Cutting, ...] = ()
+    evaluation: Evaluation | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """Sparsity, compression, speed, memory, and what the outputs lost; None where nothing was counted."""
+        seen = self.evaluation.as_dict() if self.evaluation else None
+        return overview(self.measured.as_dict(), seen) if self.measured else None
 
     @property
     def report(self) -> dict[str, Any]:
@@ -66,6 +75,7 @@ class Result:
             "why": self.why,
             "check": self.check.as_dict() if self.check else None,
             "measured": self.measured.as_dict() if self.measured else None,
+            "metrics": self.metrics,
             "reach": self.reach.as_dict() if self.reach else None,
             "groups": plan["groups"],
             "left": plan["left"],

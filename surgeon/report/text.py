@@ -38,7 +38,27 @@ def outcome(report: dict[str, Any]) -> list[str]:
         lines += reach(report["reach"])
     lines.append(proven(report["check"]))
     lines += steps(report["steps"], report["request"]) if report.get("steps") else []
-    return lines + (recovered(report["recovery"]) if report.get("recovery") else [])
+    lines += recovered(report["recovery"]) if report.get("recovery") else []
+    return lines + (metrics(report["metrics"]) if report.get("metrics") else [])
+
+
+def metrics(found: dict[str, Any]) -> list[str]:
+    """What was won, by count, and what is lost on the examples given; from report.json's data."""
+    share = {k: f"{v:.1%}" for k, v in found["sparsity"].items()}
+    lines = [
+        f"compression: x{found['compression_ratio']:.2f} by parameters; theoretical speed-up "
+        f"x{found['theoretical_speedup']:.2f} by FLOPs; zeros {share['before']} -> {share['after']}"
+    ]
+    if found["examples"]:
+        about = found["examples"]
+        parts = []
+        for key, drop in (found["accuracy"] or {"drop": {}})["drop"].items():
+            before, after = (found["accuracy"][w][key] for w in ("before", "after"))
+            said = f"{before:.1%} -> {after:.1%}, {100 * drop:.1f} points lost"
+            parts.append(f"top-{key[3:]} {said}")
+        parts.append(f"output error {digits(found['reconstruction_error'])}")
+        lines.append(f"on {about['examples']} examples {about['which']}: {'; '.join(parts)}")
+    return lines
 
 
 def steps(done: list[dict[str, Any]], request: dict[str, Any]) -> list[str]:
@@ -118,7 +138,12 @@ def rows(measured: dict[str, Any]) -> list[Row]:
         _numbers("FLOPs (a multiply-add is one)", before["flops"], after["flops"]),
         _numbers("MACs", before["macs"], after["macs"]),
     ]
-    sizes = {"bytes": "weights", "onnx_bytes": "ONNX file", "peak_memory": "peak memory"}
+    sizes = {
+        "bytes": "weights",
+        "zipped": "weights, zipped",
+        "onnx_bytes": "ONNX file",
+        "peak_memory": "peak memory",
+    }
     for key, what in sizes.items():
         if before[key] is not None and after[key] is not None:
             out.append((what, size(before[key]), size(after[key]), change(before[key], after[key])))
