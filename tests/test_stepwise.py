@@ -197,8 +197,10 @@ def test_a_killed_run_goes_on_where_it_was(dense, data, tmp_path):
     assert same(again.model, whole.model)
     assert again.history == whole.history
     assert again.plan.keep == whole.plan.keep
-    with pytest.raises(BadInput, match="of a run with other options"):
-        surgeon.shrink(dense, X, 0.5, steps=2, tune=2, train=data, state=tmp_path, **QUICK)
+    for other in ({"ratio": 0.5}, {"teacher": None}, {"rewind": net(16).state_dict()}):
+        asked = {"ratio": 0.75, "tune": Tuning(2, 32, lr=0.05), **other}
+        with pytest.raises(BadInput, match="of a run with other options"):
+            surgeon.shrink(dense, X, steps=2, train=data, state=tmp_path, **asked, **QUICK)
 
 
 # weights that begin anew

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,9 +19,10 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]], also: bytes = b"") -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def of_models(*models: nn.Module | None, also: bytes = b"") -> str:
-    """The same of the state dicts of networks, by name."""
-    states = [sorted(m.state_dict().items()) if m is not None else [] for m in models]
+def of_models(*models: nn.Module | Mapping[str, Any] | None, also: bytes = b"") -> str:
+    """The same of networks, or of their state dicts, by name."""
+    dicts = [m.state_dict() if isinstance(m, nn.Module) else m or {} for m in models]
+    states = [sorted(d.items()) for d in dicts]
     return of_tensors(((n, t) for state in states for n, t in state if isinstance(t, Tensor)), also)
 
 

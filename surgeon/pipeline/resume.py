@@ -44,8 +44,9 @@ class Kept:
         data = getattr(regime.train, "notes", None)
         facts = {**asked.request.as_dict(), **regime.facts(), "tuning": tuning, "train": data}
         facts["recover"] = asked.material.recover
-        earlier = regime.rewind if isinstance(regime.rewind, nn.Module) else None
-        return Kept(regime.state, key_of(facts, model, earlier))
+        teacher = regime.teacher if isinstance(regime.teacher, nn.Module) else None
+        facts["teacher"] = regime.teacher if teacher is None else "given"
+        return Kept(regime.state, key_of(facts, model, regime.rewind, teacher))
 
     def read(self) -> Progressed | None:
         """The last step that was done, None where there is none. BadInput for a damaged file, or another run's."""

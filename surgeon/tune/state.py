@@ -19,7 +19,7 @@ from surgeon.files.digest import of_models
 FORMAT = "surgeon-tune-1"
 
 
-def key_of(facts: Mapping[str, Any], *models: nn.Module | None) -> str:
+def key_of(facts: Mapping[str, Any], *models: nn.Module | Mapping[str, Any] | None) -> str:
     """Of everything that decides a run's result: its options, its data, and the weights that it starts from."""
     return of_models(*models, also=json.dumps(facts, sort_keys=True, default=str).encode())
 
