@@ -38,7 +38,10 @@ def outcome(report: dict[str, Any]) -> list[str]:
         lines += reach(report["reach"])
     lines.append(proven(report["check"]))
     lines += steps(report["steps"], report["request"]) if report.get("steps") else []
-    lines += recovered(report["recovery"]) if report.get("recovery") else []
+    if report.get("recovery"):
+        if len(report.get("steps") or ()) > 1 and report["request"].get("tune"):
+            lines.append("of the last step, where dense is the network that it cut:")
+        lines += recovered(report["recovery"])
     return lines + (metrics(report["metrics"]) if report.get("metrics") else [])
 
 
