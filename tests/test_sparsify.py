@@ -1,11 +1,16 @@
 """Masks by unit, scope, criterion and schedule; what they make faster is said."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from nets import draw
 from torch import nn
 
 import surgeon
+from surgeon.cli.main import run
+from surgeon.data import open_data
 from surgeon.errors import BadInput
 from surgeon.pipeline.traced import trace
 from surgeon.report import text
@@ -118,3 +123,29 @@ def test_filters_can_be_removed_single_weights_cannot(net: nn.Sequential) -> Non
     assert weights["dead"]["channels"] == 0 and weights["share"] > 0.4
     assert weights["layers"]["0"]["zeros"] == 144
     assert any("none" in line for line in text.sparsity(weights))
+
+
+def test_gradient_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef net():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()\n"
+    )
+    x, y = torch.randn(64, 6, generator=torch.manual_seed(1)), torch.arange(64) % 4
+    np.savez("d.npz", x=x.numpy(), labels=y.numpy())
+    asked = ["sparsify", "nets.py:net", "--input", "1,6", "--criterion", "gradient", "-o", "s.pth"]
+    assert run([*asked, "-q"]) == 2  # without data
+    assert run([*asked, "-q", "--data", "d.npz"]) == 0
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    for part in (
+        0,
+        32,
+    ):  # as --data gives them: all examples, in batches of 32 of which each has a mean loss
+        order = open_data("d.npz", torch.zeros(1, 6)).indices[part : part + 32]
+        nn.functional.cross_entropy(net(x[order]), y[order]).backward()
+    state = torch.load("s.pth")["state_dict"]
+    for layer, name in ((net[0], "0.weight"), (net[2], "2.weight")):
+        score = (layer.weight * layer.weight.grad).abs().flatten()  # type: ignore[operator, union-attr]
+        gone = set(score.argsort()[: score.numel() // 2].tolist())
+        assert gone == set((state[name].flatten() == 0).nonzero().flatten().tolist())

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from surgeon.cli import calibrate as c
 from surgeon.cli import options as o
 from surgeon.cli import parse
 from surgeon.cli.screen import Screen
+from surgeon.errors import BadInput
 
 Ratio = Annotated[str, typer.Option(metavar="R", help="Share of weights to zero: 0.5 or 50%")]
 Granularity = Annotated[
@@ -22,7 +24,12 @@ Granularity = Annotated[
 Scope = Annotated[
     str, typer.Option(metavar="SCOPE", help="Units compete: local (default) or global")
 ]
-Criterion = Annotated[str, typer.Option(metavar="NAME", help="magnitude (default) or random")]
+Criterion = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="magnitude (default), random, or with --data gradient: |w x dL/dw|"
+    ),
+]
 Schedule = Annotated[
     str, typer.Option(metavar="NAME", help="linear, exponential, polynomial or one-cycle")
 ]
@@ -53,6 +60,10 @@ def sparsify(
     ignore: Ignore = None,
     masks: Hooks = False,
     seed: Seed = 0,
+    data: c.Data = None,
+    samples: c.Count = None,
+    mean: c.Mean = None,
+    std: c.Std = None,
     output: Target = None,
     arch: o.Arch = None,
     input: o.Input = None,
@@ -76,9 +87,16 @@ def sparsify(
         parse.share(ratio), granularity, scope, criterion, schedule, last, steps,
         tuple(ignore or ()), masks, seed,
     )  # fmt: skip
+    given = c.calibration(data, samples, mean, std, None)
+    if (criterion == "gradient") != (given is not None):
+        raise BadInput(
+            "the criterion gradient reads data, and no other does",
+            "--criterion gradient --data DATA, or neither",
+        )
     source = o.opening(arch, input, allow, unsafe_pickle, threads).open(model, screen)
+    source, learnt = given.opened(source, screen) if given else (source, {})
     screen.step("mask")
-    done = masked(source.model, how)
+    done = masked(source.model, how, learnt.get("data"))
     path = output or Path(f"{source.name}-sparse.pth")
     store(done.model, path, source.arch)
     screen.step("see what is dead")

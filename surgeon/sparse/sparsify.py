@@ -13,6 +13,7 @@ from torch.nn.utils import prune
 
 from surgeon.errors import BadInput
 from surgeon.schedule import ratio_at
+from surgeon.score.loss import loss_of
 from surgeon.sparse.granularity import pattern_mask, pattern_of, refuse_unknown, spread, units
 from surgeon.trace.folding import own_copy
 from surgeon.trace.inputs import Inputs
@@ -89,9 +90,9 @@ def sparsify(
 ) -> Sparsified:
     """A copy of `model` with masked weights; the model is not touched.
 
-    data: batches as `Inputs.of` takes them, for the criterion 'gradient'; loss: output -> a number, the
-    mean square of the outputs by default, which needs no labels. Raises BadInput where data are missing
-    or no layer has such units.
+    data: batches as `Inputs.of` takes them, or what `open_data` gives, for the criterion 'gradient'; loss:
+    output -> a number; by default that of the labels where batches have some, else the mean square of the
+    outputs. Raises BadInput where data are missing or no layer has such units.
     """
     slim = own_copy(model, {}).eval()
     layers = {
@@ -133,7 +134,7 @@ def _scores(
             "the criterion 'gradient' needs data",
             "give batches: sparsify(model, how, data=batches)",
         )
-    return _gradients(model, weights, data, loss or _square)
+    return _gradients(model, weights, data, loss)
 
 
 def _own(module: nn.Module, name: str, otherwise: Any) -> Any:
@@ -141,7 +142,7 @@ def _own(module: nn.Module, name: str, otherwise: Any) -> Any:
 
 
 def _gradients(
-    model: nn.Module, weights: Mapping[str, Tensor], data: Iterable[Any], loss: Loss
+    model: nn.Module, weights: Mapping[str, Tensor], data: Iterable[Any], own: Loss | None
 ) -> dict[str, Tensor]:
     """|w * dL/dw|, the gradient summed over all batches."""
     total = {n: torch.zeros_like(w) for n, w in weights.items()}
@@ -153,9 +154,8 @@ def _gradients(
             w.requires_grad_()
         for batch in data:
             seen += 1
-            found = torch.autograd.grad(
-                loss(Inputs.of(batch).run(model)), list(weights.values()), allow_unused=True
-            )
+            loss = _loss(model, batch, own)
+            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, grad in zip(weights, found, strict=True):
                 total[name] += 0 if grad is None else grad
         for w, flag in zip(wanted, before, strict=True):
@@ -163,6 +163,16 @@ def _gradients(
     if not seen:
         raise BadInput("the data hold no batch", "give at least one batch of inputs")
     return {n: (w * total[n]).detach().abs() for n, w in weights.items()}
+
+
+def _loss(model: nn.Module, batch: Any, own: Loss | None) -> Tensor:
+    """A batch of `open_data` holds inputs and labels; any other is inputs alone."""
+    whole = isinstance(getattr(batch, "inputs", None), Inputs)
+    out = (batch.inputs if whole else Inputs.of(batch)).run(model)
+    labels = batch.labels if whole else None
+    if own is not None:
+        return own(out)
+    return _square(out) if labels is None else loss_of(out, labels, None, torch.Generator())
 
 
 def _square(output: Any) -> Tensor:
