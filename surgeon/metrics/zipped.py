@@ -24,5 +24,5 @@ def zipped_bytes(model: nn.Module) -> int:
             seen.add(tensor.data_ptr())
         flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         for part in flat.split(_STEP):
-            size += len(packer.compress(part.numpy()))
+            size += len(packer.compress(part.numpy().tobytes()))
     return size + len(packer.flush())
