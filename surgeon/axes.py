@@ -20,7 +20,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.classes import Classes, Product, Unread, Why, solve
+from surgeon.classes import Classes, Product, Said, Unread, Why, solve
 
 Ids = NDArray[np.int64]
 
@@ -77,6 +77,7 @@ class Algebra:
     _equal: list[tuple[Ids, Ids]] = field(default_factory=list)
     _frozen: list[tuple[Ids, Why]] = field(default_factory=list)
     _mixed: list[tuple[Ids, Why]] = field(default_factory=list)
+    _summed: list[tuple[Ids, Why]] = field(default_factory=list)
     _products: list[Product] = field(default_factory=list)
     _read: dict[int, Ids] = field(default_factory=dict)  # by leaf
     _unread: list[tuple[Ids, Why]] = field(default_factory=list)
@@ -141,6 +142,12 @@ class Algebra:
         for leaf in dim:
             if leaf.ids is not None:
                 self._mixed.append((leaf.ids, Why(why, self.where)))
+
+    def add_up(self, dim: Dim, why: str) -> None:
+        """An op sums over `dim` without a weight that could lose the same elements."""
+        for leaf in dim:
+            if leaf.ids is not None:
+                self._summed.append((leaf.ids, Why(why, self.where)))
 
     def tie(self, runs: Sequence[Dim]) -> None:
         """The code that makes these runs (chunk) gives each as many elements as the others.
@@ -356,7 +363,8 @@ class Algebra:
     def solve(self) -> Classes:
         """Everything said so far, as classes of elements."""
         idle = Unread(tuple(self._read.values()), tuple(self._unread))
-        return solve(self.count, self._equal, self._products, self._frozen, self._mixed, idle)
+        said = Said(self._frozen, self._mixed, self._summed)
+        return solve(self.count, self._equal, self._products, said, idle)
 
 
 def sizes(dim: Dim) -> str:

@@ -325,9 +325,9 @@ class _Pair:
     @property
     def stranger(self) -> str | None:
         """The first weight of the cut model that is not the kept part of the original's."""
-        return strange_weight(
-            as_dtype(self.model, self.dtype), as_dtype(self.slim, self.dtype), self.plan
-        )
+        models = as_dtype(self.model, self.dtype), as_dtype(self.slim, self.dtype)
+        rounding = max(1e-6, torch.finfo(own_dtype(self.model)).eps)
+        return strange_weight(*models, self.plan, rounding)
 
     def prove(self, forced: Forced | None = None, draw: tuple[float, int] | None = None) -> _Proof:
         """One comparison; CheckFailed above the tolerance.

@@ -9,7 +9,7 @@ it only means that this factor is not cut. Linear time on arrays; no Python obje
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class Classes:
     lq: Ids
     frozen: Ids  # class -> index of its reason in `reasons`, or -1
     mixed: Ids  # likewise: the reason why cutting is not exact
+    summed: Ids  # likewise: the op that sums over it without a weight
     reasons: tuple[Why, ...]
 
     @property
@@ -140,16 +141,24 @@ class Unread:
         return [(ids, why) for ids, why in parts if len(ids)]
 
 
+@dataclass(frozen=True)
+class Said:
+    """What was said of elements: frozen, mixed, and summed without a weight."""
+
+    frozen: Sequence[tuple[Ids, Why]] = ()
+    mixed: Sequence[tuple[Ids, Why]] = ()
+    summed: Sequence[tuple[Ids, Why]] = ()
+
+
 def solve(
     count: int,
     equal: Sequence[tuple[Ids, Ids]],
     products: Sequence[Product],
-    frozen: Sequence[tuple[Ids, Why]],
-    mixed: Sequence[tuple[Ids, Why]],
+    said: Said = Said(),
     unread: Unread = Unread(),
 ) -> Classes:
-    """Classes of `count` elements from equalities, products and what was said about them: what is frozen,
-    mixed, and frozen where nothing reads it."""
+    """Classes of `count` elements from equalities, products and what was said about them, and what is frozen
+    where nothing reads it."""
     edges = [*equal, *_fixed_factors(products)]
     a = np.concatenate([x for x, _ in edges]) if edges else np.zeros(0, np.int64)
     b = np.concatenate([y for _, y in edges]) if edges else np.zeros(0, np.int64)
@@ -166,7 +175,8 @@ def solve(
         else:
             break
         a, b = np.concatenate([a, x]), np.concatenate([b, y])
-    return _finish(label, table, [*frozen, *given_up, *unread.frozen(label, table)], mixed)
+    frozen = [*said.frozen, *given_up, *unread.frozen(label, table)]
+    return _finish(label, table, replace(said, frozen=frozen))
 
 
 def _fixed_factors(products: Sequence[Product]) -> list[tuple[Ids, Ids]]:
@@ -288,12 +298,8 @@ def _loser(label: Ids, t: _Products, m: Ids, n: Ids) -> tuple[int, bool]:
     return int(t.k[n[0]]), True
 
 
-def _finish(
-    label: Ids,
-    t: _Products,
-    frozen: Sequence[tuple[Ids, Why]],
-    mixed: Sequence[tuple[Ids, Why]],
-) -> Classes:
+def _finish(label: Ids, t: _Products, said: Said) -> Classes:
+    frozen = said.frozen
     count = int(label.max()) + 1 if len(label) else 0
     le, lp, lq = _distinct_rows(label[t.e], label[t.p], label[t.q])
     circular = _circular(count, le, lp, lq)
@@ -310,7 +316,8 @@ def _finish(
         lp,
         lq,
         _spread(_reason_of(label, count, frozen, reasons), le, lp, lq),
-        _spread(_reason_of(label, count, mixed, reasons), le, lp, lq),
+        _spread(_reason_of(label, count, said.mixed, reasons), le, lp, lq),
+        _spread(_reason_of(label, count, said.summed, reasons), le, lp, lq),
         tuple(reasons),
     )
 

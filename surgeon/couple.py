@@ -235,11 +235,25 @@ class _Reader:
             if value is not None:
                 binding.operand(terms, self.of(value))
         self._note(node, operands, notation.kept)
+        self._sum(operands, notation, binding)
         outs = zip(notation.outputs, node.outputs, strict=False)
         self._give(node, [binding.output(t, v.shape) if v else () for t, v in outs])
         self.bound[node.index] = binding.letters
         if form.told and self.looked_at.intersection(v for v in node.outputs[1:] if v):
             self._told(node, notation, binding)
+
+    def _sum(
+        self,
+        operands: list[tuple[tuple[Term, ...], Value | None]],
+        notation: Notation,
+        binding: Binding,
+    ) -> None:
+        """What an op sums over where no weight does: what a weight does not take cannot be left out of it."""
+        if any(value in self.weights for _, value in operands):
+            return
+        letters = {x for terms, _ in operands for t in terms for x in t.letters}
+        for letter in (letters - notation.kept) & binding.letters.keys():
+            self.algebra.add_up(binding.letters[letter], f"{binding.op} sums over it")
 
     def _told(self, node: Node, notation: Notation, binding: Binding) -> None:
         """Positions that are looked at must stay what they are."""

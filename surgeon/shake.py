@@ -26,8 +26,13 @@ def follow(small: nn.Module, model: nn.Module, plan: Plan) -> None:
             tensor.copy_(planned(name, own[name], plan))
 
 
-def strange_weight(model: nn.Module, small: nn.Module, plan: Plan) -> str | None:
-    """The first weight of the cut model that is not what the plan leaves of the original's, or None."""
+def strange_weight(
+    model: nn.Module, small: nn.Module, plan: Plan, rounding: float = 1e-6
+) -> str | None:
+    """The first weight of the cut model that is not what the plan leaves of the original's, or None.
+
+    rounding: relative, of a weight that took up a factor or a constant in its own precision.
+    """
     own = named_state(model)
     for name, tensor in small.named_parameters():
         if name not in own:
@@ -36,10 +41,9 @@ def strange_weight(model: nn.Module, small: nn.Module, plan: Plan) -> str | None
         want = (
             carried(name, own[name], plan).to(tensor) if carries else planned(name, own[name], plan)
         )
-        # a factor, or a constant, is rounded to the weight's precision
-        rounding = 1e-6 if name in plan.folds or carries else 0.0
+        within = rounding if name in plan.folds or carries else 0.0
         if want.shape != tensor.shape or not torch.allclose(
-            want, tensor, rtol=rounding, atol=0.0, equal_nan=True
+            want, tensor, rtol=within, atol=0.0, equal_nan=True
         ):
             return name
     return None

@@ -41,6 +41,101 @@ FOUND = {
         ),
         Ask("max_flops"),
     ),
+    "a scale of one over the root of a width behind a transposed convolution": (
+        Recipe(
+            (Form("map", (4, 8)),),
+            (
+                Step("conv", (0,), (1, 1, "zeros", True, 12)),
+                Step("down_and_up", (1,), (9, 4, "sum")),
+                Step("branches", (2,), ("norm_by_hand", "by_width", "sum")),
+                Step("head", (3,), (2,)),
+            ),
+            gives="list",
+            batch=2,
+            state="eval",
+        ),
+        Ask(
+            "ignore",
+            ratio=0.3,
+            scope="isomorphic",
+            criterion="random",
+            by="filter",
+            round_to=4,
+            which=1,
+            channel=4,
+        ),
+    ),
+    "heads cut to one in an einsum that torch makes of other ops then": (
+        Recipe(
+            (Form("vector", (10,)),),
+            (
+                Step("dense", (0,), (7, False)),
+                Step("outer", (1, 1), ("product",)),
+                Step("seen_as_tokens", (2,), (1, "view")),
+                Step("overlapped", (2, 2), (17,)),
+                Step(
+                    "attention", (3,), (2, 2, 2, "einsum", "rotary", "separate", "rest", False, 2)
+                ),
+            ),
+            gives="tuple",
+            batch=2,
+            state="bfloat16",
+        ),
+        Ask(
+            "only",
+            ratio=0.3,
+            scope="local",
+            criterion="l1",
+            by="shared-kernel",
+            round_to=None,
+            which=0,
+            channel=2,
+        ),
+    ),
+    "a factor folded into bfloat16 weights": (
+        Recipe(
+            (Form("tokens", (8, 12)),),
+            (Step("linear", (0,), (5, False)), Step("masked_attention", (1,), (1, "padding"))),
+            gives="tuple",
+            batch=1,
+            state="bfloat16",
+        ),
+        Ask(
+            "ratio",
+            ratio=0.5,
+            scope="local",
+            criterion="l2",
+            by="shared-kernel",
+            round_to=None,
+            which=5,
+            channel=0,
+        ),
+    ),
+    "what is padded with other than zero, and summed": (
+        Recipe(
+            (Form("tokens", (6, 5)),),
+            (
+                Step("linear", (0,), (10, False)),
+                Step("pad_channels", (1,), (0, 2, 1.5)),
+                Step("branches", (2,), ("padding_mask", "linear", 2, True)),
+                Step("token_mixing", (1,), (4,)),
+                Step("head", (3,), (3,)),
+            ),
+            gives="list",
+            batch=2,
+            state="frozen",
+        ),
+        Ask(
+            "ignore",
+            ratio=0.5,
+            scope="local",
+            criterion="random",
+            by="shared-kernel",
+            round_to=None,
+            which=5,
+            channel=5,
+        ),
+    ),
 }
 
 
@@ -49,3 +144,65 @@ FOUND = {
 def test_a_network_that_once_went_wrong(recipe: Recipe, ask: Ask):
     verdict = judge(recipe, ask, deep=True)
     assert verdict.kind in ("module", "program"), verdict.detail
+
+
+# what the code itself makes takes no mask: where it is added up, it stays
+STAYS = {
+    "copies that are summed without a weight": (
+        Recipe(
+            (Form("tokens", (6, 5)),),
+            (
+                Step("linear", (0,), (6, True)),
+                Step("repeat", (1,), (2, "tile")),
+                Step("maxout", (2,), (6, False, "sum")),
+                Step("similarity", (1, 1), ()),
+                Step("head", (2,), (3,)),
+            ),
+            gives="tuple",
+            batch=1,
+            state="eval",
+        ),
+        Ask(
+            "ratio",
+            ratio=0.3,
+            scope="local",
+            criterion="l1",
+            by="shared-kernel",
+            round_to=8,
+            which=4,
+            channel=1,
+        ),
+    ),
+    "copies in a mean, compared with it": (
+        Recipe(
+            (Form("vector", (10,)),),
+            (
+                Step("dense", (0,), (1, False)),
+                Step("repeat", (1,), (3, "expand")),
+                Step("strongest", (2,), ()),
+                Step("head", (3,), (3,)),
+            ),
+            gives="dict",
+            batch=2,
+            state="eval",
+        ),
+        Ask(
+            "ratio",
+            ratio=0.5,
+            scope="local",
+            criterion="random",
+            by="shared-kernel",
+            round_to=None,
+            which=2,
+            channel=0,
+        ),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("recipe", "ask"), STAYS.values(), ids=STAYS.keys())
+def test_copies_that_the_code_adds_up_stay(recipe: Recipe, ask: Ask):
+    verdict = judge(recipe, ask, deep=True)
+    assert verdict.kind == "refused"
+    assert "constants or copies that the code makes, where aten." in verdict.detail

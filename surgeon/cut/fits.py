@@ -24,6 +24,7 @@ class Misfit:
 
     why: str
     certain: bool = True
+    at: int | None = None  # the original's node
 
 
 def misfit(
@@ -37,7 +38,7 @@ def misfit(
     if outputs != [v.shape for v in slim.outputs]:
         return Misfit(f"its outputs have shapes {[list(v.shape) for v in slim.outputs]}")
     if [n.op for n in original.run] != [n.op for n in slim.nodes]:
-        if _narrowed_to_one(sizes):
+        if narrowed_to_one(sizes):
             return Misfit("torch runs other ops on dimensions of one", certain=False)
         if _laid_out_otherwise(original, slim, sizes):
             return Misfit("torch runs other ops on tensors laid out otherwise", certain=False)
@@ -47,7 +48,8 @@ def misfit(
     for old, new in zip(original.run, slim.nodes, strict=True):
         why = _differs(old, new, sizes, (used, old.index in folded))
         if why:
-            return Misfit(f"{why}, at {old.module or 'the model itself'} ({old.source})")
+            where = f"{old.module or 'the model itself'} ({old.source})"
+            return Misfit(f"{why}, at {where}", at=old.index)
     return None
 
 
@@ -83,7 +85,7 @@ def _kept_sizes(old: Any, want: Any, new: Any) -> tuple[int, int] | None:
     return (old, want) if numbers and new == old != want else None
 
 
-def _narrowed_to_one(sizes: Sizes) -> bool:
+def narrowed_to_one(sizes: Sizes) -> bool:
     """Whether some dimension was cut down to a single element."""
     values = sizes.coupling.graph.values
     return any(1 in sizes.shape(v) and 1 in _new_ones(v, sizes) for v in values if v.shape)

@@ -52,6 +52,12 @@ AFFINE = {
 }
 
 
+def refuse_transposed(node: Node) -> None:
+    """The rows of a transposed convolution's weight are its inputs."""
+    if packet_of(node) == "aten.convolution" and node.args[6]:
+        raise Unfoldable(f"a transposed convolution, at {node.module}")
+
+
 @dataclass
 class Flow:
     """By how much every element of a value is scaled; a value that is not here by one.
@@ -110,8 +116,7 @@ class Flow:
             return self._product(node.args[0], node.args[1], node.outputs[0])
         if node.arg(a.x) in self.factors:
             raise Unfoldable(f"{node.op} meets a factor, at {node.module}")
-        if packet_of(node) == "aten.convolution" and node.args[6]:
-            raise Unfoldable(f"a transposed convolution, at {node.module}")
+        refuse_transposed(node)
         vector = along(self.of(node.arg(a.weight)), a.weight_dim, node.arg(a.weight))
         bias = node.arg(a.bias) if a.bias is not None else None
         if bias is not None:

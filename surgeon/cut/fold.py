@@ -25,6 +25,7 @@ from surgeon.cut.flow import (
     carries,
     is_movement,
     packet_of,
+    refuse_transposed,
     zeros_of,
 )
 from surgeon.cut.lacking import Lacking
@@ -178,6 +179,7 @@ def _is_activations(graph: Graph, makers: _Makers, node: Node) -> bool:
 
 
 def _affine_leaf(graph: Graph, makers: _Makers, node: Node) -> _Leaf:
+    refuse_transposed(node)
     a = AFFINE[packet_of(node)]
     weight, bias = node.arg(a.weight), node.arg(a.bias) if a.bias is not None else None
     out = node.outputs[0]

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from surgeon.couple import Coupling, couple
-from surgeon.cut.fits import Misfit, misfit
+from surgeon.cut.fits import Misfit, misfit, narrowed_to_one
 from surgeon.cut.sizes import Call, Positions, Scaled, Sizes, resize
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.graph import Value
@@ -78,7 +78,16 @@ def _fits(program: Program, inputs: Inputs, seen: Observed, sizes: Sizes) -> Mis
         after = observe(program, inputs)
     except (RuntimeError, IndexError, TypeError, AssertionError) as error:
         return Misfit(str(error).split("\n")[0])
-    return misfit(seen.graph, after.graph, sizes)
+    found = misfit(seen.graph, after.graph, sizes)
+    if found and found.at in _parts(seen) and narrowed_to_one(sizes):
+        return replace(found, certain=False)
+    return found
+
+
+def _parts(seen: Observed) -> set[int]:
+    """Recorded ops that one call of the program is made of (einsum): torch makes it of others where a
+    dimension is one."""
+    return {n.index for ran in seen.ran.values() if len(ran.nodes) > 1 for n in ran.nodes}
 
 
 def _rewrite(program: Program, node: fx.Node, seen: Observed, sizes: Sizes) -> None:

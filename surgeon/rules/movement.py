@@ -184,12 +184,14 @@ def constant_pad_nd(site: Site) -> Dims:
     for k in range(len(pad) // 2):
         d = len(dims) - 1 - k
         before, after = pad[2 * k], pad[2 * k + 1]
-        dims[d] = _padded(site, dims[d], before, after)
+        label = "fill" if site.node.arg(2, 0) else "pad"
+        dims[d] = _padded(site, dims[d], (before, after), label)
     return tuple(dims)
 
 
-def _padded(site: Site, dim: Dim, before: int, after: int) -> Dim:
+def _padded(site: Site, dim: Dim, widths: tuple[int, int], label: str) -> Dim:
     size = size_of(dim)
+    before, after = widths
     if before < 0 or after < 0:
         dim = site.algebra.take(dim, np.arange(size)[max(-before, 0) : size - max(-after, 0)])
     ends = [max(before, 0), max(after, 0)]
@@ -198,7 +200,7 @@ def _padded(site: Site, dim: Dim, before: int, after: int) -> Dim:
     if all(leaf.ids is None for leaf in dim):
         return opaque(size_of(dim) + sum(ends))
     # a padded element is the same constant wherever it stands: any number of them may go
-    first, last = (site.algebra.run(n, "pad") for n in ends)
+    first, last = (site.algebra.run(n, label) for n in ends)
     return site.algebra.concat([x for x in (first, dim, last) if x])
 
 

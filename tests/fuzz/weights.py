@@ -38,7 +38,7 @@ def masked_weight(pick: Pick, x: Form) -> nn.Module:
     return Do(on_channels(x, lambda t, w, m: F.linear(t, w * m)), weight(out, x.c), mask)
 
 
-@block("any")
+@block("any", plain=False)  # a zero may come out as another number
 def bent_weight(pick: Pick, x: Form) -> nn.Module:
     out, how = pick(WIDTHS), pick(("tanh", "abs", "flip", "transposed", "double"))
     if how == "transposed":
