@@ -79,7 +79,7 @@ FOUND = {
             ),
             gives="tuple",
             batch=2,
-            state="bfloat16",
+            state="eval",
         ),
         Ask(
             "only",
@@ -136,13 +136,37 @@ FOUND = {
             channel=5,
         ),
     ),
+    "a view of channels cut to one, which -1 stands for": (
+        Recipe(
+            (Form("map", (3, 6, 6)),),
+            (
+                Step("low_rank", (0,), (12, 2, True)),
+                Step("permuted_factors", (1,), (1, 1, (0, 2, 1), False)),
+                Step("head", (2,), (2,)),
+            ),
+            gives="tuple",
+            batch=1,
+            state="eval",
+        ),
+        Ask(
+            "ratio",
+            ratio=0.9,
+            scope="local",
+            criterion="l2",
+            by="filter",
+            round_to=None,
+            which=5,
+            channel=2,
+        ),
+    ),
 }
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("recipe", "ask"), FOUND.values(), ids=FOUND.keys())
 def test_a_network_that_once_went_wrong(recipe: Recipe, ask: Ask):
-    verdict = judge(recipe, ask, deep=True)
+    # ONNX Runtime lacks operators in bfloat16
+    verdict = judge(recipe, ask, deep=recipe.state != "bfloat16")
     assert verdict.kind in ("module", "program"), verdict.detail
 
 

@@ -15,6 +15,8 @@ from surgeon.graph import Graph, Node, Value
 
 STRIDED = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
 
+_VIEWS = {"aten.view", "aten.reshape", "aten._unsafe_view"}
+
 
 @dataclass(frozen=True)
 class Misfit:
@@ -135,9 +137,10 @@ def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool])
         return None
     if new.op != want.op:
         return f"{old.op} with {_plain(old.args)} cannot be written for the cut tensors"
-    if not _same(
-        _positions(want.args, want, sizes), _positions(new.args, want, sizes)
-    ) or not _same(want.kwargs, new.kwargs):
+    planned, given = _seen_as(want.args, new), _seen_as(new.args, new)
+    if not _same(_positions(planned, want, sizes), _positions(given, want, sizes)) or not _same(
+        want.kwargs, new.kwargs
+    ):
         return f"{old.op} is given {_plain(new.args)} where {_plain(want.args)} is planned"
     return None
 
@@ -151,6 +154,14 @@ def _positions(args: Any, call: Call, sizes: Sizes) -> Any:
     if any(type(x) is not int and x is not None for x in (start, end, step)):
         return args
     return args[0], dim, tuple(range(sizes.shape(call.x)[dim])[start:end:step])
+
+
+def _seen_as(args: tuple[Any, ...], node: Node) -> tuple[Any, ...]:
+    """Arguments of a view with the size that its -1 stands for."""
+    packet, out = node.op.rpartition(".")[0], node.outputs[0] if node.outputs else None
+    if packet not in _VIEWS or out is None or -1 not in args[1]:
+        return args
+    return (args[0], type(args[1])(out.shape), *args[2:])
 
 
 def _both_split(want: Call, new: Node) -> bool:
