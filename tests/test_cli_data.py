@@ -131,7 +131,7 @@ def test_a_replay_has_the_weights_as_cut_and_says_so(kept, tmp_path, capsys):
     out = tmp_path / "replay"
     given = [str(kept / "plan.json"), *MODEL, "--input", "1,1,8,8", "--no-measure", "--no-onnx"]
     assert run(["apply", *given, "-o", str(out)]) == 0
-    assert "a replay has them as cut" in capsys.readouterr().err
+    assert "a replay without data has them as cut" in capsys.readouterr().err
     assert "tuned" not in json.loads((out / "plan.json").read_text())["model"]
     assert run(["check", *MODEL, "--input", "1,1,8,8", str(out / "slim.pth")]) == 0
     assert "structure" not in capsys.readouterr().err
@@ -155,7 +155,10 @@ def test_pictures_say_how_they_are_normalised(tmp_path, capsys):
         (["--data", "DIR/digits.npy", "--recover", "selct"], "recover 'selct' does not exist"),
         (["--data", "DIR/digits.npy", "--samples", "0"], "samples is 0"),
         (["--data", "DIR/digits.npy", "--mean", "x"], "not a list of numbers"),
-        (["--data", "DIR/digits.npy", "--plan", "DIR/plan.json"], "would choose it anew"),
+        (
+            ["--data", "DIR/digits.npy", "--plan", "DIR/plan.json", "--recover", "select"],
+            "would choose it anew",
+        ),
         (["--samples", "8"], "--samples is about data"),
         (["--recover", "none"], "--recover is about data"),
         (["--mean", "0.5"], "--mean is about data"),
@@ -178,3 +181,20 @@ def test_dead_asks_no_data(place, capsys):
     given = ["--input", "1,1,8,8", "--dead", "--data", str(place / "digits.npy")]
     assert run(["shrink", *MODEL, *given]) == 2
     assert "--dead asks no data" in capsys.readouterr().err
+
+
+def test_a_plan_is_replayed_with_data(kept, place, tmp_path):
+    plan = json.loads((kept / "plan.json").read_text())
+    said = plan["request"]["data"]
+    assert (said["examples"], said["of"]) == (200, 256)
+    assert said["recover"] == ["select", "allocate", "compensate"]
+    given = ["--data", str(place / "digits.npz"), "--samples", "100"]
+    place_of = {"apply": ["apply", str(kept / "plan.json"), *MODEL], "shrink": ["shrink", *MODEL]}
+    place_of["shrink"] += ["--plan", str(kept / "plan.json")]
+    for name, words in place_of.items():
+        out = tmp_path / name
+        assert run([*words, *given, "--no-measure", "--no-onnx", "-o", str(out)]) == 0
+        assert kept_channels(out) == kept_channels(kept)
+        assert held_out(out) > 90
+        tuned = json.loads((out / "plan.json").read_text())["model"]["tuned"]
+        assert tuned["examples"] == tuned["data"]["examples"] == 100

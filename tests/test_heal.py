@@ -22,6 +22,7 @@ from surgeon.heal.removal import removal
 from surgeon.heal.ridge import Moments, fit
 from surgeon.heal.spool import Spool
 from surgeon.heal.watch import Watch
+from surgeon.pipeline.replay import apply_checked
 from surgeon.score.batches import Batches
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -274,6 +275,28 @@ def test_parts_can_be_turned_off(trained: tuple[nn.Module, Tensor, Tensor, Tenso
         surgeon.shrink(net, x[:2], 0.5, data=batches, recover=("slect",))
     with pytest.raises(BadInput, match="there are none"):
         surgeon.shrink(net, x[:2], 0.5, recover=("select",))
+
+
+def test_a_replayed_plan_is_fitted_to_data(
+    trained: tuple[nn.Module, Tensor, Tensor, Tensor],
+) -> None:
+    net, x, *_ = trained
+    batches = list(x[:128].split(32))
+    made = surgeon.shrink(net, x[:2], 0.4, measure=False, data=batches)
+    plan = surgeon.Plan.from_json(made.plan.to_json())
+    assert plan.request["data"] == {"recover": ["select", "allocate", "compensate"]}
+    again = apply_checked(plan, net, x[:2], measure=False, data=batches)
+    assert again.check is not None and again.recovery is not None
+    assert again.recovery.fitted == pytest.approx(made.recovery.fitted, rel=1e-3)  # type: ignore[union-attr]
+    assert again.plan.model["tuned"]["examples"] == 128
+    for name, tensor in made.model.state_dict().items():
+        assert torch.allclose(tensor, again.model.state_dict()[name], rtol=1e-3, atol=1e-4), name
+    plain = apply_checked(plan, net, x[:2], measure=False)
+    assert plain.recovery is None and "tuned" not in plain.plan.model
+    assert any("a replay without data has them as cut" in note for note in plain.notes)
+    assert not any("has them as cut" in note for note in again.notes)
+    with pytest.raises(BadInput, match="the plan says what goes"):
+        apply_checked(plan, net, x[:2], data=batches, recover=("select",))
 
 
 def test_labels_give_the_accuracy(trained: tuple[nn.Module, Tensor, Tensor, Tensor]) -> None:

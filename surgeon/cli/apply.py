@@ -18,6 +18,10 @@ PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json", sh
 def apply(
     plan: PlanFile,
     model: o.Model,
+    data: c.Data = None,
+    samples: c.Count = None,
+    mean: c.Mean = None,
+    std: c.Std = None,
     output: o.Output = None,
     arch: o.Arch = None,
     input: o.Input = None,
@@ -32,15 +36,19 @@ def apply(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Cut a model as a plan says; a plan that does not fit is refused with the first mismatch."""
+    """Cut a model as a plan says; a plan that does not fit is refused with the first mismatch. With --data, what stays is fitted."""
     from surgeon.pipeline.replay import apply_checked
     from surgeon.plan import Plan
 
     screen = Screen(json, quiet)
-    replayed = Plan.load(plan)
+    given = c.calibration(data, samples, mean, std, None)
+    replayed, fit = Plan.load(plan), {}
     how = o.opening(arch, input, allow, unsafe_pickle, threads).for_plan(replayed)
     source = how.open(model, screen)
-    seen, _ = c.held_out(eval_data, None, source, screen)
+    if given:
+        source, fit = given.opened(source, screen)
+    seen, _ = c.held_out(eval_data, given, source, screen)
+    seen = fit.get("data") if seen is None else seen
     wanted = Delivery(output, not no_measure, not no_onnx, metric, threads, seen, None)
     deliver(
         source,
@@ -51,6 +59,7 @@ def apply(
             check=not no_check,
             measure=False,
             progress=screen.step,
+            **fit,
         ),
         wanted,
         screen,

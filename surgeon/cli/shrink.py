@@ -238,10 +238,10 @@ def _replayed(path: Path | None, asked: dict[str, Any]) -> Plan | None:
 
         check_options(**asked)
         return None
-    if "data" in asked:
-        raise BadInput(
-            "--plan says what is cut, and --data would choose it anew", "leave one of them out"
-        )
+    from surgeon.pipeline.replay import Fit, material_of
+
+    fit = {key: asked.pop(key) for key in Fit.__annotations__ if key in asked}
+    material_of(None, fit)  # type: ignore[arg-type]
     if asked:
         given = ", ".join("--" + key.replace("_", "-") for key in asked)
         raise BadInput(
@@ -266,7 +266,7 @@ def _cut(
 
     def cut() -> surgeon.Result:
         if plan is not None:
-            return apply_checked(plan, source.model, source.inputs, **common)
+            return apply_checked(plan, source.model, source.inputs, **common, **asked)
         with Bars(screen.quiet) as bars:
             common.update({"watch": bars.epoch} if "tune" in asked else {})
             return surgeon.shrink(source.model, source.inputs, source=ref, **common, **asked)

@@ -40,11 +40,12 @@ class Arrays:
             raise BadInput(f"{name}: arrays of {said}{rows} are not as many examples of each")
         self.count, self.labelled = sizes.pop(), self._labels is not None
         self.notes: tuple[str, ...] = ()
+        self.about: dict[str, Any] = {}
         self.pictures = _pixels(self._inputs, like)
         if self.pictures:
             self._fitted = Fitted(like, options)
             self._inputs = Inputs((_channels_first(tensors[0], self._fitted.channels, name),))
-            self.notes = self._fitted.notes
+            self.notes, self.about = self._fitted.notes, self._fitted.about
         else:
             _same_shape(self._inputs, like, name)
             self._scale(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import PurePosixPath
+from typing import Any
 
 import torch
 from PIL import Image
@@ -45,6 +46,11 @@ class Fitted:
         """The size and the numbers."""
         height, width = self.size
         return (f"pictures made {height}x{width}, normalised with {self.look}",)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The numbers, for a plan."""
+        return {"mean": list(self.look.mean), "std": list(self.look.std)}
 
     def __call__(self, picture: Tensor, change: Change | None, index: int) -> Tensor:
         """uint8 [C, H', W'] -> [C, H, W]."""
@@ -96,6 +102,7 @@ class Pictures:
         self._labels = [self.classes.index(_top(n)) for n in self._names] if self.classes else []
         self.count, self.labelled = len(self._names), bool(self.classes)
         self.notes = (*said, *self._fitted.notes)
+        self.about = self._fitted.about
 
     def batch(self, indices: Sequence[int], change: Change | None = None) -> Batch:
         """See `Examples`. BadInput names a file that is no picture."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -71,7 +71,7 @@ class Samples:
     """Batches of chosen examples: an iterable of `Batch` that may be gone through many times.
 
     count: examples. labelled: whether batches have labels. classes: their names where known. notes:
-    sentences for the user: where the data are from, their size and how they are normalised.
+    sentences for the user: where the data are from, their size and how they are normalised. about: the same for a plan.
     """
 
     def __init__(self, examples: Examples, options: DataOptions) -> None:
@@ -86,6 +86,12 @@ class Samples:
             self.notes += (
                 f"{options.samples} examples were asked for, there are {examples.count}",
             )
+        self.about: dict[str, Any] = {
+            "examples": self.count,
+            "of": examples.count,
+            "seed": options.seed,
+        }
+        self.about |= getattr(examples, "about", {})
         self._parts = [
             self.indices[at : at + options.batch] for at in range(0, self.count, options.batch)
         ]

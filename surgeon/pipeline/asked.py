@@ -75,17 +75,17 @@ def asked(ratio: float | None, options: Options) -> Asked:
     own = known(given.get("criterion", Request.criterion)).normalise
     if given.get("threshold") is not None:
         own = own or "max"
-        material = _scored(material, options.get("recover"))
+        material = fit_alone(material, options.get("recover"), "a threshold on the scores")
     given["normalise"] = given.get("normalise") or own
     return Asked(Request(ratio=ratio, **given), material, measured)
 
 
-def _scored(material: Material, named: Sequence[str] | None) -> Material:
-    """With a threshold the scores say what goes and how much; data fit what stays."""
+def fit_alone(material: Material, named: Sequence[str] | None, who: str) -> Material:
+    """Something else than data says what goes and how much; data fit what stays."""
     if {"select", "allocate"} & set(named or ()):
         raise BadInput(
-            "a threshold on the scores says what goes, and select and allocate would choose it anew",
-            "recover=('compensate',), or a ratio instead of the threshold",
+            f"{who} says what goes, and select and allocate would choose it anew",
+            f"recover=('compensate',), or a ratio instead of {who}",
         )
     return replace(material, recover=tuple(w for w in material.recover if w == "compensate"))
 

@@ -65,7 +65,11 @@ def proposed(
         return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
     given = None if known is None else shares(known, traced)
     choice, broken = run("score and plan", lambda: _choose(traced, request, material, given))
-    said = request.as_dict() | ({} if known is None else {"sensitivity": known.said()})
+    said = (
+        request.as_dict()
+        | material.facts()
+        | ({} if known is None else {"sensitivity": known.said()})
+    )
     plan = make_plan(coupling, choice, facts, said)
     notes = _notes(coupling, choice, broken) + _shared(known, material)
     return Proposal(traced, plan, notes + traced.notes)

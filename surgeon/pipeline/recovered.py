@@ -13,8 +13,9 @@ from surgeon.score import Material
 def recovered(result: Result, traced: Traced, material: Material) -> Result:
     """The slim network fitted to the dense one on the user's data; its plan says so."""
     assert material.data is not None
+    about = {"data": material.data.about} if material.data.about else {}
     done = recover(traced.model, result.model, result.plan, material.data)
-    plan = replace(result.plan, model={**result.plan.model, "tuned": done.how()})
+    plan = replace(result.plan, model={**result.plan.model, "tuned": {**done.how(), **about}})
     return replace(
         result,
         plan=plan if done.layers else result.plan,

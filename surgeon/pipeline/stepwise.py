@@ -78,7 +78,8 @@ class _Course:
         return replace(result, seconds=self._run.seconds)
 
     def _final(self, plan: Plan) -> Plan:
-        request = {**plan.request, **self._asked.request.as_dict(), **self._regime.facts()}
+        asked = {**self._asked.request.as_dict(), **self._asked.material.facts()}
+        request = {**plan.request, **asked, **self._regime.facts()}
         return replace(plan, request=request)
 
     def _resume(self, kept: Kept) -> int:

@@ -43,6 +43,12 @@ class Material:
     loss: Callable[[Any, Any], Tensor] | None = None
     recover: tuple[str, ...] = ()
 
+    def facts(self) -> dict[str, Any]:
+        """For a plan's request: which data, and what they were used for."""
+        if self.data is None:
+            return {}
+        return {"data": {**self.data.about, "recover": list(self.recover)}}
+
     @staticmethod
     def of(options: dict[str, Any]) -> Material:
         """Taken out of the options of a call: `data`, `labelled`, `loss`, `recover`. BadInput where they do not fit.
@@ -90,6 +96,11 @@ class Batches:
             raise BadInput(f"data is a {type(self.source).__name__}, no iterable of batches", _HOW)
         once = hasattr(self.source, "__next__")
         self._again = list(self.source) if once else self.source
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the source says of itself (`surgeon.open_data`'s does)."""
+        return dict(getattr(self.source, "about", {}))
 
     def __iter__(self) -> Iterator[Sample]:
         found = False
