@@ -20,8 +20,9 @@ from torch import Tensor
 from surgeon.couple import Coupling
 from surgeon.graph import Node, Value
 from surgeon.rules import lookup
+from surgeon.sparse.factors import read_by
 from surgeon.sparse.facts import Facts, product_of
-from surgeon.sparse.shift import Shifts, classes_at, read_by
+from surgeon.sparse.shift import Shifts, classes_at
 from surgeon.sparse.touch import Notes
 from surgeon.trace.inputs import Inputs
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from surgeon.couple import Coupling
 from surgeon.graph import Node, Value
 from surgeon.rules import lookup
+from surgeon.sparse.bias import bias_of, ends
+from surgeon.sparse.factors import Part, read_by, times
 from surgeon.sparse.facts import (
     Facts,
     Product,
     content,
-    indicate,
     is_made,
     is_norm,
-    multiply,
     norm_factor,
     packet_of,
     product_of,
@@ -204,11 +204,11 @@ class Shifts:
         """Of (a, b) and their shifts (s, t): a * t + s * (b - t)."""
         a, b = node.args[product.a], node.args[product.b]
         s, t = self.of(a), self.of(b)
-        left = _Part.of(self.facts, a)
-        stays = _Part.of(self.facts, b)
-        stays = _Part(stays.number - t.nan_to_num(), (stays.open.bool() & ~_known(t)).float())
-        total = _times(node, product, left, _Part.shift(t)) + _times(
-            node, product, _Part.shift(s), stays
+        left = Part.of(self.facts, a)
+        stays = Part.of(self.facts, b)
+        stays = Part(stays.number - t.nan_to_num(), (stays.open.bool() & ~t.isnan()).float())
+        total = times(node, product, left, Part.shift(t)) + times(
+            node, product, Part.shift(s), stays
         )
         bias = node.arg(product.bias) if product.bias is not None else None
         if bias is not None and packet_of(node) in ("aten.addmm", "aten.baddbmm", "aten.addmv"):
@@ -246,10 +246,10 @@ class Shifts:
 
     def _take(self, node: Node, value: Value, out: Tensor, kept: Tensor) -> None:
         """Give each bias the shift of its elements, where it is one number; that is then gone from `out`."""
-        bias = _bias(node, self.facts) if value is node.outputs[0] else None
+        bias = bias_of(node, self.facts) if value is node.outputs[0] else None
         if bias is None or self._reads[bias.value] > 1 or not bias.value.state:
             return
-        low, high = _ends(out, kept, bias.shape)
+        low, high = ends(out, kept, bias.shape)
         scale = float(torch.where(kept & ~out.isnan(), out, 0.0).abs().max()) or 1.0
         even = (high - low <= _SAME * scale) & low.isfinite() & high.isfinite()
         if bias.by is not None:
@@ -368,59 +368,6 @@ def classes_at(coupling: Coupling, dim: Any, at: NDArray[np.int64]) -> set[int]:
     return found
 
 
-def read_by(node: Node, product: Product, value: Value, facts: Facts, wanted: Tensor) -> Tensor:
-    """For each element of a factor, how much of the `wanted` results it has a part in: their gradient."""
-    own = torch.ones(value.shape, requires_grad=True)
-    a, b = node.args[product.a], node.args[product.b]
-    with torch.enable_grad():
-        shown = [own if x is value else facts.weighs(x) for x in (a, b)]
-        out = indicate(node, product, shown[0], shown[1], wanted)
-        joined = [d for d in range(2, out.dim()) if out.shape[d] != wanted.shape[d]]
-        asked = wanted.float().amax(joined, keepdim=True) if joined else wanted
-        (grad,) = torch.autograd.grad((out * asked).sum(), own)
-        if joined:  # of equal elements along what is joined, one may have all of the gradient
-            grad = grad.abs().amax(joined, keepdim=True).expand(value.shape)
-    return grad
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A factor's numbers, and 1 where they are not known."""
-
-    number: Tensor
-    open: Tensor
-
-    @staticmethod
-    def of(facts: Facts, value: Value) -> _Part:
-        return _Part(facts.number(value).double(), facts.open(value))
-
-    @staticmethod
-    def shift(shift: Tensor) -> _Part:
-        return _Part(shift.nan_to_num(), shift.isnan().float())
-
-
-def _known(shift: Tensor) -> Tensor:
-    """Where all of a factor is shift, its rest is zero, open or not."""
-    return shift.isnan()
-
-
-def _times(node: Node, product: Product, a: _Part, b: _Part) -> Tensor:
-    """The product; NaN where it reads an unknown number that is not times zero."""
-    out = node.outputs[0]
-    assert out is not None
-    none = torch.zeros(out.shape, dtype=torch.float64)
-    weighs = [((x.number != 0) | (x.open > 0)).float() for x in (a, b)]
-    if not all(bool(w.any()) for w in weighs):
-        return none
-    total = none
-    if bool(a.number.any()) and bool(b.number.any()):
-        total = multiply(node, product, a.number, b.number).expand(out.shape).clone()
-    for one, other in ((a.open, weighs[1]), (weighs[0], b.open)):
-        if bool(one.any()) and bool(other.any()):
-            total[(indicate(node, product, one, other) > 0.5).expand(out.shape)] = torch.nan
-    return total
-
-
 def _plain(node: Node) -> Node:
     """An op in place as its plain form: the shift's own tensor is written to later."""
     if not node.target._schema.name.endswith("_"):
@@ -443,43 +390,6 @@ def _owned(shift: Tensor) -> Tensor:
     """A tensor that may be written to element by element: a broadcast one is copied."""
     broadcast = any(n > 1 and s == 0 for n, s in zip(shift.shape, shift.stride(), strict=True))
     return shift.clone() if broadcast else shift
-
-
-@dataclass(frozen=True)
-class _Bias:
-    """What a node adds by itself: the value, how it lies in the result, and what it is scaled by (None: one)."""
-
-    value: Value
-    shape: list[int]
-    by: Tensor | None = None
-
-
-def _bias(node: Node, facts: Facts) -> _Bias | None:
-    out = node.outputs[0]
-    assert out is not None
-    rank = len(out.shape)
-    along = [1, -1, *[1] * (rank - 2)]
-    if is_norm(node):
-        if node.args[2] is not None:
-            return _Bias(node.args[2], along)
-        return _Bias(node.args[3], along, -norm_factor(node, facts))  # its running mean
-    product = product_of(node)
-    found = node.arg(product.bias) if product is not None and product.bias is not None else None
-    if found is not None and "convolution" in node.op:
-        return _Bias(found, along)
-    if found is None and packet_of(node) == "aten.add" and not node.kwargs:
-        found = next((x for x in node.args if isinstance(x, Value) and x.state), None)
-    return (
-        None if found is None else _Bias(found, [1] * (rank - len(found.shape)) + list(found.shape))
-    )
-
-
-def _ends(out: Tensor, kept: Tensor, shape: list[int]) -> tuple[Tensor, Tensor]:
-    """The least and the largest shift among the kept elements that each element of a bias is added to."""
-    dims = [d for d, n in enumerate(shape) if n == 1 and out.shape[d] != 1]
-    low = torch.where(kept, out, torch.inf)
-    high = torch.where(kept, out, -torch.inf)
-    return (low.amin(dims, keepdim=True), high.amax(dims, keepdim=True)) if dims else (low, high)
 
 
 def _why_uneven(node: Node, uneven: bool) -> str:
