@@ -16,6 +16,7 @@ from surgeon.pipeline.proven import carried_out, finished
 from surgeon.pipeline.recovered import recovered
 from surgeon.pipeline.regime import Regime, Shrinking
 from surgeon.pipeline.result import Result
+from surgeon.pipeline.settled import settled
 from surgeon.pipeline.steps import Progress, Steps
 from surgeon.pipeline.stepwise import Wanted, shrink_in_steps
 from surgeon.trace.inputs import Inputs
@@ -56,6 +57,8 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     done, traced = run("cut", lambda: carried_out(traced, inputs, plan))
     result = finished((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
     result = replace(result, dead=proposal.dead)
+    if proposal.dead and wanted.material.data is not None:
+        return run("carry constants", lambda: settled(result, traced, wanted.material))
     if "compensate" not in wanted.material.recover:
         return result
     return run("recover", lambda: recovered(result, traced, wanted.material))

@@ -177,10 +177,10 @@ def test_refusals(place, tmp_path, capsys, more, message):
     assert not out.exists()
 
 
-def test_dead_asks_no_data(place, capsys):
-    given = ["--input", "1,1,8,8", "--dead", "--data", str(place / "digits.npy")]
-    assert run(["shrink", *MODEL, *given]) == 2
-    assert "--dead asks no data" in capsys.readouterr().err
+def test_dead_fits_nothing(place, capsys):
+    given = ["--input", "1,1,8,8", "--dead", "--recover", "compensate"]
+    assert run(["shrink", *MODEL, *given, "--data", str(place / "digits.npy")]) == 2
+    assert "--dead chooses and fits nothing" in capsys.readouterr().err
 
 
 def test_a_plan_is_replayed_with_data(kept, place, tmp_path):

@@ -60,8 +60,8 @@ def asked(ratio: float | None, options: Options) -> Asked:
         )
     given: dict[str, Any] = dict(options)
     material, measured = Material.of(given), _measured(given)
-    if given.get("dead") and material.data is not None:
-        raise BadInput("--dead asks no data: the outputs stay as they are", "leave out --data")
+    if given.get("dead"):
+        material = _dead(material, options.get("recover"))
     if "normalize" in given:
         given.setdefault("normalise", given.pop("normalize"))
     for what in ("max_flops", "max_params"):
@@ -78,6 +78,13 @@ def asked(ratio: float | None, options: Options) -> Asked:
         material = fit_alone(material, options.get("recover"), "a threshold on the scores")
     given["normalise"] = given.get("normalise") or own
     return Asked(Request(ratio=ratio, **given), material, measured)
+
+
+def _dead(material: Material, named: Sequence[str] | None) -> Material:
+    """Data say what is dead on them; nothing is chosen or fitted."""
+    if named:
+        raise BadInput("--dead chooses and fits nothing", "leave out --recover")
+    return replace(material, recover=())
 
 
 def fit_alone(material: Material, named: Sequence[str] | None, who: str) -> Material:

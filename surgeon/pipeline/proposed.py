@@ -61,7 +61,8 @@ def proposed(
     coupling = traced.coupling
     facts = model_facts(traced.graph, source, describe(inputs))
     if request.dead:
-        plan, dead = run("find what is dead", lambda: dead_plan(traced, facts, request.as_dict()))
+        said = request.as_dict() | material.facts()
+        plan, dead = run("find what is dead", lambda: dead_plan(traced, facts, said, material.data))
         return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
     given = None if known is None else shares(known, traced)
     choice, broken = run("score and plan", lambda: _choose(traced, request, material, given))

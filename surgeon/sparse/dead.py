@@ -23,6 +23,7 @@ from surgeon.rules import lookup
 from surgeon.sparse.factors import read_by
 from surgeon.sparse.facts import Facts, product_of
 from surgeon.sparse.shift import Shifts, classes_at
+from surgeon.sparse.silent import Silent
 from surgeon.sparse.touch import Notes
 from surgeon.trace.inputs import Inputs
 
@@ -57,13 +58,16 @@ class Dead:
         }
 
 
-def find_dead(coupling: Coupling, state: Mapping[str, Tensor], inputs: Inputs) -> Dead:
+def find_dead(
+    coupling: Coupling, state: Mapping[str, Tensor], inputs: Inputs, still: Silent | None = None
+) -> Dead:
     """The dead channels of every group that may be cut.
 
-    state: the model's tensors by name. inputs: an example; its floats are not read.
+    state: the model's tensors by name. inputs: an example; its floats are not read. still: what is the
+    same on all of the user's examples, where that is to count as constant.
     """
     with torch.no_grad():
-        return _Search(coupling, state, inputs).run()
+        return _Search(coupling, state, inputs, still or {}).run()
 
 
 def channels_gone(coupling: Coupling, dead: Dead) -> Mask:
@@ -73,8 +77,11 @@ def channels_gone(coupling: Coupling, dead: Dead) -> Mask:
 
 
 class _Search:
-    def __init__(self, coupling: Coupling, state: Mapping[str, Tensor], inputs: Inputs) -> None:
+    def __init__(
+        self, coupling: Coupling, state: Mapping[str, Tensor], inputs: Inputs, still: Silent
+    ) -> None:
         self.coupling = coupling
+        self.still = still
         self.notes = Notes(coupling)
         self.state = state
         self.inputs = dict(zip(coupling.graph.inputs, inputs.tensors, strict=True))
@@ -127,6 +134,9 @@ class _Search:
                 live[atom] = True
             outs = shifts.carry(node)
             facts.step(node)
+            for value in node.outputs:
+                if value is not None and value in self.still:
+                    facts.close(value, *self.still[value])
             shifts.settle(node, outs)
             for value in (*node.inputs, *(v for v in node.outputs if v is not None)):
                 if self.last.get(value, at) <= at:

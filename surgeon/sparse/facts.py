@@ -141,6 +141,11 @@ class Facts:
         self._meet(value)
         return self.opens[value]
 
+    def close(self, value: Value, number: Tensor, same: Tensor) -> None:
+        """Take numbers as they were found, where they are `same` whatever the input."""
+        self.numbers[value] = torch.where(same, number, self.numbers[value])
+        self.opens[value] = self.opens[value] * ~same
+
     def forget(self, value: Value) -> None:
         """Drop a value that nothing reads any more."""
         self.numbers.pop(value, None)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from surgeon.budget.choose import Choice
 from surgeon.errors import OutOfReach
 from surgeon.plan import Left, Plan
 from surgeon.planning import make_plan
+from surgeon.score.batches import Sample
 from surgeon.slices import sliced
 from surgeon.sparse.dead import Dead, find_dead
+from surgeon.sparse.silent import silent
 from surgeon.trace.tensors import named_state
 
 if TYPE_CHECKING:
@@ -25,13 +27,19 @@ def dead_of(traced: Traced) -> Dead:
 
 
 def dead_plan(
-    traced: Traced, model: Mapping[str, Any], request: Mapping[str, Any]
+    traced: Traced,
+    model: Mapping[str, Any],
+    request: Mapping[str, Any],
+    data: Iterable[Sample] | None = None,
 ) -> tuple[Plan, Dead]:
     """The plan that removes what is dead, with what it carries; OutOfReach where nothing is.
 
-    model, request: what the plan says of the model and of what was asked.
+    model, request: what the plan says of the model and of what was asked. data: what is dead on these
+    examples counts too; then the plan is one of any cut, and carries nothing: `pipeline/settled.py` does.
     """
-    coupling, dead = traced.coupling, dead_of(traced)
+    coupling, state = traced.coupling, named_state(traced.model)
+    still = silent(traced.graph, state, traced.inputs, data)[0] if data is not None else None
+    dead = find_dead(coupling, state, traced.inputs, still)
     if not dead.channels:
         why = "; ".join(stays(dead)[:4]) or "no channel is constant or unread"
         raise OutOfReach(
@@ -44,6 +52,8 @@ def dead_plan(
         if g.name not in dead.channels
     ]
     plan = make_plan(coupling, Choice(dead.channels, tuple(left)), model, request)
+    if data is not None:
+        return plan, dead
     carries = {
         name: tuple(sliced(delta, plan.keep.get(name, {})).flatten().tolist())
         for name, delta in dead.carries.items()
