@@ -3,7 +3,7 @@
     python benchmarks/examples/resnet_cifar.py [--data FOLDER] [--weights FOLDER]
 
 Three epochs on 5,000 training images for each, taught by the dense network beside the labels: after the one cut, or one after each of three (a third of the way each, on
-a line). Channels are chosen from 256 of these images, without their classes, and compensated. `sparsify`: the smallest weights
+a line). Channels are chosen from 256 training images, without their classes, and compensated. `sparsify`: the smallest weights
 of all layers are zero, kept so by masks while the three epochs are gone through. Zipped: the file of weights. Latency: ONNX Runtime, one
 image, one thread, the networks in turn with the dense one; the ratio with its 95 % interval. The 10,000 test images (JPEGs) are used
 for the rates alone.
