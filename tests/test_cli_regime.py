@@ -167,3 +167,11 @@ def test_another_networks_checkpoint_is_refused(place, tmp_path, capsys):
     more = ("--ratio", "0.5", "--rewind", str(place / "other.pth"))
     assert run(told(place, tmp_path / "out", *more)) == 2
     assert "no earlier checkpoint of this network" in capsys.readouterr().err
+
+
+def test_training_without_labels_or_a_teacher_leaves_nothing(place, tmp_path, capsys):
+    torch.save(torch.rand(20, *X.shape[1:]), tmp_path / "unlabelled.pt")
+    given = ("--data", str(tmp_path / "unlabelled.pt"), "--tune", "1", "--teacher", "none")
+    assert run(told(place, tmp_path / "out", "--ratio", "0.5", *given)) == 2
+    assert "no labels" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

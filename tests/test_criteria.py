@@ -444,3 +444,22 @@ def test_the_model_is_not_touched():
     surgeon.propose(net(), batch(0), 0.5, criterion="hessian", data=[X])
     assert all(torch.equal(before[n], t) for n, t in net().state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net().parameters())
+
+
+def test_what_a_criterion_of_ones_own_raises_is_named():
+    with pytest.raises(BadInput, match=r"failed on .*: ZeroDivisionError"):
+        surgeon.shrink(
+            nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+            torch.zeros(2, 4),
+            ratio=0.5,
+            criterion=lambda group, model: 1 / 0,
+            measure=False,
+        )
+
+
+def test_data_that_are_no_numbers_are_refused_by_number():
+    data = [torch.rand(3, 4), torch.rand(3, 4)]
+    data[1][1, 2] = float("nan")
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(BadInput, match="example 5 holds NaN"):
+        surgeon.shrink(net, torch.zeros(2, 4), ratio=0.5, data=data, measure=False)

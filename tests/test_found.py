@@ -332,7 +332,7 @@ def test_pads_that_are_mixed_stay_and_the_channels_beside_them_go(mix: nn.Module
     assert result.check is not None
     assert [(g.name, g.kept) for g in result.plan.groups] == [("a", 6)]
     why = {x.name: x.why for x in result.plan.left}["b:in"]
-    assert why.startswith("a constant of the code, where aten.")
+    assert why.startswith("constants or copies that the code makes, where aten.")
 
 
 def test_pairs_that_a_rotary_embedding_turns_are_cut_together():

@@ -72,9 +72,16 @@ def test_outputs_and_names_are_the_models(case: Case):
     model, inputs = case.build(), case.inputs()
     program = to_program(model, inputs)
     assert list(program.state_dict()) == list(model.state_dict())
+    compared = 0
     for size in (1, 2, 5) if program.dynamic_batch else (len(inputs[0]),):
         given = of_batch(inputs, size)
-        assert difference(program(*given), model(*given)) < 1e-6
+        try:
+            want = model(*given)
+        except IndexError:  # it compares one example with another
+            continue
+        assert difference(program(*given), want) < 1e-6
+        compared += 1
+    assert compared
 
 
 @pytest.mark.parametrize(

@@ -290,3 +290,16 @@ class TestOtherFiles:
         file.write_bytes(b"\x08\x07")
         with pytest.raises(BadInput, match="can be measured, not cut"):
             open_model(file)
+
+
+def test_masks_of_torchs_prune_go_into_the_weights(tmp_path: Path):
+    model = torchvision.models.squeezenet1_1().eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.utils.prune.ln_structured(module, "weight", 0.25, n=2, dim=0)
+    torch.save(model.state_dict(), tmp_path / "masked.pth")
+    source = open_model(tmp_path / "masked.pth", arch="torchvision:squeezenet1_1")
+    assert any("masks of torch.nn.utils.prune multiplied into 26" in n for n in source.notes)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(source.model(x), model(x))

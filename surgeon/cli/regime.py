@@ -142,6 +142,13 @@ def done(folder: Path | None) -> None:
         forget(folder)
 
 
+def leave_nothing_empty(folder: Path | None) -> None:
+    """Folders that were made for a run which was refused before it kept anything."""
+    for each in (folder, folder.parent) if folder is not None else ():
+        if each.is_dir() and not any(each.iterdir()):
+            each.rmdir()
+
+
 def how_to_go_on(folder: Path | None) -> list[str]:
     """What to say where a run was interrupted."""
     if folder is None or not folder.exists():

@@ -13,7 +13,7 @@ from surgeon.cli import parse
 from surgeon.cli import regime as g
 from surgeon.cli.deliver import Delivery, deliver
 from surgeon.cli.screen import Screen
-from surgeon.errors import BadInput
+from surgeon.errors import BadInput, SurgeonError
 
 if TYPE_CHECKING:
     from surgeon.files.source import Source
@@ -225,6 +225,9 @@ def shrink(
         _cut(source, model, asked, replayed, (not no_check, wanted), screen)
     except KeyboardInterrupt:
         screen.notes(g.how_to_go_on(asked.get("state")))
+        raise
+    except SurgeonError:
+        g.leave_nothing_empty(asked.get("state"))
         raise
     g.done(asked.get("state"))
 

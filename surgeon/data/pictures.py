@@ -115,7 +115,7 @@ class Pictures:
             with Image.open(BytesIO(self._tree.read(name))) as image:
                 return vf.pil_to_tensor(image.convert(_MODES[self._fitted.channels]))
         except Exception as error:  # decoders raise whatever they like
-            said = (str(error) or type(error).__name__).splitlines()[0]
+            said = (str(error) or type(error).__name__).splitlines()[0].partition(" <_io")[0]
             raise BadInput(
                 f"{self._tree}: {name} cannot be read as a picture: {said}",
                 "remove or replace that file",

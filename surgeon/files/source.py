@@ -208,7 +208,23 @@ def renamed(
         if stripped and len(own & stripped.keys()) > len(own & state.keys()):
             state, notes = stripped, (f"prefix {prefix!r} taken off the names",)
     modern = _modern_names(state)
-    return (modern if len(own & modern.keys()) > len(own & state.keys()) else state), notes
+    state = modern if len(own & modern.keys()) > len(own & state.keys()) else state
+    return _masked(state, model, notes)
+
+
+def _masked(
+    state: dict[str, Tensor], model: nn.Module, notes: tuple[str, ...]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Weights in place of the pairs that torch.nn.utils.prune keeps them as, where the model has no masks."""
+    own = model.state_dict().keys()
+    pairs = [n for n in own - state.keys() if {f"{n}_orig", f"{n}_mask"} <= state.keys() - own]
+    if not pairs:
+        return state, notes
+    out = dict(state)
+    for name in pairs:
+        out[name] = out.pop(f"{name}_orig") * out.pop(f"{name}_mask")
+    said = f"masks of torch.nn.utils.prune multiplied into {len(pairs)} weights"
+    return out, (*notes, said)
 
 
 def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -103,10 +103,12 @@ class Batches:
         return dict(getattr(self.source, "about", {}))
 
     def __iter__(self) -> Iterator[Sample]:
-        found = False
+        count, found = 0, False
         for batch in self._again:
-            found = True
-            yield self._sample(batch)
+            found, sample = True, self._sample(batch)
+            _refuse_broken(sample.inputs, count)
+            count += sample.inputs.batch or 1
+            yield sample
         if not found:
             raise BadInput("data is empty: there is no batch in it", _HOW)
 
@@ -121,6 +123,16 @@ class Batches:
                 "give pairs, or leave out labelled=True",
             )
         return Sample(Inputs.of(batch[0]), batch[1])
+
+
+def _refuse_broken(inputs: Inputs, before: int) -> None:
+    """What is fitted to NaN is NaN. before: examples in the batches before."""
+    for tensor in inputs.tensors:
+        if not tensor.is_floating_point() or not bool(tensor.isnan().any()):
+            continue  # an infinity may be a mask
+        rows = tensor.isnan().reshape(tensor.shape[0] if tensor.dim() else 1, -1).any(1)
+        first = before + int(rows.nonzero()[0]) + 1
+        raise BadInput(f"data: example {first} holds NaN", "leave it out, or mend it")
 
 
 def _part(labels: Any, i: int, count: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from surgeon.errors import BadInput
+from surgeon.errors import BadInput, SurgeonError
 from surgeon.grouping import Group
 from surgeon.score.evidence import Evidence, no_data
 from surgeon.score.reduce import REDUCTIONS, Array, normalised
@@ -65,7 +65,7 @@ def scores_of(
         if group.why_not is not None:
             continue
         read: Any = evidence.model if given == "model" else evidence  # type: ignore[attr-defined]
-        scores = _reduced(found.function(group, read), group, reduce)
+        scores = _reduced(_given(found.function, group, read), group, reduce)
         if scores is None:
             continue
         finite = np.isfinite(scores)
@@ -74,6 +74,21 @@ def scores_of(
         scores = normalised(scores, normalise)
         out[group.name] = np.where(finite, scores, -np.inf)
     return out, tuple(broken)
+
+
+def _given(function: Any, group: Group, read: Any) -> Any:
+    """The criterion's answer; what the user's own raises is named."""
+    if any(function is each.function for each in CRITERIA.values()):
+        return function(group, read)
+    try:
+        return function(group, read)
+    except SurgeonError:
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"criterion {_name(function)} failed on {group.name}: {type(error).__name__}: {error}",
+            _TAKES,
+        ) from error
 
 
 def _reduced(scores: Any, group: Group, reduce: str) -> Array | None:
