@@ -249,10 +249,12 @@ class _Reader:
         binding: Binding,
     ) -> None:
         """What an op sums over where no weight does: what a weight does not take cannot be left out of it."""
-        if any(value in self.weights for _, value in operands):
-            return
-        letters = {x for terms, _ in operands for t in terms for x in t.letters}
-        for letter in (letters - notation.kept) & binding.letters.keys():
+        letters, weighed = set[str](), set[str]()
+        for terms, value in operands:
+            own = {x for t in terms for x in t.letters}
+            letters |= own
+            weighed |= own if value in self.weights else set()
+        for letter in (letters - weighed - notation.kept) & binding.letters.keys():
             self.algebra.add_up(binding.letters[letter], f"{binding.op} sums over it")
 
     def _told(self, node: Node, notation: Notation, binding: Binding) -> None:

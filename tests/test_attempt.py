@@ -44,3 +44,24 @@ def test_what_the_data_decide_is_let_pass_and_not_certain():
 
 def test_strictly_another_number_of_results_is_a_misfit():
     assert attempt().misfit(strict=True) is not None
+
+
+class Signs(nn.Module):
+    """Looks at the sign bits of its own channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.c = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x).relu())
+        return self.c(y * (1 + (y.view(torch.int32) >> 31).to(y.dtype)))
+
+
+def test_channels_that_are_seen_as_bits_stay_and_the_others_go():
+    torch.manual_seed(0)
+    slim = surgeon.shrink(Signs(), torch.randn(4, 6), ratio=0.5, measure=False)
+    assert slim.check is not None
+    assert (slim.model.a.out_features, slim.model.b.out_features) == (4, 8)
+    assert any("aten.view.dtype" in left.why for left in slim.plan.left)

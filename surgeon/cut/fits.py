@@ -159,7 +159,9 @@ def _positions(args: Any, call: Call, sizes: Sizes) -> Any:
 def _seen_as(args: tuple[Any, ...], node: Node) -> tuple[Any, ...]:
     """Arguments of a view with the size that its -1 stands for."""
     packet, out = node.op.rpartition(".")[0], node.outputs[0] if node.outputs else None
-    if packet not in _VIEWS or out is None or -1 not in args[1]:
+    if packet not in _VIEWS or out is None or not isinstance(args[1], (list, tuple)):
+        return args  # view also sees a tensor as another dtype
+    if -1 not in args[1]:
         return args
     return (args[0], type(args[1])(out.shape), *args[2:])
 

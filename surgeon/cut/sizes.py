@@ -144,6 +144,8 @@ def _filled(asked: Any, new: int, old: int) -> Any:
 )
 def _shape_second(call: Call, sizes: Sizes) -> Call:
     out = call.outputs[0]
+    if not isinstance(call.args[1], (list, tuple)):
+        return call  # the same bits as another dtype
     return call.put(1, _fill(call.args[1], sizes.shape(out), out.shape))
 
 

@@ -117,10 +117,16 @@ def moves(*ops: str, family: str = "movement") -> Callable[[Move], Move]:
 def lookup(op: str) -> Rule | None:
     """The rule of 'aten.add_.Tensor': by full name, then by packet, then by its plain form."""
     packet = op.rsplit(".", 1)[0] if op.count(".") > 1 else op
+    if op in _UNLIKE:
+        return None
     for name in (op, packet, packet.rstrip("_")):
         if name in RULES:
             return RULES[name]
     return None
+
+
+# overloads that do something else than the others of their name: the same bits as another dtype's numbers
+_UNLIKE = frozenset({"aten.view.dtype"})
 
 
 @dataclass(frozen=True)
