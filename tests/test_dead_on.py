@@ -18,8 +18,9 @@ DATA = [torch.rand(5, 3, 10, 10, generator=torch.Generator().manual_seed(k)) for
 class Off(nn.Module):
     """A ReLU whose first three channels are off for inputs from 0 to 1, and a gate that stands at one."""
 
-    def __init__(self, padding: int = 0) -> None:
+    def __init__(self, padding: int = 0, in_place: bool = False) -> None:
         super().__init__()
+        self.in_place = in_place
         self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 3, padding=padding)
         self.head = nn.Linear(6, 4)
         with torch.no_grad():
@@ -27,18 +28,20 @@ class Off(nn.Module):
             self.b.bias[1] = 1e6  # hardsigmoid is one from 3 on: the head sees a constant
 
     def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.hardsigmoid(self.b(self.a(x).relu()))
+        x = nn.functional.hardsigmoid(self.b(self.a(x).relu()), inplace=self.in_place)
         return self.head(x.mean((2, 3)))
 
 
-def made(padding: int = 0) -> Off:
+def made(padding: int = 0, in_place: bool = False) -> Off:
     torch.manual_seed(0)
-    return Off(padding).eval()
+    return Off(padding, in_place).eval()
 
 
-@pytest.mark.parametrize("padding", [0, 1])
-def test_what_is_constant_on_the_examples_goes_and_its_constants_are_carried(padding: int):
-    model = made(padding)
+@pytest.mark.parametrize(("padding", "in_place"), [(0, False), (1, False), (0, True)])
+def test_what_is_constant_on_the_examples_goes_and_its_constants_are_carried(
+    padding: int, in_place: bool
+):
+    model = made(padding, in_place)
     with pytest.raises(OutOfReach, match="nothing is dead"):
         surgeon.shrink(model, X, dead=True, measure=False)
     slim = surgeon.shrink(model, X, dead=True, data=DATA, measure=False)

@@ -38,7 +38,7 @@ def dead_plan(
     examples counts too; then the plan is one of any cut, and carries nothing: `pipeline/settled.py` does.
     """
     coupling, state = traced.coupling, named_state(traced.model)
-    still = silent(traced.graph, state, traced.inputs, data)[0] if data is not None else None
+    still = silent(traced.graph, state, traced.inputs, data) if data is not None else None
     dead = find_dead(coupling, state, traced.inputs, still)
     if not dead.channels:
         why = "; ".join(stays(dead)[:4]) or "no channel is constant or unread"

@@ -18,16 +18,14 @@ from surgeon.sparse.facts import run
 from surgeon.trace.inputs import Inputs
 from surgeon.widths import widened
 
-Silent = Mapping[
-    Value, tuple[Tensor, Tensor]
-]  # numbers, and where they are the same on all examples
+# numbers, and where they are the same on all examples
+Silent = Mapping[Value, tuple[Tensor, Tensor]]
 
 
 def silent(
     graph: Graph, state: Mapping[str, Tensor], inputs: Inputs, data: Iterable[Sample]
-) -> tuple[Silent, int]:
-    """Results of one-operand elementwise ops with elements that are the same on every example, in float64;
-    and how many examples there were.
+) -> Silent:
+    """Results of one-operand elementwise ops with elements that are the same on every example, in float64.
 
     inputs: what the graph was recorded with; every example is brought to its batch. Raises BadInput where
     the forward depends on the data, or an example does not fit.
@@ -38,15 +36,13 @@ def silent(
             "--dead alone asks what is dead on any",
         )
     seen: dict[Value, tuple[Tensor, Tensor]] = {}
-    count = 0
     with torch.no_grad():
         for sample in data:
             for one in sample.singles():
                 tensors = one.inputs.times(inputs.batch or 1).tensors
                 _fits(inputs, tensors)
                 _look(graph, state, dict(zip(graph.inputs, tensors, strict=True)), seen)
-                count += 1
-    return {v: found for v, found in seen.items() if bool(found[1].any())}, count
+    return {v: found for v, found in seen.items() if bool(found[1].any())}
 
 
 def _fits(inputs: Inputs, tensors: Iterable[Tensor]) -> None:

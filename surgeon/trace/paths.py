@@ -2,7 +2,8 @@
 
 The run on the inputs as they are comes first. Where something in it was empty (nothing detected), the
 code behind saw nothing: further runs have random weights that find something. Where a number read into
-Python decided, further runs give another one; what they have in common with the first is not computed again. A path that fails, or that runs no new line, is left out.
+Python decided, further runs give another one; what they have in common with the first is not computed
+again. A path that fails, or that runs no new line, is left out.
 """
 
 from __future__ import annotations
@@ -60,10 +61,8 @@ def _follow(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> None:
         known = set(first.read)
         try:
             read = _try(twin, recorder, inputs, forced, memory)
-        except (
-            Forgotten
-        ):  # the network keeps something from its first run: the second is remembered
-            memory = Memory()
+        except Forgotten:
+            memory = Memory()  # the network keeps something of its first run: remember the second
             read = _try(twin, recorder, inputs, forced, memory)
         if read is None:
             continue
