@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,14 @@ class Plan:
     left: tuple[Left, ...] = ()
     folds: Folds = field(default_factory=dict)
     carries: Carries | None = None
+
+    def marked(self, how: Mapping[str, Any] | None) -> Plan:
+        """The same, saying that weights were changed after the cut, and how last; as it is without a how."""
+        return replace(self, model={**self.model, "tuned": dict(how)}) if how else self
+
+    def unmarked(self) -> Plan:
+        """The same of weights as they were cut."""
+        return replace(self, model={k: v for k, v in self.model.items() if k != "tuned"})
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data (the file format of plan.json)."""

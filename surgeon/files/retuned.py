@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,7 @@ def save_tuned(
         raise BadInput(
             "these weights are not of the slim file's network", "save the model that was loaded"
         )
-    plan = plan_of(payload)
-    plan = replace(plan, model={**plan.model, "tuned": dict(how)})
+    plan = plan_of(payload).marked(how)
     packed = BytesIO()
     torch.save({**payload, "state": state, "plan": json.dumps(plan.to_json())}, packed)
     write_bytes(Path(path), packed.getbuffer())

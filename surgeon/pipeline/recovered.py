@@ -15,7 +15,7 @@ def recovered(result: Result, traced: Traced, material: Material) -> Result:
     assert material.data is not None
     about = {"data": material.data.about} if material.data.about else {}
     done = recover(traced.model, result.model, result.plan, material.data)
-    plan = replace(result.plan, model={**result.plan.model, "tuned": {**done.how(), **about}})
+    plan = result.plan.marked({**done.how(), **about})
     return replace(
         result,
         plan=plan if done.layers else result.plan,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, TypedDict
 
 from torch import nn
@@ -93,7 +92,7 @@ def _as_cut(plan: Plan, fits: bool) -> tuple[Plan, tuple[str, ...]]:
     if "tuned" not in plan.model:
         return plan, ()
     said = () if fits else (_AS_CUT,)
-    return replace(plan, model={k: v for k, v in plan.model.items() if k != "tuned"}), said
+    return plan.unmarked(), said
 
 
 def inputs_of(plan: Plan) -> Inputs:

@@ -39,8 +39,7 @@ def settled(result: Result, traced: Traced, material: Material) -> Result:
         )
     said = f"dead on {count} examples, on which the outputs change by {worst:.1e} of their range; on others they may"
     how = {"by": "constants of channels that are off on the data", "data": material.data.about}
-    plan = replace(result.plan, model={**result.plan.model, "tuned": how})
-    return replace(result, plan=plan, notes=(*result.notes, said))
+    return replace(result, plan=result.plan.marked(how), notes=(*result.notes, said))
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ class Successive:
 
     def cut(self, plan: Plan) -> Result:
         """The original cut by the whole plan, with its weights, and proven on them."""
-        plan = replace(plan, model={k: v for k, v in plan.model.items() if k != "tuned"})
+        plan = plan.unmarked()
         done, traced = self._run("cut", lambda: carried_out(self.traced, self._inputs, plan))
         given = (self.model, self._inputs, traced)
         result = finished(given, done, plan, (), self._run, (self._check, False))
@@ -137,10 +137,7 @@ class Successive:
 
 def marked(result: Result, how: Mapping[str, Any] | None) -> Result:
     """The plan says that weights were changed after the cut, and how last."""
-    if not how:
-        return result
-    model = {**result.plan.model, "tuned": dict(how)}
-    return replace(result, plan=replace(result.plan, model=model))
+    return replace(result, plan=result.plan.marked(how))
 
 
 def hand_over_state(slim: nn.Module, state: Mapping[str, Any]) -> None:
