@@ -45,7 +45,7 @@ def deliver(source: Source, cut: Callable[[], Result], wanted: Delivery, screen:
         original = source.model if wanted.onnx else None
         said = write_models(result, stage, source.arch, original, screen.step)
         result = replace(result, notes=(*result.notes, *said))
-        write_reports(_report(result, (out, stage)), stage)
+        write_reports(_report(result, source.arch, (out, stage)), stage)
         stop_if_pressed()
         publish(stage, out)
     try:
@@ -54,7 +54,7 @@ def deliver(source: Source, cut: Callable[[], Result], wanted: Delivery, screen:
     except KeyboardInterrupt:
         screen.notes([f"{out} is complete, only its measurements are missing"])
         raise
-    report = _report(result, (out, out), scores or None)
+    report = _report(result, source.arch, (out, out), scores or None)
     write_reports(report, out)
     _show(report, screen)
 
@@ -89,16 +89,19 @@ def _measured(
 
 
 def _report(
-    result: Result, places: tuple[Path, Path], metric: dict[str, Any] | None = None
+    result: Result,
+    arch: str | None,
+    places: tuple[Path, Path],
+    metric: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """report.json: `places` are where the folder will be, and where its files are now."""
+    """report.json. arch: what the source's weights belong to; places: where the folder will be, and where its files are now."""
     from surgeon import __version__
     from surgeon.report.folder import FILES
 
     out, now = places
     files = {name: (now / name).stat().st_size for name in FILES[:6] if (now / name).exists()}
-    about = {"surgeon": __version__, "output": str(out), "files": files, "metric": metric}
-    return {**about, **result.as_dict()}
+    about = {"surgeon": __version__, "output": str(out), "arch": arch, "files": files}
+    return {**about, "metric": metric, **result.as_dict()}
 
 
 def _show(report: dict[str, Any], screen: Screen) -> None:

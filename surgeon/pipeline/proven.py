@@ -16,6 +16,7 @@ from surgeon.pipeline.result import Result
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.traced import Traced
 from surgeon.plan import Plan
+from surgeon.report.network import network
 from surgeon.report.reach import reach
 from surgeon.rules import RULES, USER
 from surgeon.trace.inputs import Inputs
@@ -86,5 +87,7 @@ def finished(
         notes += measured.notes
     found = reach(traced.coupling) if any(wanted) else None
     return Result(
-        done.model, plan, done.way, inputs, done.why, proof, measured, found, notes, run.seconds
+        *(done.model, plan, done.way, inputs, done.why, proof, measured, found, notes),
+        seconds=run.seconds,
+        network=network(traced.coupling, plan),
     )

@@ -52,6 +52,7 @@ class Result:
     recovery: Recovery | None = None
     history: tuple[Cutting, ...] = ()
     evaluation: Evaluation | None = None
+    network: Mapping[str, Any] | None = None  # of the original and what goes, as report.json has it
 
     @property
     def metrics(self) -> dict[str, Any] | None:
@@ -79,6 +80,7 @@ class Result:
             "reach": self.reach.as_dict() if self.reach else None,
             "groups": plan["groups"],
             "left": plan["left"],
+            **({"network": self.network} if self.network else {}),
             **({"dead": self.dead.as_dict()} if self.dead else {}),
             **({"recovery": self.recovery.as_dict()} if self.recovery else {}),
             **({"steps": [vars(c) for c in self.history]} if self.history else {}),
