@@ -13,7 +13,7 @@ import torch
 import surgeon
 from surgeon.cli.app import app
 from surgeon.cli.main import run
-from surgeon.measure import latency
+from surgeon.measure import bench
 from surgeon.measure.latency import Budget
 from surgeon.report import contest
 
@@ -125,7 +125,7 @@ def go(here: Path, capsys: pytest.CaptureFixture[str]) -> Go:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timing that takes a moment."""
     small = Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.2)
-    monkeypatch.setattr(latency, "Budget", lambda **_: small)
+    monkeypatch.setattr(bench, "Budget", lambda **_: small)
     monkeypatch.setattr(contest, "Budget", lambda **_: small)
 
 

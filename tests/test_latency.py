@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from surgeon.measure import Budget, Comparison, compare, time_one
-from surgeon.measure.latency import median_interval
+from surgeon.runner.sampling import median_interval
 
 
 class Machine:

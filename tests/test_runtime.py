@@ -14,7 +14,6 @@ from torch import nn
 from surgeon.errors import BadInput
 from surgeon.export import export_onnx
 from surgeon.measure import Budget, compare_models, measure
-from surgeon.measure.memory import peak_memory
 from surgeon.measure.runtime import (
     OrtRunner,
     Runner,
@@ -127,22 +126,6 @@ def test_inputs_are_flattened_and_turned_into_arrays():
     x = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
     assert flat_inputs(({"a": [x, 3, None]}, x)) == [x, x]
     assert as_array(x).dtype == np.float32
-
-
-def test_peak_memory_grows_with_the_network(tmp_path):
-    peaks = []
-    for width in (16, 2048):
-        model, x = nn.Linear(width, width), torch.randn(1, width)
-        path = export_onnx(model, tmp_path / f"{width}.onnx", x).path
-        peaks.append(peak_memory(path, x))
-    small, large = peaks
-    assert large - small > 2048 * 2048 * 4 / 2
-    assert peak_memory(tmp_path / "none.onnx", x) is None
-
-
-def test_peak_memory_takes_inputs_by_name(two):
-    _, (x, y), path = two
-    assert peak_memory(path, {"y": y, "x": x}) is not None
 
 
 def test_a_measurement_holds_together(two):

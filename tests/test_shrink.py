@@ -12,7 +12,7 @@ from torch import nn
 
 import surgeon
 from surgeon.errors import BadInput, OutOfReach
-from surgeon.measure import latency
+from surgeon.measure import bench
 from surgeon.report import text
 from surgeon.shrink import check_options, propose
 
@@ -133,8 +133,8 @@ class TestUntouched:
 
 class TestReport:
     def test_as_dict_is_json(self, net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-        quick = latency.Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.2)
-        monkeypatch.setattr(latency, "Budget", lambda: quick)
+        quick = bench.Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.2)
+        monkeypatch.setattr(bench, "Budget", lambda: quick)
         result = surgeon.shrink(net, X, ratio=0.5, source="net.pth")
         data = result.as_dict()
         assert json.loads(json.dumps(data)) == json.loads(json.dumps(result.report))

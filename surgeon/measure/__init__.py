@@ -16,7 +16,7 @@ from surgeon.measure.latency import Budget, Comparison, Ratio, Timing, compare, 
 if TYPE_CHECKING:
     import torch
 
-    from surgeon.measure.runtime import Runner
+    from surgeon.measure.facts import Facts
 
 __all__ = [
     "Budget",
@@ -83,11 +83,13 @@ def measure(
     runtime = ""
     if latency:
         with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
-            path, runner, reason = _runner(model, inputs, onnx, Path(folder), threads)
+            path, reason = _onnx(model, inputs, onnx, Path(folder))
             notes += reason
-            timing = time_one(runner, budget)
-            file_bytes, runtime = runner.file_bytes, f"{runner.runtime} {runner.version}"
-            memory = _peak_memory(path, inputs, threads)
+            if path is None:
+                timing, runtime = _in_torch(model, inputs, budget, threads)
+            else:
+                timing, told = _in_ort(path, inputs, budget, threads)
+                file_bytes, memory, runtime = told.file_bytes, told.peak_memory, told.title
     return Measurement(
         params=parameters(model),
         flops=counted.total,
@@ -110,38 +112,44 @@ def compare_models(
     budget: Budget | None = None,
     threads: int = 1,
 ) -> Comparison:
-    """Time two ONNX files interleaved in ONNX Runtime; the ratio is after to before.
+    """Time two ONNX files interleaved in ONNX Runtime, in a process of their own; the ratio is after to before.
 
     Raises BadInput for a file that ONNX Runtime cannot load or inputs that it does not take.
     """
-    from surgeon.measure.runtime import OrtRunner
+    from surgeon.measure.bench import timed
+    from surgeon.measure.target import Target
 
-    before = OrtRunner(before_onnx, inputs, threads)
-    after = OrtRunner(after_onnx, inputs, threads)
-    return compare({"before": before, "after": after}, budget)
+    files = {"before": Path(before_onnx), "after": Path(after_onnx)}
+    return timed(files, inputs, Target(threads=threads), budget)
 
 
-def _runner(
-    model: torch.nn.Module, inputs: Any, onnx: str | Path | None, folder: Path, threads: int
-) -> tuple[Path | None, Runner, list[str]]:
-    from surgeon.measure.runtime import OrtRunner, TorchRunner
-
+def _onnx(
+    model: torch.nn.Module, inputs: Any, onnx: str | Path | None, folder: Path
+) -> tuple[Path | None, list[str]]:
+    """The file to time; none, and why, where there is none and none can be made."""
     if onnx is not None:
-        return Path(onnx), OrtRunner(onnx, inputs, threads), []
-    # Export is above measure in the map: it may use the runners, and only this call uses it.
+        return Path(onnx), []
+    # Export is above measure in the map: only this call uses it.
     from surgeon.export import export_onnx
 
     try:
-        path = export_onnx(model, folder / "model.onnx", inputs, dynamic_batch=False).path
+        return export_onnx(model, folder / "model.onnx", inputs, dynamic_batch=False).path, []
     except SurgeonError as error:
-        reason = f"timed in PyTorch, as there is no ONNX file: {error.message}"
-        return None, TorchRunner(model, inputs, threads), [reason]
-    return path, OrtRunner(path, inputs, threads), []
+        return None, [f"timed in PyTorch, as there is no ONNX file: {error.message}"]
 
 
-def _peak_memory(path: Path | None, inputs: Any, threads: int) -> int | None:
-    if path is None:
-        return None
-    from surgeon.measure.memory import peak_memory
+def _in_torch(
+    model: torch.nn.Module, inputs: Any, budget: Budget | None, threads: int
+) -> tuple[Timing, str]:
+    from surgeon.measure.runtime import TorchRunner
 
-    return peak_memory(path, inputs, threads)
+    runner = TorchRunner(model, inputs, threads)
+    return time_one(runner, budget), f"{runner.runtime} {runner.version}"
+
+
+def _in_ort(path: Path, inputs: Any, budget: Budget | None, threads: int) -> tuple[Timing, Facts]:
+    from surgeon.measure.bench import timed
+    from surgeon.measure.target import Target
+
+    found = timed({"model": path}, inputs, Target(threads=threads), budget, ("memory",))
+    return found.timings["model"], found.facts["model"]

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import SurgeonError
-from surgeon.measure import Budget, Comparison, Measurement, compare_models, measure
+from surgeon.measure import Budget, Comparison, Measurement, measure
+from surgeon.measure.bench import timed
+from surgeon.measure.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +86,6 @@ def _timed(
     budget: Budget | None,
 ) -> BeforeAfter:
     from surgeon.export import export_onnx
-    from surgeon.measure.memory import peak_memory
 
     folder, slim_onnx = places
     if slim_onnx is not None and not _takes(slim_onnx, inputs):
@@ -94,16 +95,17 @@ def _timed(
         slim_onnx or export_onnx(models[1], folder / "after.onnx", inputs, dynamic_batch=False).path
     )
     threads = counts[0].threads
-    speed = compare_models(old, new, inputs, budget, threads)
+    target = Target(threads=threads)
+    speed = timed({"before": old, "after": new}, inputs, target, budget, ("memory",))
     measured = [
         replace(
             count,
-            onnx_bytes=path.stat().st_size,
+            onnx_bytes=speed.facts[name].file_bytes,
             latency=speed.timings[name],
-            peak_memory=peak_memory(path, inputs, threads),
-            runtime=_runtime(),
+            peak_memory=speed.facts[name].peak_memory,
+            runtime=speed.facts[name].title,
         )
-        for name, count, path in (("before", counts[0], old), ("after", counts[1], new))
+        for name, count in zip(speed.timings, counts, strict=True)
     ]
     return BeforeAfter(measured[0], measured[1], speed)
 
@@ -135,9 +137,3 @@ def single(inputs: Any) -> Inputs:
     from surgeon.trace.inputs import Inputs
 
     return Inputs.of(inputs).first()
-
-
-def _runtime() -> str:
-    from surgeon.measure.runtime import import_onnxruntime
-
-    return f"onnxruntime {import_onnxruntime().__version__}"

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from surgeon.errors import BadInput
+from surgeon.runner.refusal import Refusal
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-_ORT_ERRORS_ONLY = 3
 
 
 class Runner(Protocol):
@@ -63,38 +60,23 @@ class OrtRunner:
     runtime = "onnxruntime"
 
     def __init__(self, path: str | Path, inputs: Any, threads: int = 1) -> None:
-        ort = import_onnxruntime()
+        from surgeon.runner.engines.ort import Engine
+
         self.name = Path(path).stem
-        self.version: str = ort.__version__
         self.threads = threads
         self.file_bytes = onnx_bytes(path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ORT_ERRORS_ONLY
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        start = time.perf_counter()
-        try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors share no base
-            raise BadInput(
-                f"ONNX Runtime cannot load {Path(path).name}: {_first_line(error)}"
-            ) from error
-        self.load_s = time.perf_counter() - start
-        expected = self._session.get_inputs()
-        self.precision = _ort_precision(expected)
-        self._feed = _feed([value.name for value in expected], inputs)
+        with _refused():
+            self._engine = Engine(Path(path), arrays(inputs), threads)
+        self.version: str = self._engine.version
+        self.load_s: float = self._engine.load_s
+        self.precision: str = self._engine.precision
 
     def __call__(self) -> None:
-        self._session.run(None, self._feed)
+        self._engine()
 
     def outputs(self) -> tuple[np.ndarray, ...]:
-        try:
-            return tuple(self._session.run(None, self._feed))
-        except Exception as error:  # as above
-            raise BadInput(f"ONNX Runtime cannot run {self.name}: {_first_line(error)}") from error
+        with _refused():
+            return tuple(self._engine.outputs())
 
 
 class TorchRunner:
@@ -140,14 +122,6 @@ class TorchRunner:
                 torch.set_num_threads(before)
 
 
-def import_onnxruntime() -> Any:
-    """onnxruntime, imported with its telemetry off (on by default in official builds since 1.29)."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    return onnxruntime
-
-
 def onnx_bytes(path: str | Path) -> int:
     """Bytes of an ONNX file and of the external data that surgeon stores beside it as NAME.data."""
     path = Path(path)
@@ -163,6 +137,18 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
     call = Inputs.of(inputs)
     return call.args, dict(call.kwargs)
+
+
+def arrays(inputs: Any) -> dict[str, np.ndarray]:
+    """The arrays of a call as a runner takes them: numbered in order, with the name of a keyword behind."""
+    args, kwargs = arguments(inputs)
+    named = [("", value) for value in args] + list(kwargs.items())
+    found: dict[str, np.ndarray] = {}
+    for name, value in named:
+        parts = flat_inputs(value)
+        behind = f".{name}" if name and hasattr(value, "shape") else ""
+        found |= {f"{len(found) + at}{behind}": as_array(part) for at, part in enumerate(parts)}
+    return found
 
 
 def flat_inputs(inputs: Any) -> list[Any]:
@@ -229,24 +215,10 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _feed(names: Sequence[str], inputs: Any) -> dict[str, np.ndarray]:
-    args, kwargs = arguments(inputs)
-    if kwargs and set(kwargs) == set(names):
-        return {name: as_array(kwargs[name]) for name in names}
-    flat = flat_inputs((args, kwargs))
-    if len(flat) != len(names):
-        raise BadInput(
-            f"the file takes {len(names)} inputs ({', '.join(names)}), {len(flat)} were given"
-        )
-    return {name: as_array(value) for name, value in zip(names, flat, strict=True)}
-
-
-def _ort_precision(inputs: Sequence[Any]) -> str:
-    """The type of the first real-valued input: weights follow it, as ONNX has no mixed operators."""
-    kinds = [value.type.removeprefix("tensor(").removesuffix(")") for value in inputs]
-    real = {"float": "float32", "float16": "float16", "double": "float64", "bfloat16": "bfloat16"}
-    return next((real[kind] for kind in kinds if kind in real), "float32")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """What the runner refuses is bad input here."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise BadInput(refusal.message, refusal.hint or None) from refusal

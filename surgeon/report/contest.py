@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.export import export_onnx
 from surgeon.files.inputs import example, parse_inputs
 from surgeon.files.source import open_model
-from surgeon.measure.latency import Budget, Comparison, Timing, compare, time_one
-from surgeon.measure.memory import peak_memory
-from surgeon.measure.runtime import OrtRunner, TorchRunner, import_onnxruntime
+from surgeon.measure.bench import Entry, race
+from surgeon.measure.facts import told
+from surgeon.measure.latency import Budget, Comparison, compare, time_one
+from surgeon.measure.runtime import OrtRunner, Runner, TorchRunner
 from surgeon.report.environment import processor
+from surgeon.runner.engines.ort import library
 from surgeon.trace.inputs import Inputs
 
 Progress = Callable[[str], None]
@@ -38,9 +41,9 @@ class Terms:
 @dataclass(frozen=True)
 class _Contestant:
     name: str
-    runner: OrtRunner | TorchRunner
     inputs: Inputs
-    path: Path | None  # of its ONNX file
+    path: Path | None = None  # of its ONNX file
+    model: nn.Module | None = None  # where there is none
     notes: tuple[str, ...] = ()
 
 
@@ -60,23 +63,22 @@ def contest(
             progress(f"make {name} ready")
             entered.append(_enter(refs[number], name, terms, Path(folder) / f"{number}.onnx"))
         progress("time" if len(entered) == 1 else "time, in random turns")
-        timings, comparison = _timed(entered, budget)
-        memory = [peak_memory(c.path, c.inputs, terms.threads) if c.path else None for c in entered]
-    ratios = comparison.as_dict()["ratios"] if comparison else {}
+        found = _timed(entered, terms.threads, budget)
+    ratios = found.as_dict()["ratios"]
     models = [
         {
             "name": c.name,
-            "runtime": f"{c.runner.runtime} {c.runner.version}",
-            "precision": c.runner.precision,
+            "runtime": found.facts[c.name].title,
+            "precision": found.facts[c.name].precision,
             "inputs": [list(x.shape) for x in c.inputs.tensors],
-            "latency": timings[c.name].as_dict(),
-            "noise": timings[c.name].noise,
+            "latency": found.timings[c.name].as_dict(),
+            "noise": found.timings[c.name].noise,
             "ratio": ratios.get(c.name) if isinstance(ratios, dict) else None,
-            "load_s": c.runner.load_s,
-            "file_bytes": c.runner.file_bytes,
-            "peak_memory": used,
+            "load_s": found.facts[c.name].load_s,
+            "file_bytes": found.facts[c.name].file_bytes,
+            "peak_memory": found.facts[c.name].peak_memory,
         }
-        for c, used in zip(entered, memory, strict=True)
+        for c in entered
     ]
     # of the inputs the conditions speak, as they were run and not as they were guessed
     said = [note for c in entered for note in c.notes if not note.startswith("input ")]
@@ -92,13 +94,24 @@ def _labels(refs: Sequence[str]) -> list[str]:
     ]
 
 
-def _timed(
-    entered: list[_Contestant], budget: Budget
-) -> tuple[dict[str, Timing], Comparison | None]:
-    if len(entered) == 1:
-        return {entered[0].name: time_one(entered[0].runner, budget)}, None
-    comparison = compare({c.name: c.runner for c in entered}, budget)
-    return comparison.timings, comparison
+def _timed(entered: list[_Contestant], threads: int, budget: Budget) -> Comparison:
+    entries = {c.name: Entry(c.path, c.inputs, "ort", threads) for c in entered if c.path}
+    if len(entries) == len(entered):
+        return race(entries, budget=budget, want=("memory",))
+    runners = {c.name: _runner(c, threads) for c in entered}
+    if len(runners) == 1:
+        [(name, runner)] = runners.items()
+        found = Comparison(name, {name: time_one(runner, budget)}, {})
+    else:
+        found = compare(runners, budget)
+    return replace(found, facts={name: told(runner) for name, runner in runners.items()})
+
+
+def _runner(c: _Contestant, threads: int) -> Runner:
+    if c.path is not None:
+        return OrtRunner(c.path, c.inputs, threads)
+    assert c.model is not None
+    return TorchRunner(c.model, c.inputs, threads, c.name)
 
 
 def _conditions(models: list[dict[str, Any]], terms: Terms) -> Iterator[str]:
@@ -116,9 +129,7 @@ def _enter(ref: str, name: str, terms: Terms, draft: Path) -> _Contestant:
     if ref.endswith(".onnx"):
         path = Path(ref)
         inputs = parse_inputs(terms.input) if terms.input else _own_inputs(path, terms)
-        runner = OrtRunner(path, inputs, terms.threads)
-        runner.outputs()  # inputs of another size fail here, with a message
-        return _Contestant(name, runner, inputs, path)
+        return _Contestant(name, inputs, path)
     arch = terms.arch if Path(ref).exists() else None
     source = open_model(ref, arch, terms.input, terms.allow, terms.unsafe_pickle)
     inputs = source.inputs if terms.input else source.inputs.first().times(terms.batch)
@@ -126,9 +137,8 @@ def _enter(ref: str, name: str, terms: Terms, draft: Path) -> _Contestant:
         path = export_onnx(source.model, draft, inputs, dynamic_batch=False).path
     except BadInput as error:
         note = f"{name}: timed in PyTorch, as there is no ONNX file: {error.message}"
-        runner = TorchRunner(source.model, inputs, terms.threads, name)
-        return _Contestant(name, runner, inputs, None, (*source.notes, note))
-    return _Contestant(name, OrtRunner(path, inputs, terms.threads), inputs, path, source.notes)
+        return _Contestant(name, inputs, None, source.model, (*source.notes, note))
+    return _Contestant(name, inputs, path, None, source.notes)
 
 
 _TYPES = {"float": torch.float32, "float16": torch.float16, "double": torch.float64,
@@ -139,7 +149,7 @@ def _own_inputs(path: Path, terms: Terms) -> Inputs:
     """Noise of the shapes that an ONNX file declares; open dimensions are the batch."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file", "check the path")
-    ort = import_onnxruntime()
+    ort = library()
     try:
         declared = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()
     except Exception as error:  # onnxruntime's errors share no base

@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from surgeon.runner.probe import cpuinfo, processor
+
 _PACKAGES = (
     "model-surgeon", "torch", "torchvision", "timm", "transformers", "numpy", "scipy", "onnx",
     "onnxscript", "onnxruntime", "safetensors", "fvcore", "torch-pruning", "typer", "rich",
@@ -16,7 +18,7 @@ _FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_in
 
 def environment() -> dict[str, Any]:
     """Plain data: Python, packages, system, processor, accelerators."""
-    flags = set(_cpuinfo("flags", "Features").split())
+    flags = set(cpuinfo("flags", "Features").split())
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -27,20 +29,6 @@ def environment() -> dict[str, Any]:
         "flags": [flag for flag in _FLAGS if flag in flags],
         "cuda": _cuda(),
     }
-
-
-def processor() -> str:
-    """'AMD EPYC 9R14'."""
-    return _cpuinfo("model name", "Model") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(*keys: str) -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            lines = [line.partition(":") for line in file]
-    except OSError:
-        return ""
-    return next((value.strip() for key, _, value in lines if key.strip() in keys), "")
 
 
 def _usable() -> int | None:

@@ -1,0 +1,31 @@
+"""Where and by what a network is run: what a latency is a latency of."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from surgeon.errors import BadInput
+from surgeon.runner.engines import PACKAGES
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device, a runtime there, and its number of threads."""
+
+    device: str = "local"
+    runtime: str = "ort"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.runtime not in PACKAGES:
+            close = difflib.get_close_matches(self.runtime, PACKAGES, 1)
+            hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(PACKAGES)}"
+            raise BadInput(f"there is no runtime {self.runtime!r}", hint)
+        if self.threads < 1:
+            raise BadInput(f"threads: at least 1, not {self.threads}")
+
+    def __str__(self) -> str:
+        """'ort, 1 thread', and the device where it is not this one."""
+        where = "" if self.device == "local" else f" on {self.device}"
+        return f"{self.runtime}{where}, {self.threads} thread" + "s" * (self.threads > 1)
