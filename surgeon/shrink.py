@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 
 from surgeon.errors import BadInput
 from surgeon.pipeline.asked import Asked, Options, asked
+from surgeon.pipeline.limited import shrink_to_limits
 from surgeon.pipeline.proposed import Proposal, proposed
 from surgeon.pipeline.proven import carried_out, finished
 from surgeon.pipeline.recovered import recovered
@@ -52,6 +53,8 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     regime, wanted = _asked(ratio, options)
     if not regime.plain:
         return shrink_in_steps(model, inputs, wanted, Wanted(regime, check, measure, source), run)
+    if wanted.request.measured:
+        return shrink_to_limits(model, inputs, wanted, run, (check, source))
     proposal = proposed(model, inputs, wanted, source, run)
     traced, plan = proposal.traced, proposal.plan
     done, traced = run("cut", lambda: carried_out(traced, inputs, plan))
@@ -115,5 +118,10 @@ def _asked(ratio: float | None, options: Shrinking) -> tuple[Regime, Asked]:
         raise BadInput(
             "a sensitivity is of the whole network: after the first of several steps it holds no more",
             "leave out --sensitivity, and with --data each step measures its own, or --steps",
+        )
+    if wanted.request.measured and not regime.plain:
+        raise BadInput(
+            "limits that are measured are met in one cut, without training in between",
+            "leave out steps, tune, rewind and reinit; then surgeon tune the result",
         )
     return regime, wanted

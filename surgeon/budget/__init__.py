@@ -2,6 +2,7 @@
 
 from surgeon.budget.choose import choose
 from surgeon.budget.cost import Cost, Total
-from surgeon.budget.request import Limit, Request
+from surgeon.budget.limit import Limit
+from surgeon.budget.request import Request
 
 __all__ = ["Cost", "Limit", "Request", "Total", "choose"]

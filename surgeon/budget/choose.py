@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.budget.address import positions
 from surgeon.budget.align import keep_count
-from surgeon.budget.cost import Cost
 from surgeon.budget.field import Field, Unit, field_of
+from surgeon.budget.meter import Aims, Meter
 from surgeon.budget.request import Request
 from surgeon.budget.share import Curve, share_out
+from surgeon.budget.worth import curves_of
 from surgeon.couple import Coupling
 from surgeon.errors import OutOfReach
 from surgeon.plan import Left
-
-if TYPE_CHECKING:
-    from surgeon.budget.cost import Total
 
 Ids = NDArray[np.int64]
 Array = NDArray[np.float64]
@@ -41,11 +38,13 @@ def choose(
     request: Request,
     curves: Mapping[str, Curve] | None = None,
     gone: Mapping[str, Ids] | None = None,
+    aims: Aims | None = None,
 ) -> Choice:
     """Which channels go. OutOfReach where a limit cannot be met or nothing can be cut.
 
     curves: what each group's loss costs the outputs (`share_out`); then these say how much of each goes.
     gone: channels that an earlier step removed, by group; they go first, and none of them stays.
+    aims: what the request's measured limits are taken to be, predicted.
     """
     scores = {n: _first(s, (gone or {}).get(n)) for n, s in scores.items()}
     by_hand = positions(coupling, coupling.groups, request.remove)
@@ -59,18 +58,33 @@ def choose(
     counts: Sequence[int] = ()
     if request.threshold is not None:
         counts = _below(field, request.threshold)
-    elif curves and (request.limits or request.ratio):
-        counts = _shared(coupling, field, request, by_hand, curves)
-    elif request.limits:
-        counts = _reach(coupling, field, request, by_hand)
+    elif request.limits or aims:
+        trial = _Trial(coupling, field, by_hand, Meter(coupling, request.limits, aims))
+        if aims and not curves and request.scope == "local":
+            curves = curves_of(field.units)
+        counts = _shared(trial, request, curves) if curves else _reach(trial, request)
+    elif curves and request.ratio:
+        counts = _of_channels(field, request, curves)
     elif request.ratio is not None or request.ratio_for:
         counts = _counts(field, request.ratio or 0.0)
+    choice = _choice(field, counts, by_hand)
+    if not choice.removed:
+        _nothing(field, request)
+    return choice
+
+
+def most(coupling: Coupling, scores: Mapping[str, Array], request: Request) -> Choice:
+    """All that may go, whatever it costs: of each group that the request lets compete, one step of channels stays."""
+    by_hand = positions(coupling, coupling.groups, request.remove)
+    field = field_of(coupling, scores, request, by_hand)
+    local = replace(field, scope="local")
+    return _choice(field, _counts(local, 1 - 1e-9), by_hand)
+
+
+def _choice(field: Field, counts: Sequence[int], by_hand: Mapping[str, Ids]) -> Choice:
     chosen = (u.channels(k) for u, k in zip(field.units, counts, strict=False) if k)
     removed = {g.name: np.sort(channels) for unit in chosen for g, channels in unit}
-    removed |= by_hand
-    if not removed:
-        _nothing(field, request)
-    return Choice(removed, field.left, field.notes)
+    return Choice({**removed, **by_hand}, field.left, field.notes)
 
 
 def _first(scores: Array, gone: Ids | None) -> Array:
@@ -148,77 +162,66 @@ def _compete(pool: Sequence[Unit], ratio: float) -> list[float]:
     return [int(n) / u.size for n, u in zip(counts, pool, strict=True)]
 
 
-def _reach(
-    coupling: Coupling, field: Field, request: Request, by_hand: Mapping[str, Ids]
-) -> list[int]:
+@dataclass(frozen=True)
+class _Trial:
+    """What would be left if each unit lost so many channels."""
+
+    coupling: Coupling
+    field: Field
+    by_hand: Mapping[str, Ids]
+    meter: Meter
+
+    def over(self, counts: Sequence[int]) -> float:
+        """By how much the limits are missed."""
+        return self.meter.over(_mask(self.coupling, self.field, counts, self.by_hand))
+
+    def fits(self, counts: Sequence[int]) -> bool:
+        """Whether every limit is met."""
+        return self.over(counts) <= 0
+
+
+def _reach(trial: _Trial, request: Request) -> list[int]:
     """The least cut that meets every limit: bisection on the ratio, then channels given back."""
-    cost = Cost(coupling)
+    field = trial.field
     none = [u.gone for u in field.units]
-    whole = cost.total(_mask(coupling, field, [0] * len(none), {}))
-    bounds = {what: limit.of(getattr(whole, what)) for what, limit in request.limits.items()}
-
-    def fits(counts: Sequence[int]) -> bool:
-        total = cost.total(_mask(coupling, field, counts, by_hand))
-        return all(getattr(total, what) <= bound for what, bound in bounds.items())
-
-    if fits(none):
+    if trial.fits(none):
         return none
     most = _counts(field, 1 - 1e-9)
-    if not fits(most):
-        floor = cost.total(_mask(coupling, field, most, by_hand))
-        raise _unreachable(request, bounds, whole, floor)
+    if not trial.fits(most):
+        raise _unreachable(trial, request, most)
     low, high, best = 0.0, 1 - 1e-9, most
     for _ in range(24):
         middle = (low + high) / 2
         counts = _counts(field, middle)
-        if fits(counts):
+        if trial.fits(counts):
             high, best = middle, counts
         else:
             low = middle
-    return _give_back(field, best, fits)
+    return _give_back(field, best, trial.fits)
 
 
-def _shared(
-    coupling: Coupling,
-    field: Field,
-    request: Request,
-    by_hand: Mapping[str, Ids],
-    curves: Mapping[str, Curve],
-) -> list[int]:
-    """Counts by measured losses. A unit with a ratio of its own, or a group without a curve, takes no part."""
+def _shared(trial: _Trial, request: Request, curves: Mapping[str, Curve]) -> list[int]:
+    """Counts by measured losses, or by scores' worth, until every limit is met."""
+    fixed, own = _apart(trial.field, curves)
+    counts = share_out(trial.field.units, curves, trial.over, trial.fits, fixed, own)
+    if not trial.fits(counts):
+        return _reach(trial, request)
+    return _give_back(trial.field, counts, trial.fits)
+
+
+def _apart(field: Field, curves: Mapping[str, Curve]) -> tuple[list[int], list[bool]]:
+    """Counts to begin with, and which units keep them: those with a ratio of their own, or with a group without a curve."""
     own = [u.ratio is not None or any(g.name not in curves for g in u.groups) for u in field.units]
     fixed = [
         max(u.size - keep_count(u.size, u.ratio or 0.0, u.step) if alone else 0, u.gone)
         for u, alone in zip(field.units, own, strict=True)
     ]
-    if not request.limits:
-        return _of_channels(field, request, curves, fixed, own)
-    cost = Cost(coupling)
-    whole = cost.total(_mask(coupling, field, [0] * len(field.units), {}))
-    bounds = {what: limit.of(getattr(whole, what)) for what, limit in request.limits.items()}
-
-    def over(counts: Sequence[int]) -> float:
-        """By how much the limits are missed, each relative to the whole."""
-        total = cost.total(_mask(coupling, field, counts, by_hand))
-        missed = (
-            max(getattr(total, w) - b, 0) / max(getattr(whole, w), 1) for w, b in bounds.items()
-        )
-        return float(sum(missed))
-
-    counts = share_out(field.units, curves, over, lambda c: over(c) <= 0, fixed, own)
-    if over(counts) > 0:
-        return _reach(coupling, field, request, by_hand)
-    return _give_back(field, counts, lambda c: over(c) <= 0)
+    return fixed, own
 
 
-def _of_channels(
-    field: Field,
-    request: Request,
-    curves: Mapping[str, Curve],
-    counts: list[int],
-    own: Sequence[bool],
-) -> list[int]:
+def _of_channels(field: Field, request: Request, curves: Mapping[str, Curve]) -> list[int]:
     """The ratio of all channels goes; where kinds are named, of each: a head is no fair match for a hidden unit."""
+    counts, own = _apart(field, curves)
     kinds = [u.groups[0].kind if request.cut else "" for u in field.units]
     for kind in sorted(set(kinds)):
         still = [alone or k != kind for alone, k in zip(own, kinds, strict=True)]
@@ -235,14 +238,15 @@ def _of_channels(
     return counts
 
 
-def _unreachable(
-    request: Request, bounds: Mapping[str, float], whole: Total, floor: Total
-) -> OutOfReach:
-    what = next(w for w, bound in bounds.items() if getattr(floor, w) > bound)
-    least, full = getattr(floor, what), getattr(whole, what)
+def _unreachable(trial: _Trial, request: Request, most: Sequence[int]) -> OutOfReach:
+    whole = trial.meter.whole
+    floor = trial.meter.of(_mask(trial.coupling, trial.field, most, trial.by_hand))
+    what = next(w for w, bound in trial.meter.bounds.items() if floor[w] > bound)
+    least, full = floor[what], whole[what]
+    limit = (request.limits | request.measured)[what]
+    amount = f"{least:,} of {full:,} " if what in request.limits else "about "
     return OutOfReach(
-        f"--max-{what} {request.limits[what]} cannot be reached: the least is {least:,} of {full:,} "
-        f"({least / full:.3f}x) {what}",
+        f"--max-{what} {limit} cannot be reached: the least is {amount}({least / full:.3f}x) {what}",
         "surgeon inspect shows what stays and why",
     )
 

@@ -6,15 +6,15 @@ example. A test holds the two together on every network of the zoo.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.axes import Dim, Leaf
+from surgeon.budget.extents import Extents, product_of
 from surgeon.couple import Coupling
-from surgeon.graph import Node, Value
+from surgeon.graph import Graph, Node, Value
 
 Mask = NDArray[np.bool_]
 Term = tuple[int, "list[tuple[Value, int | None]]"]  # coefficient x extents; None: the whole value
@@ -124,70 +124,47 @@ class Cost:
     """What a network costs after a cut. `total(removed)` takes classes, closed."""
 
     def __init__(self, coupling: Coupling) -> None:
-        self._label = coupling.classes.label
-        self._leaves: list[Leaf] = []
-        self._index: dict[int, int] = {}
+        self._extents = Extents(coupling)
         self._batch = max(coupling.graph.batch, 1)
         self._nodes: list[tuple[int, bool, list[int]]] = []
-        weights = {v for v in coupling.graph.state.values() if v.constant is None}
-        for node in coupling.graph.forward:
-            once = bool(node.inputs) and weights.issuperset(node.inputs)
-            if once and not node.op.startswith(("aten.expand.", "aten.repeat.")):
-                weights.update(v for v in node.outputs if v is not None)
+        for node, once in computed(coupling.graph):
             packet = node.op.rsplit(".", 1)[0]
             term = _COSTS[packet](node) if packet in _COSTS else None
             if term is not None:
-                dims = [d for value, which in term[1] for d in _dims(coupling, value, which)]
+                refs = [r for value, which in term[1] for r in self._extents.of(value, which)]
                 # what is computed from weights alone is computed once, not for each example
                 coefficient = term[0] * (self._batch if once else 1)
-                self._nodes.append((coefficient, packet in _MACS, self._refs(dims)))
+                self._nodes.append((coefficient, packet in _MACS, refs))
         self._params = [
-            self._refs(coupling.dims[value])
-            for value in _parameters(coupling)
-            if value in coupling.dims
+            self._extents.of(value) for value in parameters(coupling) if value in coupling.dims
         ]
         self._unused = sum(
-            int(np.prod(v.shape)) for v in _parameters(coupling) if v not in coupling.dims
+            int(np.prod(v.shape)) for v in parameters(coupling) if v not in coupling.dims
         )
-
-    def _refs(self, dims: tuple[Dim, ...] | list[Dim]) -> list[int]:
-        return [self._ref(leaf) for dim in dims for leaf in dim]
-
-    def _ref(self, leaf: Leaf) -> int:
-        if id(leaf) not in self._index:
-            self._index[id(leaf)] = len(self._leaves)
-            self._leaves.append(leaf)
-        return self._index[id(leaf)]
 
     def total(self, removed: Mask) -> Total:
         """FLOPs, MACs and parameters once the classes `removed` are gone."""
-        sizes = [
-            leaf.size
-            if leaf.ids is None
-            else leaf.size - int(np.count_nonzero(removed[self._label[leaf.ids]]))
-            for leaf in self._leaves
-        ]
+        sizes = self._extents.after(removed)
         flops = macs = 0
         for coefficient, is_mac, refs in self._nodes:
-            n = coefficient * _product_of(sizes, refs)
+            n = coefficient * product_of(sizes, refs)
             flops += n
             macs += n if is_mac else 0
-        params = self._unused + sum(_product_of(sizes, refs) for refs in self._params)
+        params = self._unused + sum(product_of(sizes, refs) for refs in self._params)
         return Total(flops // self._batch, macs // self._batch, params)
 
 
-def _product_of(sizes: list[int], refs: list[int]) -> int:
-    n = 1
-    for i in refs:
-        n *= sizes[i]
-    return n
+def computed(graph: Graph) -> Iterator[tuple[Node, bool]]:
+    """The nodes of the eval forward, and whether each computes from weights alone."""
+    weights = {v for v in graph.state.values() if v.constant is None}
+    for node in graph.forward:
+        once = bool(node.inputs) and weights.issuperset(node.inputs)
+        if once and not node.op.startswith(("aten.expand.", "aten.repeat.")):
+            weights.update(v for v in node.outputs if v is not None)
+        yield node, once
 
 
-def _dims(coupling: Coupling, value: Value, which: int | None) -> tuple[Dim, ...]:
-    dims = coupling.dims[value]
-    return dims if which is None else (dims[which],)
-
-
-def _parameters(coupling: Coupling) -> list[Value]:
+def parameters(coupling: Coupling) -> list[Value]:
+    """Each parameter once, also where it is tied."""
     names = coupling.graph.parameters
     return list(dict.fromkeys(v for n, v in coupling.graph.state.items() if n in names))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from surgeon.budget.limit import COUNTED, MEASURED, Limit
 from surgeon.errors import BadInput
 from surgeon.kinds import KINDS
 
@@ -16,37 +16,6 @@ SCOPES = ("local", "global", "isomorphic")
 BY = ("group", "filter", "shared-kernel")
 REDUCE = ("mean", "sum", "max", "first")
 NORMALISE = ("none", "mean", "max", "gaussian", "lamp")
-_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-
-
-@dataclass(frozen=True)
-class Limit:
-    """An upper bound: absolute ('900M') or relative to the original ('0.5x')."""
-
-    value: float
-    relative: bool
-
-    @staticmethod
-    def parse(text: str | float | Limit, what: str) -> Limit:
-        """'0.5x', '900M', '1.2G' or a number."""
-        if isinstance(text, Limit):
-            return text
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e\d+)?)\s*([a-z]?)\s*", str(text).lower())
-        if match is None or (match.group(2) != "x" and match.group(2) not in _UNITS):
-            raise BadInput(f"{what} '{text}' is not a limit", "write 0.5x, 900M or 1.2G")
-        number, unit = float(match.group(1)), match.group(2)
-        if number <= 0 or (unit == "x" and number > 1):
-            raise BadInput(
-                f"{what} '{text}' must be above 0, and at most 1x", "write 0.5x, 900M or 1.2G"
-            )
-        return Limit(number, True) if unit == "x" else Limit(number * _UNITS[unit], False)
-
-    def of(self, original: int) -> float:
-        """The bound in absolute terms."""
-        return self.value * original if self.relative else self.value
-
-    def __str__(self) -> str:
-        return f"{self.value:g}x" if self.relative else f"{self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +29,8 @@ class Request:
     group's layers become one. normalise: how scores of groups that compete are made comparable (by the group's mean
     where nothing is said). threshold: instead of a ratio, channels go whose normalised score is below it (where
     nothing is said, normalised by the group's largest). remove: {'layer1.0.conv1' or
-    'layer2.0.conv1:in': positions}. max_flops, max_params: limits, instead of a ratio. cut: kinds of
+    'layer2.0.conv1:in': positions}. max_flops, max_params: limits, instead of a ratio; max_latency, max_memory
+    (peak), max_size (of the file that is run): such that are measured on the target. cut: kinds of
     channels that may go (`surgeon.kinds`), all where none is named; of heads x head_dim one is cut,
     or each that is named. equal: kinds whose groups of one make keep equally many channels. dead: what
     is dead goes, and nothing else.
@@ -79,6 +49,9 @@ class Request:
     remove: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     max_flops: Limit | None = None
     max_params: Limit | None = None
+    max_latency: Limit | None = None
+    max_memory: Limit | None = None
+    max_size: Limit | None = None
     cut: tuple[str, ...] = ()
     equal: tuple[str, ...] = ()
     seed: int = 0
@@ -102,11 +75,15 @@ class Request:
                 )
         _check_kinds("cut", self.cut)
         _check_kinds("equal", self.equal)
-        how_much = (self.ratio is not None, self.threshold is not None, bool(self.limits))
+        how_much = (
+            self.ratio is not None,
+            self.threshold is not None,
+            bool(self.limits or self.measured),
+        )
         if sum(how_much) > 1:
             raise BadInput(
                 "a ratio, a threshold and a limit contradict each other",
-                "give --ratio, or --threshold, or --max-flops / --max-params",
+                "give --ratio, or --threshold, or limits as --max-flops and --max-latency",
             )
         _check_threshold(self.threshold)
         if self.round_to not in (None, "auto") and not (
@@ -127,9 +104,17 @@ class Request:
 
     @property
     def limits(self) -> dict[str, Limit]:
-        """The limits that were given, by what they bound."""
-        both = {"flops": self.max_flops, "params": self.max_params}
-        return {k: v for k, v in both.items() if v is not None}
+        """The limits on what can be counted, by what they bound."""
+        return self._given(COUNTED)
+
+    @property
+    def measured(self) -> dict[str, Limit]:
+        """The limits on what must be measured."""
+        return self._given(MEASURED)
+
+    def _given(self, names: Sequence[str]) -> dict[str, Limit]:
+        found = {name: getattr(self, f"max_{name}") for name in names}
+        return {name: limit for name, limit in found.items() if limit is not None}
 
     def as_dict(self) -> dict[str, Any]:
         """For plan.json: only what was asked."""
@@ -138,7 +123,7 @@ class Request:
         data = {k: v for k, v in own.items() if v is not None and v not in ({}, ())}
         if self.reduce == "mean":  # what plans of older surgeons mean, too
             del data["reduce"]
-        data |= {f"max_{k}": str(v) for k, v in self.limits.items()}
+        data |= {f"max_{k}": str(v) for k, v in (self.limits | self.measured).items()}
         if callable(self.criterion):
             data["criterion"] = getattr(self.criterion, "__name__", type(self.criterion).__name__)
         return data

@@ -28,6 +28,21 @@ class BeforeAfter:
     speed: Comparison | None
     notes: tuple[str, ...] = ()
 
+    def with_speed(self, speed: Comparison) -> BeforeAfter:
+        """With what was measured of files named 'before' and 'after'."""
+        both = [
+            replace(
+                count,
+                onnx_bytes=speed.facts[name].file_bytes,
+                latency=speed.timings[name],
+                peak_memory=speed.facts[name].peak_memory,
+                runtime=speed.facts[name].title,
+                threads=speed.facts[name].threads,
+            )
+            for name, count in (("before", self.before), ("after", self.after))
+        ]
+        return BeforeAfter(both[0], both[1], speed, self.notes)
+
     def as_dict(self) -> dict[str, Any]:
         """For report.json."""
         return {
@@ -97,17 +112,7 @@ def _timed(
     threads = counts[0].threads
     target = Target(threads=threads)
     speed = timed({"before": old, "after": new}, inputs, target, budget, ("memory",))
-    measured = [
-        replace(
-            count,
-            onnx_bytes=speed.facts[name].file_bytes,
-            latency=speed.timings[name],
-            peak_memory=speed.facts[name].peak_memory,
-            runtime=speed.facts[name].title,
-        )
-        for name, count in zip(speed.timings, counts, strict=True)
-    ]
-    return BeforeAfter(measured[0], measured[1], speed)
+    return BeforeAfter(*counts, None).with_speed(speed)
 
 
 def _takes(path: Path, inputs: Inputs) -> bool:

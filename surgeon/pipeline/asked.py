@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from surgeon.budget import Limit, Request
+from surgeon.budget.limit import COUNTED, MEASURED
 from surgeon.budget.request import kinds
 from surgeon.errors import BadInput
+from surgeon.measure.target import Target
 from surgeon.score import Criterion, Material, known
 from surgeon.score.loss import Loss
 from surgeon.sensitivity.record import Sensitivity
@@ -35,6 +37,12 @@ class Options(TypedDict, total=False):
     remove: Mapping[str, Sequence[int]]
     max_flops: str | float | None
     max_params: str | float | None
+    max_latency: str | Limit | None
+    max_memory: str | Limit | None
+    max_size: str | Limit | None
+    device: str
+    runtime: str
+    threads: int
     cut: str | Sequence[str]
     equal: str | Sequence[str]
     seed: int
@@ -43,11 +51,12 @@ class Options(TypedDict, total=False):
 
 
 class Asked(NamedTuple):
-    """What goes, and what may be read to choose it."""
+    """What goes, what may be read to choose it, and where it is to run."""
 
     request: Request
     material: Material
     sensitivity: Sensitivity | None = None
+    target: Target = Target()
 
 
 def asked(ratio: float | None, options: Options) -> Asked:
@@ -59,12 +68,12 @@ def asked(ratio: float | None, options: Options) -> Asked:
             f"there are ratio, {', '.join(Options.__annotations__)}",
         )
     given: dict[str, Any] = dict(options)
-    material, measured = Material.of(given), _measured(given)
+    material, measured, target = Material.of(given), _measured(given), _target(given)
     if given.get("dead"):
         material = _dead(material, options.get("recover"))
     if "normalize" in given:
         given.setdefault("normalise", given.pop("normalize"))
-    for what in ("max_flops", "max_params"):
+    for what in (f"max_{name}" for name in (*COUNTED, *MEASURED)):
         if given.get(what) is not None:
             given[what] = Limit.parse(given[what], what)
     for what in ("cut", "equal"):
@@ -77,7 +86,13 @@ def asked(ratio: float | None, options: Options) -> Asked:
         own = own or "max"
         material = fit_alone(material, options.get("recover"), "a threshold on the scores")
     given["normalise"] = given.get("normalise") or own
-    return Asked(Request(ratio=ratio, **given), material, measured)
+    return Asked(Request(ratio=ratio, **given), material, measured, target)
+
+
+def _target(given: dict[str, Any]) -> Target:
+    """Device, runtime and threads, taken out of the options."""
+    told = {name: given.pop(name) for name in ("device", "runtime", "threads") if name in given}
+    return Target(**{name: value for name, value in told.items() if value is not None})
 
 
 def _dead(material: Material, named: Sequence[str] | None) -> Material:

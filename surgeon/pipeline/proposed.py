@@ -14,6 +14,7 @@ from surgeon.budget.choose import Choice
 from surgeon.budget.field import competing
 from surgeon.budget.share import Curve
 from surgeon.couple import Coupling
+from surgeon.errors import BadInput
 from surgeon.heal.study import study
 from surgeon.pipeline.asked import Asked
 from surgeon.pipeline.sensed import shares
@@ -52,27 +53,45 @@ def proposed(
     run: Steps,
 ) -> Proposal:
     """The plan, with what was seen on the way. model: traced by now, or not yet."""
-    request, material, known = asked
+    request, material, known = asked.request, asked.material, asked.sensitivity
     refuse_without_data(request.criterion, material.data is not None)
+    if request.measured:
+        raise BadInput(
+            f"what a limit on {' and '.join(request.measured)} cuts is known once cuts were measured",
+            "leave out --dry-run, or ask for --max-flops or --ratio to see a plan",
+        )
     if isinstance(model, Traced):
         traced = model
     else:
         traced = run("trace and couple", lambda: trace(model, inputs))
-    coupling = traced.coupling
-    facts = model_facts(traced.graph, source, describe(inputs))
     if request.dead:
+        facts = model_facts(traced.graph, source, describe(inputs))
         said = request.as_dict() | material.facts()
         plan, dead = run("find what is dead", lambda: dead_plan(traced, facts, said, material.data))
         return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
     given = None if known is None else shares(known, traced)
     choice, broken = run("score and plan", lambda: _choose(traced, request, material, given))
+    return drawn(traced, (choice, broken), asked, source, inputs)
+
+
+def drawn(
+    traced: Traced,
+    chosen: tuple[Choice, tuple[str, ...]],
+    asked: Asked,
+    source: str | None,
+    inputs: Inputs,
+) -> Proposal:
+    """The plan of what was chosen, and of which groups the weights were broken."""
+    known = asked.sensitivity
     said = (
-        request.as_dict()
-        | material.facts()
+        asked.request.as_dict()
+        | asked.material.facts()
         | ({} if known is None else {"sensitivity": known.said()})
+        | ({} if not asked.request.measured else {"target": vars(asked.target)})
     )
-    plan = make_plan(coupling, choice, facts, said)
-    notes = _notes(coupling, choice, broken) + _shared(known, material)
+    facts = model_facts(traced.graph, source, describe(inputs))
+    plan = make_plan(traced.coupling, chosen[0], facts, said)
+    notes = _notes(traced.coupling, *chosen) + _shared(known, asked.material)
     return Proposal(traced, plan, notes + traced.notes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,6 +17,9 @@ from surgeon.plan import Plan
 from surgeon.report.reach import Reach
 from surgeon.sparse.dead import Dead
 from surgeon.trace.inputs import Inputs
+
+if TYPE_CHECKING:
+    from surgeon.pipeline.limited import Limited
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Result:
     recovery: Recovery | None = None
     history: tuple[Cutting, ...] = ()
     evaluation: Evaluation | None = None
+    limited: Limited | None = None
     network: Mapping[str, Any] | None = None  # of the original and what goes, as report.json has it
 
     @property
@@ -84,6 +88,7 @@ class Result:
             **({"dead": self.dead.as_dict()} if self.dead else {}),
             **({"recovery": self.recovery.as_dict()} if self.recovery else {}),
             **({"steps": [vars(c) for c in self.history]} if self.history else {}),
+            **({"limited": self.limited.as_dict()} if self.limited else {}),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }

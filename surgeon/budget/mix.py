@@ -1,0 +1,73 @@
+"""What a measured quantity is made of, by kind of work: assumed at first, then fitted to what was measured.
+
+Everything is relative to the original network: of its latency, some share is proportional to the multiply-adds of
+dense layers, some to depthwise ones, and so on. A cut network leaves so much of each kind of work, and so much of
+the latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# What a unit of work takes relative to a multiply-add of a dense layer; a first guess, from fits of ONNX Runtime on
+# x86 (efficientnet_b0: depthwise 3.1, moved 1.6; densenet121: moved 3.6), anchored and then corrected by measurements.
+_LATENCY = {"dense": 1.0, "depthwise": 3.0, "products": 1.5, "moved": 2.0}
+# Bytes of numbers of four bytes; what loading a file takes besides is in the rest, which nothing cuts.
+_MEMORY = {"weights": 4.0, "live": 4.0}
+_SIZE = {"weights": 4.0}
+RATES: Mapping[str, Mapping[str, float]] = {"latency": _LATENCY, "memory": _MEMORY, "size": _SIZE}
+
+_PULL = 0.05  # of what is assumed against one measurement
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """`shares[k]`: of the original's latency (memory, size), the part that is proportional to work of kind k.
+
+    `scale` corrects the last bit: what was measured last over what the shares say of it.
+    """
+
+    shares: Array
+    scale: float = 1.0
+
+    def of(self, left: Array) -> float:
+        """Latency (memory, size) relative to the original's, where `left` of each kind of work is left: [kinds] in [0, 1]."""
+        return float(self.shares @ left) * self.scale
+
+
+def assumed(
+    work: Mapping[str, float], rates: Mapping[str, float], whole: float | None = None
+) -> Mix:
+    """The first guess, from the original's work by kind.
+
+    whole: what the quantity is, in the unit that the rates give; what they do not explain of it is fixed.
+    """
+    parts = np.array([rates.get(kind, 0.0) * amount for kind, amount in work.items()])
+    total = max(whole or 0.0, float(parts.sum()), 1e-12)
+    kinds = list(work)
+    parts[kinds.index("fixed")] = total - parts.sum()
+    return Mix(parts / total)
+
+
+def fitted(first: Mix, seen: Sequence[tuple[Array, float]]) -> Mix:
+    """The mix that says best what was measured: seen are pairs of what is left by kind, and of the quantity.
+
+    Least squares of relative errors, no share negative, drawn a little towards the first guess; the last
+    measurement comes out exactly.
+    """
+    from scipy.optimize import nnls
+
+    whole = np.ones(len(first.shares))
+    rows = [whole * 3.0] + [left / max(value, 1e-9) for left, value in seen]
+    wanted = [3.0] + [1.0] * len(seen)
+    pull = np.eye(len(whole)) * _PULL**0.5
+    shares, _ = nnls(np.vstack([*rows, pull]), np.concatenate([wanted, _PULL**0.5 * first.shares]))
+    mix = Mix(shares)
+    left, value = seen[-1]
+    return Mix(shares, value / max(mix.of(left), 1e-9))

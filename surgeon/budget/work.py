@@ -1,0 +1,151 @@
+"""What a runtime has to do for a network, by kind, as a function of what is cut: what latency is predicted from.
+
+Kernels work on channels in blocks, so widths count as padded up to the block: 17 channels cost what 32 do. One
+coefficient a kind makes seconds of it (`predict.py`); nothing here is measured.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgeon.budget.alive import Alive, renames, short_name
+from surgeon.budget.cost import computed, parameters
+from surgeon.budget.extents import Extents, product_of
+from surgeon.couple import Coupling
+from surgeon.graph import Graph, Node, Value
+
+Mask = NDArray[np.bool_]
+Array = NDArray[np.float64]
+
+# dense: multiply-adds of convolutions and linear layers; depthwise: of convolutions with one input channel a
+# group; products: of two activations (attention); moved: elements written by everything else; weights: their
+# elements; live: the most elements of activations at once; fixed: 1.
+KINDS: tuple[str, ...] = ("dense", "depthwise", "products", "moved", "weights", "live", "fixed")
+_AT = {kind: k for k, kind in enumerate(KINDS)}
+
+_LAYERS = {"convolution", "linear", "addmm", "mm"}
+_PRODUCTS = {"bmm", "baddbmm", "_grouped_mm"}
+# runtimes compute these together with the convolution before them
+_FUSED = {"native_batch_norm", "_native_batch_norm_legit_no_training", "relu", "hardtanh", "leaky_relu"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A product of extents, those in `padded` rounded up to the block, each by itself."""
+
+    kind: str
+    coefficient: int
+    plain: list[int]
+    padded: tuple[list[int], ...] = ()
+
+
+class Pad(NamedTuple):
+    """Channels that count together: the block that kernels work on, and below what count they do not pad."""
+
+    block: int = 1
+    below: int = 0
+
+    def of(self, width: int) -> int:
+        """Channels that are worked on."""
+        return width if width <= self.below else -(-width // self.block) * self.block
+
+
+class Work:
+    """`after(removed)` gives the work by kind, an array in the order of `KINDS`, for the inputs as traced."""
+
+    def __init__(self, coupling: Coupling, pad: Pad) -> None:
+        self._pad = pad
+        self._classes = coupling.classes.count
+        self._extents = Extents(coupling)
+        self._terms = list(self._read(coupling.graph))
+        self._weights = [self._extents.of(v) for v in parameters(coupling) if v in coupling.dims]
+        self._alive = Alive(coupling, self._extents)
+
+    def after(self, removed: Mask) -> Array:
+        """Work once the classes `removed` are gone."""
+        sizes = self._extents.after(removed)
+        out = np.zeros(len(KINDS))
+        out[_AT["fixed"]] = 1.0
+        for term in self._terms:
+            n = term.coefficient * product_of(sizes, term.plain)
+            for width in term.padded:
+                n *= self._pad.of(product_of(sizes, width))
+            out[_AT[term.kind]] += n
+        out[_AT["weights"]] = sum(product_of(sizes, refs) for refs in self._weights)
+        out[_AT["live"]] = self._alive.most(sizes)
+        return out
+
+    def left(self, removed: Mask) -> Array:
+        """Of each kind, what is left relative to the whole; 0 of a kind that there is none of."""
+        whole = self.whole
+        return np.divide(self.after(removed), whole, out=np.zeros(len(KINDS)), where=whole > 0)
+
+    @cached_property
+    def whole(self) -> Array:
+        """Work of the network as it is."""
+        return self.after(np.zeros(self._classes, bool))
+
+    def _read(self, graph: Graph) -> Iterator[_Term]:
+        users = Counter(v for node in graph.forward for v in node.inputs)
+        made: dict[Value, Node] = {}
+        for node, once in computed(graph):
+            made |= {v: node for v in node.outputs if v is not None}
+            if not once and (term := self._term(node, made, users)) is not None:
+                yield term
+
+    def _term(
+        self, node: Node, made: dict[Value, Node], users: Mapping[Value, int]
+    ) -> _Term | None:
+        name = short_name(node)
+        out = node.outputs[0] if node.outputs else None
+        if out is None or renames(node):
+            return None
+        if name in _LAYERS:
+            return self._convolution(node) if name == "convolution" else self._linear(node, out)
+        of = self._extents.of
+        if name in _PRODUCTS:
+            a = node.args[1 if name == "baddbmm" else 0]
+            return _Term("products", 1, of(out) + of(a, len(a.shape) - 1))
+        if name in _FUSED and self._after_convolution(node, made, users):
+            return None
+        return _Term("moved", 1, of(out))
+
+    def _convolution(self, node: Node) -> _Term:
+        x, weight, out = node.args[0], node.args[1], node.outputs[0]
+        assert out is not None
+        of, spatial = self._extents.of, x if node.arg(6) else out
+        rest = of(out, 0) + [r for d in range(2, len(out.shape)) for r in of(spatial, d)]
+        rest += [r for d in range(2, len(weight.shape)) for r in of(weight, d)]
+        groups = node.arg(8, 1)
+        if groups > 1 and weight.shape[1] == 1:
+            return _Term("depthwise", 1, rest, (of(weight, 0),))
+        return _Term("dense", 1, rest, (of(weight, 0), of(weight, 1)))
+
+    def _linear(self, node: Node, out: Value) -> _Term:
+        x = node.args[1 if "addmm" in node.op else 0]
+        last = len(out.shape) - 1
+        of = self._extents.of
+        rows = [r for d in range(last) for r in of(out, d)]
+        return _Term("dense", 1, rows, (of(out, last), of(x, len(x.shape) - 1)))
+
+    @staticmethod
+    def _after_convolution(node: Node, made: dict[Value, Node], users: Mapping[Value, int]) -> bool:
+        """Whether what it takes comes from a convolution alone, through such ops at most."""
+        while True:
+            value = node.inputs[0]
+            before = made.get(value)
+            if before is None or users[value] > 1:
+                return False
+            name = short_name(before)
+            if name == "convolution":
+                return True
+            if name not in _FUSED:
+                return False
+            node = before

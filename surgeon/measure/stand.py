@@ -1,0 +1,77 @@
+"""A test stand: the original made ready on the target once, and slim networks measured beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgeon.budget.limit import Span
+from surgeon.errors import BadInput
+from surgeon.measure.bench import made, timed
+from surgeon.measure.latency import Budget, Comparison
+from surgeon.measure.target import Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgeon.trace.inputs import Inputs
+
+_WANT = ("memory",)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A slim network beside the original, by quantity: its own amounts (seconds, bytes), and shares of the original's."""
+
+    amounts: Mapping[str, Span]
+    shares: Mapping[str, Span]
+    comparison: Comparison
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for report.json."""
+        return {
+            name: {**asdict(span), "share": asdict(self.shares[name])}
+            for name, span in self.amounts.items()
+        }
+
+
+class Stand:
+    """Networks of one make on one target. `inputs`: of one run; `folder` takes the files."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, target: Target, folder: Path, budget: Budget
+    ) -> None:
+        self._inputs, self._target, self._folder, self._budget = inputs, target, folder, budget
+        self._before = made(model, inputs, target, folder / "before")
+        self._made = 0
+
+    def original(self, quantities: Sequence[str]) -> dict[str, float]:
+        """Amounts of the original alone: seconds, bytes."""
+        seen = timed({"before": self._before}, self._inputs, self._target, self._budget, _WANT)
+        return {name: span.value for name, span in _amounts(seen, "before", quantities).items()}
+
+    def read(self, slim: nn.Module, quantities: Sequence[str]) -> Reading:
+        """Measure a slim network and the original, interleaved."""
+        self._made += 1
+        path = made(slim, self._inputs, self._target, self._folder / f"after-{self._made}")
+        pair = {"before": self._before, "after": path}
+        seen = timed(pair, self._inputs, self._target, self._budget, _WANT)
+        whole, slim_amounts = (_amounts(seen, name, quantities) for name in pair)
+        shares = {name: span.over(whole[name].value) for name, span in slim_amounts.items()}
+        ratio = seen.ratios["after"]
+        shares["latency"] = Span(ratio.value, ratio.low, ratio.high)
+        return Reading(slim_amounts, shares, seen)
+
+
+def _amounts(seen: Comparison, name: str, quantities: Sequence[str]) -> dict[str, Span]:
+    """Latency always; memory and size where they are asked for. BadInput where the target does not tell one."""
+    timing, facts = seen.timings[name], seen.facts[name]
+    found = {"latency": Span(timing.median_s, timing.low_s, timing.high_s)}
+    for what, told in (("memory", facts.peak_memory), ("size", facts.file_bytes)):
+        if what in quantities:
+            if not told:
+                raise BadInput(f"the target does not tell --max-{what}", "leave that limit out")
+            found[what] = Span.exact(told)
+    return found

@@ -1,0 +1,240 @@
+"""Limits that only a measurement tells: plan, cut, measure beside the original, correct, until they are met."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from surgeon.budget import choose
+from surgeon.budget.choose import Choice, most
+from surgeon.budget.hold import holders
+from surgeon.budget.search import CLOSE, Search
+from surgeon.budget.work import Pad, Work
+from surgeon.cut import Cut
+from surgeon.errors import OutOfReach
+from surgeon.measure.blocks import known_block
+from surgeon.measure.latency import Budget
+from surgeon.measure.pair import counted, single
+from surgeon.measure.stand import Reading, Stand
+from surgeon.measure.target import Target
+from surgeon.pipeline.asked import Asked
+from surgeon.pipeline.proposed import Scored, drawn, scored
+from surgeon.pipeline.proven import carried_out, finished
+from surgeon.pipeline.recovered import recovered
+from surgeon.pipeline.result import Result
+from surgeon.pipeline.steps import Steps
+from surgeon.pipeline.traced import Traced, trace
+from surgeon.plan import Plan
+from surgeon.planning import removed_by
+from surgeon.trace.inputs import Inputs
+
+ROUNDS = 6
+_BUDGET = Budget(max_s=15.0)
+_TRIES = 12  # aims until a plan comes out that was not measured
+
+
+@dataclass(frozen=True)
+class Round:
+    """One cut that was measured. `aims`: shares of the original's that were aimed at; `met`: every limit was;
+    `fill`: how much of the tightest limit it uses."""
+
+    plan: Plan
+    done: Cut
+    aims: Mapping[str, float]
+    reading: Reading
+    met: bool
+    fill: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For report.json."""
+        return {"aims": dict(self.aims), "measured": self.reading.as_dict(), "met": self.met}
+
+
+@dataclass(frozen=True)
+class Limited:
+    """How limits were met. `limits`: as shares of the original's; `best` is what was delivered."""
+
+    target: Target
+    limits: Mapping[str, float]
+    rounds: tuple[Round, ...]
+    best: Round
+
+    def as_dict(self) -> dict[str, Any]:
+        """For report.json."""
+        return {
+            "target": vars(self.target),
+            "limits": dict(self.limits),
+            "reached": self.best.as_dict(),
+            "rounds": [r.as_dict() for r in self.rounds],
+        }
+
+
+def shrink_to_limits(
+    model: nn.Module,
+    inputs: Inputs,
+    asked: Asked,
+    run: Steps,
+    wanted: tuple[bool, str | None] = (True, None),
+) -> Result:
+    """`shrink` for limits on latency, memory and size; wanted: whether it is proven, and where the model came from.
+
+    OutOfReach where they cannot be met: with the least that was measured, and the groups that hold it up.
+    """
+    traced: Traced = run("trace and couple", lambda: trace(model, inputs))
+    with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
+        rounds = _Rounds((traced, inputs, wanted[1]), asked, Path(folder), run)
+        best = rounds.searched()
+        result = finished(
+            (model, inputs, traced), best.done, best.plan, rounds.notes, run, (wanted[0], False)
+        )
+        if result.model is not best.done.model:  # the oracle had it cut as a program
+            best = rounds.again(best, result)
+    if "compensate" in asked.material.recover:
+        result = run("recover", lambda: recovered(result, traced, asked.material))
+    counts = counted(model, result.model, result.inputs)
+    measured = counts.with_speed(best.reading.comparison)
+    limited = Limited(asked.target, rounds.search.limits, tuple(rounds.all), best)
+    notes = result.notes + _said(limited)
+    return replace(result, measured=measured, limited=limited, notes=notes)
+
+
+class _Rounds:
+    """Cuts of one network, each measured; none is measured twice."""
+
+    def __init__(
+        self, given: tuple[Traced, Inputs, str | None], asked: Asked, folder: Path, run: Steps
+    ) -> None:
+        self._traced, self._inputs, self._source = given
+        self._run, self.all = run, list[Round]()
+        target, request = asked.target, asked.request
+        block = known_block(target) if request.round_to in (None, "auto") else int(request.round_to)
+        self._asked = asked._replace(request=replace(request, round_to=block))
+        one = single(self._inputs)
+        self._stand = run(
+            "export the original", lambda: Stand(self._traced.model, one, target, folder, _BUDGET)
+        )
+        amounts = run("time the original", lambda: self._stand.original(list(request.measured)))
+        limits = {what: limit.share(amounts[what]) for what, limit in request.measured.items()}
+        _refuse_met(limits)
+        self._work = Work(self._traced.coupling, Pad(block, block))
+        self.search = Search(limits, self._work.whole, Pad(block, block), amounts)
+        self._found: Scored = run(
+            "score", lambda: scored(self._traced, self._asked.request, asked.material)
+        )
+        self.notes: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> Round | None:
+        """The largest network that meets every limit."""
+        return max((r for r in self.all if r.met), key=lambda r: r.fill, default=None)
+
+    def searched(self) -> Round:
+        """Rounds until one is close to the limits, or there are no more."""
+        for _ in range(ROUNDS):
+            try:
+                plan = self._next()
+            except OutOfReach:
+                break
+            if plan is None:
+                break
+            last = self._measured(plan)
+            if last.met and last.fill >= CLOSE:
+                break
+        if (
+            self.best is None
+        ):  # six rounds were over, or what is predicted says that it is out of reach
+            self._floor()
+        if self.best is None:
+            raise self._unreached()
+        return self.best
+
+    def again(self, best: Round, result: Result) -> Round:
+        """The best round, measured with what was delivered in place of it."""
+        limits = list(self.search.limits)
+        reading = self._run("measure", lambda: self._stand.read(result.model, limits))
+        return replace(best, reading=reading, met=self.search.meets(reading.shares))
+
+    def _next(self) -> Plan | None:
+        """A plan that was not measured yet; None where there is none between those that were."""
+        for _ in range(_TRIES):
+            plan = self._plan(self._chosen())
+            same = next((r for r in self.all if r.plan.keep == plan.keep), None)
+            if same is None:
+                return plan
+            if same.met:
+                self.search.bolder()
+            else:
+                self.search.safer()
+        return None
+
+    def _chosen(self) -> Choice:
+        found, coupling = self._found, self._traced.coupling
+        return choose(
+            coupling, found.scores, self._asked.request, found.curves, aims=self.search.aims()
+        )
+
+    def _plan(self, choice: Choice) -> Plan:
+        chosen = choice, self._found.broken
+        proposal = drawn(self._traced, chosen, self._asked, self._source, self._inputs)
+        self.notes = proposal.notes
+        return proposal.plan
+
+    def _measured(self, plan: Plan) -> Round:
+        search, limits = self.search, list(self.search.limits)
+        aims = {what: aim.share for what, aim in search.aims().of.items()}
+        number = f"round {len(self.all) + 1}"
+        done, _ = self._run(f"{number}: cut", lambda: carried_out(self._traced, self._inputs, plan))
+        reading = self._run(f"{number}: measure", lambda: self._stand.read(done.model, limits))
+        shares = reading.shares
+        found = Round(plan, done, aims, reading, search.meets(shares), search.fill(shares))
+        search.learn(self._work.left(removed_by(self._traced.coupling, plan)), shares)
+        self.all.append(found)
+        return found
+
+    def _floor(self) -> None:
+        """Measure the most that may go, once."""
+        plan = self._plan(most(self._traced.coupling, self._found.scores, self._asked.request))
+        if not any(r.plan.keep == plan.keep for r in self.all):
+            self._measured(plan)
+
+    def _unreached(self) -> OutOfReach:
+        """With the least that was measured, and what holds it up."""
+        least = min(self.all, key=lambda r: r.fill)
+        what = max(
+            self.search.limits, key=lambda w: least.reading.shares[w].value / self.search.limits[w]
+        )
+        share, limit = least.reading.shares[what], self._asked.request.measured[what]
+        floor = removed_by(self._traced.coupling, least.plan)
+        left = {x.name: x.why for x in least.plan.left}
+        mix = self.search.aims().of[what].mix
+        held = holders(self._traced.coupling, floor, (self._work, mix), left)
+        why = f"; what holds it up: {', '.join(map(str, held[:3]))}" if held else ""
+        return OutOfReach(
+            f"--max-{what} {limit} cannot be reached with {self._asked.target}: the least that was measured is "
+            f"{share.value:.3f}x ({share.low:.3f} to {share.high:.3f}){why}",
+            f"ask for {share.high:.2f}x or more, or let more groups go (surgeon inspect)",
+        )
+
+
+def _refuse_met(limits: Mapping[str, float]) -> None:
+    """Raise OutOfReach where the original meets every limit."""
+    if all(share >= 1 for share in limits.values()):
+        said = ", ".join(f"{what} {1 / share:.2f} of its limit" for what, share in limits.items())
+        raise OutOfReach(f"nothing is removed: the limits are met already ({said})", "ask for more")
+
+
+def _said(limited: Limited) -> tuple[str, ...]:
+    """What there is to say of a limit that was met by far, or that is no longer."""
+    best = limited.best
+    if not best.met:
+        return ("the limit was met by the module, and is not by the program that was delivered",)
+    if best.fill < CLOSE:
+        return (
+            f"{best.fill:.1%} of the limit is used: there was no cut between this one and those above it",
+        )
+    return ()
