@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.budget.address import positions
-from surgeon.budget.align import keep_count
 from surgeon.budget.field import Field, Unit, field_of
 from surgeon.budget.meter import Aims, Meter
 from surgeon.budget.request import Request
@@ -125,7 +124,7 @@ def _shares(field: Field, ratio: float) -> list[int]:
     for k, unit in enumerate(field.units):
         if unit.ratio is not None or field.scope == "local":
             share = ratio if unit.ratio is None else unit.ratio
-            out[k] = unit.size - keep_count(unit.size, share, unit.step)
+            out[k] = unit.size - unit.kept(share)
         else:
             key = unit.groups[0].key if field.scope == "isomorphic" else 0
             pools.setdefault(key, []).append(k)
@@ -133,7 +132,7 @@ def _shares(field: Field, ratio: float) -> list[int]:
         lost = _compete([field.units[k] for k in pool], ratio)
         for k, share in zip(pool, lost, strict=True):
             unit = field.units[k]
-            out[k] = unit.size - keep_count(unit.size, share, unit.step)
+            out[k] = unit.size - unit.kept(share)
     return out
 
 
@@ -142,11 +141,10 @@ def _below(field: Field, threshold: float) -> list[int]:
     out = []
     for unit in field.units:
         kept = unit.size - int(np.searchsorted(unit.ranked, threshold))
-        kept = min(-(-kept // unit.step) * unit.step, unit.size)
+        if kept != unit.grid.down(kept):
+            kept = min(unit.grid.up(kept), unit.size)
         own = unit.ratio is not None
-        out.append(
-            unit.size - (keep_count(unit.size, unit.ratio or 0.0, unit.step) if own else kept)
-        )
+        out.append(unit.size - (unit.kept(unit.ratio or 0.0) if own else kept))
     return out
 
 
@@ -213,7 +211,7 @@ def _apart(field: Field, curves: Mapping[str, Curve]) -> tuple[list[int], list[b
     """Counts to begin with, and which units keep them: those with a ratio of their own, or with a group without a curve."""
     own = [u.ratio is not None or any(g.name not in curves for g in u.groups) for u in field.units]
     fixed = [
-        max(u.size - keep_count(u.size, u.ratio or 0.0, u.step) if alone else 0, u.gone)
+        max(u.size - u.kept(u.ratio or 0.0) if alone else 0, u.gone)
         for u, alone in zip(field.units, own, strict=True)
     ]
     return fixed, own
@@ -258,8 +256,9 @@ def _give_back(field: Field, counts: list[int], fits: Callable[[Sequence[int]], 
     while waiting:
         still = []
         for k in waiting:
-            least = field.units[k].gone
-            fewer = [*counts[:k], max(counts[k] - field.units[k].step, least), *counts[k + 1 :]]
+            unit, least = field.units[k], field.units[k].gone
+            back = unit.size - unit.grid.up(unit.size - counts[k])
+            fewer = [*counts[:k], max(back, least), *counts[k + 1 :]]
             if counts[k] > least and fits(fewer):
                 counts = fewer
                 still.append(k)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd, lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.budget.address import by_itself, cuttable, matching, positions
-from surgeon.budget.align import block_of_this_cpu, step_of
+from surgeon.budget.align import Grid, grid_of, keep_count, together
 from surgeon.budget.alike import equal_sets
 from surgeon.budget.request import Request
 from surgeon.couple import Coupling
@@ -29,13 +28,13 @@ class Unit:
     """Groups that lose the same share, each in steps of its own; most units are a single group.
 
     A group of twice the size (v's head_dim beside q's rotated pairs) loses two channels for one.
-    `step`: what is kept is a multiple of it. `ratio`: the user's own for these groups. `gone`: channels of the
+    `grid`: what may be kept. `ratio`: the user's own for these groups. `gone`: channels of the
     smallest group that an earlier step removed.
     """
 
     groups: tuple[Group, ...]
     scores: tuple[Array, ...]
-    step: int
+    grid: Grid
     ratio: float | None
     relative: bool = True  # scores of different groups are compared relative to their means
     gone: int = 0
@@ -44,6 +43,15 @@ class Unit:
     def size(self) -> int:
         """Channels of the smallest group."""
         return min(g.size for g in self.groups)
+
+    @property
+    def step(self) -> int:
+        """What is kept is a multiple of it, or less than it."""
+        return self.grid.block
+
+    def kept(self, share: float) -> int:
+        """Channels kept of the smallest group when this share goes."""
+        return keep_count(self.size, share, *self.grid)
 
     @cached_property
     def weight(self) -> int:
@@ -121,12 +129,12 @@ def field_of(
     left |= _held_back(alike, left)
     free = [g for g in free if g.name not in left]
     _agree(free, alike, ratios)
-    round_to = block_of_this_cpu() if request.round_to == "auto" else int(request.round_to or 1)
+    widths, shapes = request.widths, {n: v.shape for n, v in coupling.graph.state.items()}
     units = tuple(
         Unit(
             tuple(unit),
             tuple(scores[g.name] for g in unit),
-            _step(unit, round_to),
+            together((grid_of(g, widths, shapes), g.size // _least(unit)) for g in unit),
             ratios.get(unit[0].name),
             request.normalise is None,
             max(len((gone or {}).get(g.name, ())) * _least(unit) // g.size for g in unit),
@@ -225,19 +233,12 @@ def _joined(
     return list({id(unit): unit for unit in units.values()}.values())
 
 
-def _step(unit: Sequence[Group], round_to: int) -> int:
-    """Channels of the smallest group in whose steps every group keeps a multiple of its own step."""
-    least = _least(unit)
-    steps = [(step_of(g, round_to), g.size // least) for g in unit]
-    return lcm(*(step // gcd(step, per) for step, per in steps))
-
-
 def _least(unit: Sequence[Group]) -> int:
     return min(g.size for g in unit)
 
 
 def _said(units: Sequence[Unit], ties: Sequence[frozenset[str]]) -> Iterator[str]:
-    small = [u.groups[0].name for u in units if u.size < u.step]
+    small = [u.groups[0].name for u in units if u.size < u.grid.fine]
     if small:
         yield f"narrower than round_to, cut by the plain ratio: {', '.join(small)}"
     names = [[g.name for g in u.groups] for u in units]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from surgeon.budget.align import Widths, block_of_this_cpu
 from surgeon.budget.limit import COUNTED, MEASURED, Limit
 from surgeon.errors import BadInput
 from surgeon.kinds import KINDS
@@ -45,7 +46,7 @@ class Request:
     reduce: str = "mean"
     normalise: str | None = None
     scope: str = "local"
-    round_to: int | str | None = None
+    round_to: int | str | Widths | None = None
     remove: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     max_flops: Limit | None = None
     max_params: Limit | None = None
@@ -86,9 +87,8 @@ class Request:
                 "give --ratio, or --threshold, or limits as --max-flops and --max-latency",
             )
         _check_threshold(self.threshold)
-        if self.round_to not in (None, "auto") and not (
-            isinstance(self.round_to, int) and self.round_to > 0
-        ):
+        number = isinstance(self.round_to, int) and self.round_to > 0
+        if not (number or self.round_to in (None, "auto") or isinstance(self.round_to, Widths)):
             raise BadInput(f"round_to {self.round_to!r} must be a positive number or 'auto'")
         asked = bool(any(how_much) or self.remove or self.ratio_for)
         if self.dead and asked:
@@ -101,6 +101,14 @@ class Request:
                 "nothing was asked",
                 "give --ratio 0.5, --max-flops 0.5x, --dead, --remove or --plan",
             )
+
+    @property
+    def widths(self) -> Widths:
+        """Counts of channels that may be kept; 'auto' that is not resolved means this CPU's block."""
+        if isinstance(self.round_to, Widths):
+            return self.round_to
+        number = block_of_this_cpu() if self.round_to == "auto" else int(self.round_to or 1)
+        return Widths.multiples(number)
 
     @property
     def limits(self) -> dict[str, Limit]:
@@ -124,6 +132,8 @@ class Request:
         if self.reduce == "mean":  # what plans of older surgeons mean, too
             del data["reduce"]
         data |= {f"max_{k}": str(v) for k, v in (self.limits | self.measured).items()}
+        if isinstance(self.round_to, Widths):
+            data["round_to"] = str(self.round_to)
         if callable(self.criterion):
             data["criterion"] = getattr(self.criterion, "__name__", type(self.criterion).__name__)
         return data

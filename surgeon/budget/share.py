@@ -59,8 +59,7 @@ def share_out(
 def _next(unit: Unit, count: int) -> int | None:
     """The next count to try: a sixteenth more, in steps that keep multiples of the unit's own."""
     most = unit.size - max(int(np.ceil(unit.size * FLOOR)), 1)
-    kept = unit.size - count - max(unit.size // _STEPS, 1)
-    kept = kept // unit.step * unit.step
+    kept = unit.grid.down(unit.size - count - max(unit.size // _STEPS, 1))
     return unit.size - kept if kept > 0 and unit.size - kept <= most else None
 
 

@@ -32,6 +32,8 @@ def apply(
     no_onnx: o.NoOnnx = False,
     allow: o.Allow = None,
     unsafe_pickle: o.UnsafePickle = False,
+    device: o.Device = None,
+    runtime: o.Runtime = None,
     threads: o.Threads = 1,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -49,7 +51,9 @@ def apply(
         source, fit = given.opened(source, screen)
     seen, _ = c.held_out(eval_data, given, source, screen)
     seen = fit.get("data") if seen is None else seen
-    wanted = Delivery(output, not no_measure, not no_onnx, metric, threads, seen, None)
+    wanted = Delivery(
+        o.target(device, runtime, threads), output, not no_measure, not no_onnx, metric, seen, None
+    )
     deliver(
         source,
         lambda: apply_checked(

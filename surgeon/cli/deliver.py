@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.cli.interrupt import stop_if_pressed
 from surgeon.cli.screen import Screen
+from surgeon.measure.target import Target
 
 if TYPE_CHECKING:
     from surgeon.files.source import Source
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 class Delivery:
     """Where the result goes, and what is wanted of it."""
 
+    target: Target
     output: Path | None = None
     measure: bool = True
     onnx: bool = True
     metric: str | None = None
-    threads: int = 1
     examples: Any = None  # batches that both networks are run on
     held_out: bool | None = False  # whether the cut sees none of them; None: not known
 
@@ -72,10 +73,12 @@ def _measured(
     from surgeon.measure.pair import before_after, counted
 
     onnx = out / "slim.onnx"
-    if wanted.measure and wanted.onnx and onnx.exists():
+    if result.limited is not None and result.measured is not None:
+        measured = replace(result.measured, notes=())
+    elif wanted.measure and wanted.onnx and onnx.exists():
         screen.step("measure both, interleaved")
         models = source.model, result.model
-        measured = before_after(*models, result.inputs, onnx, threads=wanted.threads)
+        measured = before_after(*models, result.inputs, onnx, target=wanted.target)
     else:
         measured = counted(source.model, result.model, result.inputs)
     result = replace(result, measured=measured, notes=(*result.notes, *measured.notes))

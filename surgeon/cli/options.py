@@ -13,6 +13,7 @@ from surgeon.errors import BadInput
 
 if TYPE_CHECKING:
     from surgeon.files.source import Source
+    from surgeon.measure.target import Target
     from surgeon.plan import Plan
     from surgeon.trace.inputs import Inputs
 
@@ -51,6 +52,14 @@ UnsafePickle = Annotated[
     bool, typer.Option("--unsafe-pickle", help="Load any pickle: runs the code that is in it")
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of PyTorch and of the runtime")]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="Where it is timed: local (default), ssh://user@host, adb"),
+]
+Runtime = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What runs it: ort (ONNX Runtime, default), openvino, ..."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes")]
 Output = Annotated[
@@ -108,6 +117,14 @@ class Opening:
         source = open_model(ref, self.arch, given, self.allow, self.unsafe_pickle)
         screen.notes(source.notes)
         return source
+
+
+def target(device: str | None, runtime: str | None, threads: int) -> Target:
+    """Where a network is timed. BadInput for a runtime that does not exist."""
+    from surgeon.measure.target import Target
+
+    given = {"device": device, "runtime": runtime}
+    return Target(threads=threads, **{key: text for key, text in given.items() if text is not None})
 
 
 def opening(

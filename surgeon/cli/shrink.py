@@ -106,6 +106,16 @@ Dead = Annotated[
 Limit = Annotated[
     str | None, typer.Option(metavar="LIMIT", help="Instead of a ratio, at most: 0.5x, 900M, 1.2G")
 ]
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIMIT", help="Instead of a ratio: measured latency, at most: 0.5x or 12ms"
+    ),
+]
+Bytes = Annotated[
+    str | None,
+    typer.Option(metavar="LIMIT", help="Instead of a ratio, at most: 0.5x, 40MB or 512KiB"),
+]
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="FILE", help="Replay this plan, as apply does")
 ]
@@ -131,6 +141,11 @@ def shrink(
     equal: Equal = None,
     max_flops: Limit = None,
     max_params: Limit = None,
+    max_latency: Latency = None,
+    max_memory: Bytes = None,
+    max_size: Bytes = None,
+    device: o.Device = None,
+    runtime: o.Runtime = None,
     criterion: Criterion = None,
     by: By = None,
     reduce: Reduce = None,
@@ -181,6 +196,9 @@ def shrink(
         "equal": equal,
         "max_flops": max_flops,
         "max_params": max_params,
+        "max_latency": max_latency,
+        "max_memory": max_memory,
+        "max_size": max_size,
         "criterion": criterion,
         "by": by,
         "reduce": reduce,
@@ -192,6 +210,8 @@ def shrink(
         "sensitivity": sensitivity,
     }
     asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}
+    target = o.target(device, runtime, threads)
+    asked |= vars(target) if asked.keys() & {"max_latency", "max_memory", "max_size"} else {}
     given = c.calibration(data, samples, mean, std, recover)
     told = tuple(tune_with or ())
     regime = g.RegimeOptions(steps, schedule, tune, told, teacher, rewind, reinit, restart)
@@ -207,16 +227,14 @@ def shrink(
     if given:
         source, learnt = given.opened(source, screen)
         asked |= learnt
-    if not dry_run:
-        asked |= regime.opened(source, (how, screen), asked, given)
-    else:
-        asked = {k: v for k, v in asked.items() if k not in ("tune", "rewind", "reinit", "steps")}
+    if dry_run:
         _preview(source, model, asked, replayed, screen)
         return
+    asked |= regime.opened(source, (how, screen), asked, given)
     seen, held = c.held_out(eval_data, given, source, screen)
     seen, held = (asked.get("data"), False) if seen is None else (seen, held)
     wanted = Delivery(
-        output, not no_measure, not no_onnx, metric, threads, seen, held if plan is None else None
+        target, output, not no_measure, not no_onnx, metric, seen, held if plan is None else None
     )
     if tune is not None:
         out = output or Path(f"{source.name}-slim")
@@ -286,6 +304,7 @@ def _preview(
     from surgeon.report.preview import preview
     from surgeon.shrink import propose
 
+    asked = {k: v for k, v in asked.items() if k not in ("tune", "rewind", "reinit", "steps")}
     if plan is not None:
         proposal = Proposal(trace(source.model, source.inputs), plan, ())
     else:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.errors import SurgeonError
 from surgeon.measure import Budget, Comparison, Measurement, measure
-from surgeon.measure.bench import timed
+from surgeon.measure.bench import made, timed
 from surgeon.measure.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
 
     from surgeon.trace.inputs import Inputs
+
+
+READ_ONNX = ("ort", "openvino")
 
 
 @dataclass(frozen=True)
@@ -59,25 +62,21 @@ def before_after(
     inputs: Any,
     slim_onnx: Path | None = None,
     budget: Budget | None = None,
-    threads: int = 1,
+    target: Target | None = None,
 ) -> BeforeAfter:
-    """Count both, export what is not exported yet, time both interleaved in ONNX Runtime.
+    """Count both, export what is not exported yet, time both interleaved on `target` (ONNX Runtime here by default).
 
     Latency is of one example: inputs that share a batch are narrowed to one, but for a program that was
     captured with another batch.
     """
-    before, after = (_counted(m, inputs, threads) for m in (model, slim))
+    counts = counted(model, slim, inputs)
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
         try:
-            return _timed(
-                (model, slim),
-                (before, after),
-                _one(slim, inputs),
-                (Path(folder), slim_onnx),
-                budget,
-            )
+            place = Path(folder), slim_onnx
+            speed = _timed((model, slim), _one(slim, inputs), place, target or Target(), budget)
         except SurgeonError as error:
-            return BeforeAfter(before, after, None, (f"not timed: {error.message}",))
+            return replace(counts, notes=(f"not timed: {error.message}",))
+    return counts.with_speed(speed)
 
 
 def counted(model: nn.Module, slim: nn.Module, inputs: Any) -> BeforeAfter:
@@ -86,33 +85,26 @@ def counted(model: nn.Module, slim: nn.Module, inputs: Any) -> BeforeAfter:
     return BeforeAfter(before, after, None)
 
 
-def _counted(model: nn.Module, inputs: Any, threads: int = 1) -> Measurement:
+def _counted(model: nn.Module, inputs: Any) -> Measurement:
     from surgeon.metrics.zipped import zipped_bytes
 
-    counts = measure(model, inputs, latency=False, threads=threads)
+    counts = measure(model, inputs, latency=False)
     return replace(counts, zipped=zipped_bytes(model))
 
 
 def _timed(
     models: tuple[nn.Module, nn.Module],
-    counts: tuple[Measurement, Measurement],
     inputs: Inputs,
     places: tuple[Path, Path | None],
+    target: Target,
     budget: Budget | None,
-) -> BeforeAfter:
-    from surgeon.export import export_onnx
-
+) -> Comparison:
     folder, slim_onnx = places
-    if slim_onnx is not None and not _takes(slim_onnx, inputs):
+    if slim_onnx is not None and not (target.runtime in READ_ONNX and _takes(slim_onnx, inputs)):
         slim_onnx = None
-    old = export_onnx(models[0], folder / "before.onnx", inputs, dynamic_batch=False).path
-    new = (
-        slim_onnx or export_onnx(models[1], folder / "after.onnx", inputs, dynamic_batch=False).path
-    )
-    threads = counts[0].threads
-    target = Target(threads=threads)
-    speed = timed({"before": old, "after": new}, inputs, target, budget, ("memory",))
-    return BeforeAfter(*counts, None).with_speed(speed)
+    old = made(models[0], inputs, target, folder / "before.onnx")
+    new = slim_onnx or made(models[1], inputs, target, folder / "after.onnx")
+    return timed({"before": old, "after": new}, inputs, target, budget, ("memory",))
 
 
 def _takes(path: Path, inputs: Inputs) -> bool:

@@ -17,11 +17,11 @@ from surgeon.budget.search import CLOSE, Search
 from surgeon.budget.work import Pad, Work
 from surgeon.cut import Cut
 from surgeon.errors import OutOfReach
-from surgeon.measure.blocks import known_block
 from surgeon.measure.latency import Budget
 from surgeon.measure.pair import counted, single
 from surgeon.measure.stand import Reading, Stand
 from surgeon.measure.target import Target
+from surgeon.measure.widths import known, probed
 from surgeon.pipeline.asked import Asked
 from surgeon.pipeline.proposed import Scored, drawn, scored
 from surgeon.pipeline.proven import carried_out, finished
@@ -34,7 +34,7 @@ from surgeon.planning import removed_by
 from surgeon.trace.inputs import Inputs
 
 ROUNDS = 6
-_BUDGET = Budget(max_s=15.0)
+_BUDGET = Budget()
 _TRIES = 12  # aims until a plan comes out that was not measured
 
 
@@ -112,8 +112,11 @@ class _Rounds:
         self._traced, self._inputs, self._source = given
         self._run, self.all = run, list[Round]()
         target, request = asked.target, asked.request
-        block = known_block(target) if request.round_to in (None, "auto") else int(request.round_to)
-        self._asked = asked._replace(request=replace(request, round_to=block))
+        if request.round_to in (None, "auto"):
+            widths = run("find the widths that its kernels like", lambda: probed(target))
+            request = replace(request, round_to=widths)
+        self._asked = asked._replace(request=request)
+        pad = Pad(known(target).block, known(target).block)
         one = single(self._inputs)
         self._stand = run(
             "export the original", lambda: Stand(self._traced.model, one, target, folder, _BUDGET)
@@ -121,8 +124,8 @@ class _Rounds:
         amounts = run("time the original", lambda: self._stand.original(list(request.measured)))
         limits = {what: limit.share(amounts[what]) for what, limit in request.measured.items()}
         _refuse_met(limits)
-        self._work = Work(self._traced.coupling, Pad(block, block))
-        self.search = Search(limits, self._work.whole, Pad(block, block), amounts)
+        self._work = Work(self._traced.coupling, pad)
+        self.search = Search(limits, self._work.whole, pad, amounts)
         self._found: Scored = run(
             "score", lambda: scored(self._traced, self._asked.request, asked.material)
         )

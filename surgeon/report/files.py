@@ -97,7 +97,9 @@ def _exported(program: nn.Module, inputs: Inputs) -> torch.export.ExportedProgra
 
 def _write_onnx(result: Result, path: Path, original: nn.Module) -> tuple[str, ...]:
     try:
-        file = export_onnx(result.model, path, result.inputs)
+        limited = result.limited is not None  # then what is delivered is what was measured
+        inputs = result.inputs.first() if limited else result.inputs
+        file = export_onnx(result.model, path, inputs, dynamic_batch=not limited)
     except CheckFailed as error:
         if _differs(original, result.inputs):
             return (
