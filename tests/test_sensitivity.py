@@ -191,7 +191,6 @@ ASKED = ["sensitivity", "nets.py:net", "--data", "x.npz", "--input", "1,3,8,8", 
 
 
 def test_the_command_shows_draws_and_writes(here: Path, capsys: pytest.CaptureFixture) -> None:
-    pytest.importorskip("matplotlib")
     assert run([*ASKED, "--ratios", "0.5,0.9"]) == 0
     said = capsys.readouterr().out
     assert (

@@ -83,10 +83,8 @@ def _slims(
 
 def plot(rows: list[list[float]], path: Path) -> None:
     """A line for each way."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise SystemExit("a plot needs matplotlib: pip install 'model-surgeon[plot]'") from None
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

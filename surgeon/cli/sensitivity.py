@@ -11,7 +11,6 @@ from surgeon.cli import calibrate as c
 from surgeon.cli import options as o
 from surgeon.cli import parse
 from surgeon.cli.screen import Screen
-from surgeon.errors import BadInput
 
 if TYPE_CHECKING:
     from surgeon.files.source import Source
@@ -96,7 +95,7 @@ def sensitivity(
     if restart:
         path.unlink(missing_ok=True)
     found = _measured((source, model), learnt["data"], how, path, screen)
-    _tell(source, found, path, _drawn(found, path, plot, screen), screen)
+    _tell(source, found, path, _drawn(found, path, plot), screen)
 
 
 def _measured(
@@ -118,24 +117,16 @@ def _measured(
         raise
 
 
-def _drawn(found: Sensitivity, path: Path, plot: Path | None, screen: Screen) -> Path | None:
-    """Where the plot is; None where nobody asked for one and matplotlib is not there."""
+def _drawn(found: Sensitivity, path: Path, plot: Path | None) -> Path:
+    """Where the plot is."""
     from surgeon.report.curves import draw
 
     place = plot or path.with_suffix(".svg")
-    try:
-        draw(found.as_dict(), place)
-    except BadInput as error:
-        if plot is not None:
-            raise
-        screen.notes([f"no plot: {error.message}; {error.hint}"])
-        return None
+    draw(found.as_dict(), place)
     return place
 
 
-def _tell(
-    source: Source, found: Sensitivity, path: Path, plot: Path | None, screen: Screen
-) -> None:
+def _tell(source: Source, found: Sensitivity, path: Path, plot: Path, screen: Screen) -> None:
     from surgeon.report import tables
 
     report = found.as_dict()
@@ -144,5 +135,5 @@ def _tell(
     screen.show(tables.sensitivity(report), "")
     dense = "".join(f", {k[:3]}-{k[3:]} {v:.1%}" for k, v in report["data"]["dense"].items())
     screen.show(f"the whole network on {report['data']['examples']} examples{dense}")
-    screen.show(f"written: {', '.join(str(p) for p in (path, plot) if p)}")
-    screen.data({**report, "output": str(path), "plot": str(plot) if plot else None})
+    screen.show(f"written: {path}, {plot}")
+    screen.data({**report, "output": str(path), "plot": str(plot)})

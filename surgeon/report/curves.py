@@ -19,14 +19,10 @@ def refuse_unknown(path: Path) -> None:
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Write the plot of a `Sensitivity.as_dict()`. BadInput where matplotlib is not installed."""
-    try:
-        from matplotlib import colormaps
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BadInput(
-            "matplotlib is not installed", "pip install 'model-surgeon[plot]'"
-        ) from error
+    """Write the plot of a `Sensitivity.as_dict()`."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     dense, groups = found["data"]["dense"].get("top1"), found["groups"]
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()

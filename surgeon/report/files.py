@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -56,8 +57,9 @@ def write_models(
 
 def write_reports(report: dict[str, Any], folder: Path) -> None:
     """Write report.json and report.html, each whole or not at all."""
-    write_text(folder / "report.json", dumps(report))
-    write_text(folder / "report.html", page(report))
+    text = dumps(report)
+    write_text(folder / "report.json", text)
+    write_text(folder / "report.html", page(json.loads(text)))
 
 
 def write_program(program: Program, path: Path, inputs: Inputs) -> tuple[str, ...]:

@@ -1,32 +1,161 @@
-"""report.html: the tables of a shrink on one page that needs nothing else."""
+"""report.html: everything that report.json says of a shrink, on one page that needs nothing else."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from surgeon.report import text
+from surgeon.report.asked import goals, rounds, settings
+from surgeon.report.commands import commands
+from surgeon.report.drawn import drawn, hues
+from surgeon.report.plots import costs, times, widths
+from surgeon.report.web import embedded, fill, readable
 
-from surgeon.report import tables, text
+Report = Mapping[str, Any]
+_COSTS = {
+    "params": "parameters",
+    "flops": "FLOPs",
+    "bytes": "weights",
+    "onnx_bytes": "ONNX file",
+    "peak_memory": "peak memory",
+}
+_LATER = {
+    "surgeon": "",
+    "output": "",
+    "arch": None,
+    "reach": None,
+    "why": None,
+    "check": None,
+    "metric": None,
+    "files": {},
+}  # what a result in Python, or a report of an older surgeon, does not say
 
-_WIDTH = 160
+
+def page(report: Report) -> str:
+    """The page of report.json's data, as it was read from the file: nothing else is looked at."""
+    report = {**_LATER, **readable(report)}
+    measured, network = report["measured"], report.get("network")
+    given = {
+        "title": report["model"].get("source") or "a network",
+        "report": report,
+        "figures": _figures(report),
+        "goals": goals(report),
+        "settings": settings(report),
+        "rounds": rounds(report),
+        "rows": _rows(report),
+        "costs": costs(_costs(measured)) if measured else None,
+        "proof": text.outcome(dict(report)),
+        "commands": commands(report),
+        "noise": _noise(measured),
+        "fixed": [g for g in report["groups"] if g["kept"] == g["size"]],
+        **_network(network),
+        **_times(measured),
+    }
+    return fill("report.html", ("common.js", "graph.js"), given)
 
 
-def page(report: dict[str, Any]) -> str:
-    """The page of report.json's data."""
-    console = Console(record=True, file=io.StringIO(), width=_WIDTH, markup=False, highlight=False)
-    source = report["model"].get("source") or "a model"
-    parts: list[Table | str] = [
-        f"surgeon: {source}",
-        ", ".join(f"{key} {value}" for key, value in report["request"].items()),
-        tables.before_after(report),
-        "\n".join(text.outcome(report)),
-        tables.groups_cut(report),
-        tables.groups_left(report),
-        "\n".join(f"note: {note}" for note in report["notes"]),
+def _figures(report: Report) -> list[dict[str, str]]:
+    """What matters most, large: a number and what it is of."""
+    found = []
+    for key, what in {"params": "parameters", "flops": "FLOPs"}.items():
+        if key in report["reached"]:
+            found.append(
+                {"value": f"{-100 * report['reached'][key]:+.1f} %".replace("-", "−"), "what": what}
+            )
+    measured = report["measured"] or {}
+    ratio = (measured.get("latency_ratio") or {}).get("after")
+    if ratio:
+        said = f"latency, {ratio['verdict']} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+        found.append({"value": f"× {ratio['value']:.3f}", "what": said})
+    metric, check = report["metric"], report["check"]
+    if metric:
+        found.append(
+            {
+                "value": f"{metric['after']:.6g}",
+                "what": f"{metric['name']}, was {metric['before']:.6g}",
+            }
+        )
+    said = f"{check['error']:.0e}" if check else "none"
+    found.append(
+        {"value": said, "what": "error of the proof" if check else "proof: it was left out"}
+    )
+    return found
+
+
+def _rows(report: Report) -> list[tuple[str, ...]]:
+    """The table beside the bars."""
+    found: list[tuple[str, ...]] = list(text.rows(report["measured"])) if report["measured"] else []
+    metric = report["metric"]
+    if metric:
+        before, after = metric["before"], metric["after"]
+        found.append((metric["name"], f"{before:.6g}", f"{after:.6g}", f"{after - before:+.4g}"))
+    return found
+
+
+def _costs(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bars: shares of the original, of latency with its interval."""
+    before, after = measured["before"], measured["after"]
+    found: list[dict[str, Any]] = [
+        {"what": what, "share": after[key] / before[key]}
+        for key, what in _COSTS.items()
+        if before.get(key) and after.get(key) is not None
     ]
-    for part in parts:
-        console.print(part)
-        console.print()
-    return console.export_html()
+    old, new = before["latency"], after["latency"]
+    ratio = (measured["latency_ratio"] or {}).get("after")
+    if old and new:
+        middle = old["median_s"]
+        share = ratio["value"] if ratio else new["median_s"] / middle
+        edges = (
+            (ratio["low"], ratio["high"])
+            if ratio
+            else (new["low_s"] / middle, new["high_s"] / middle)
+        )
+        own = (old["low_s"] / middle, old["high_s"] / middle)
+        found.append({"what": "latency", "share": share, "before": own, "after": edges})
+    return found
+
+
+def _noise(measured: Mapping[str, Any] | None) -> str:
+    """Under what conditions it was timed; '' where it was not."""
+    timing = measured["after"]["latency"] if measured else None
+    if not measured or not timing:
+        return ""
+    after = measured["after"]
+    threads = f"{after['threads']} thread" + "s" * (after["threads"] > 1)
+    said = f"{after['runtime']}, {threads}, {timing['runs']} runs of each, in random turns; medians with 95 % intervals"
+    busy = timing.get("pressure") or 0.0
+    return said + (
+        f"; a busy machine: {busy:.0f} % of ten seconds something waited for a CPU"
+        if busy > 5
+        else ""
+    )
+
+
+def _network(network: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not network:
+        return {"nodes": [], "groups": [], "hues": [], "layers": [], "widths": None, "data": None}
+    layers = [x for x in network["layers"] if "out" in x and "in" in x]
+    return {
+        "nodes": drawn(network),
+        "groups": network["groups"],
+        "hues": hues(network),
+        "layers": layers,
+        "widths": widths(layers) if len(layers) > 1 else None,
+        "data": embedded(network),
+    }
+
+
+def _times(measured: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Time by layer of both, summed where a layer runs more than once; in order of the forward."""
+    before, after = ((measured or {}).get(k, {}).get("profile") or [] for k in ("before", "after"))
+    found: dict[str, dict[str, Any]] = {}
+    for key, profile in (("before", before), ("after", after)):
+        for one in profile:
+            name = str(one["layer"] or one["op"])
+            row = found.setdefault(
+                name, {"layer": name, "op": one["op"], "before": None, "after": None}
+            )
+            row[key] = (row[key] or 0.0) + one["s"]
+    rows = list(found.values())
+    return {"times": rows, "timed": times(rows) if rows else None}

@@ -1,0 +1,111 @@
+"""The commands that take a result further, with this result's own files and options."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+Command = dict[str, str]  # what, language, text
+
+
+def commands(report: Mapping[str, Any]) -> list[Command]:
+    """Load, export, time, prove, serve: what the written files allow."""
+    return [*_python(report), *_shell(report), *_service(report)]
+
+
+def _python(report: Mapping[str, Any]) -> Iterator[Command]:
+    place = _place(report)
+    if "slim.pth" in report["files"]:
+        yield _one(
+            "Load in PyTorch",
+            "python",
+            f"import surgeon\n\nmodel = surgeon.load({str(place / 'slim.pth')!r})",
+        )
+    if "slim.pt2" in report["files"]:
+        yield _one(
+            "Load with torch alone",
+            "python",
+            f"import torch\n\nmodel = torch.export.load({str(place / 'slim.pt2')!r}).module()",
+        )
+    if "slim.onnx" in report["files"]:
+        yield _one(
+            "Run in ONNX Runtime",
+            "python",
+            "import onnxruntime as ort\n\n"
+            f"session = ort.InferenceSession({str(place / 'slim.onnx')!r})\n"
+            "names = [x.name for x in session.get_inputs()]\n"
+            "outputs = session.run(None, dict(zip(names, inputs)))  # inputs: numpy arrays",
+        )
+
+
+def _shell(report: Mapping[str, Any]) -> Iterator[Command]:
+    place, source = _place(report), report["model"].get("source") or "MODEL"
+    arch = report.get("arch")
+    known = ("--arch", arch) if arch and arch != source else ()
+    slim = str(place / "slim.pth")
+    yield _line("Export to ONNX", "export", slim, "-o", "slim.onnx")
+    after = str(place / "slim.onnx") if "slim.onnx" in report["files"] else slim
+    yield _line("Time both, interleaved", "bench", source, after, *known, *_sizes(report))
+    yield _line("Prove it again", "check", source, slim, *known)
+    yield _line(
+        "Cut the same from other weights", "apply", str(place / "plan.json"), source, *known
+    )
+    yield _line("Train it further", "tune", slim, "--data", "DIR", "--teacher", source, *known)
+
+
+def _sizes(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """--input, where the recorded inputs can be said so."""
+    parts = []
+    for entry in report["model"].get("inputs") or ():
+        if "shape" not in entry or not entry["shape"]:
+            return ()
+        kind = "" if entry["dtype"] == "float32" else f":{entry['dtype']}"
+        name = f"{entry['name']}=" if "name" in entry else ""
+        parts.append(name + ",".join(map(str, entry["shape"])) + kind)
+    return ("--input", ";".join(parts)) if parts else ()
+
+
+def _service(report: Mapping[str, Any]) -> Iterator[Command]:
+    if "slim.onnx" not in report["files"]:
+        return
+    path = str(_place(report) / "slim.onnx")
+    yield _one("Serve over HTTP: .npz in, .npz out", "python", _SERVICE.replace("PATH", repr(path)))
+
+
+_SERVICE = """\
+import io
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import onnxruntime as ort
+
+session = ort.InferenceSession(PATH)
+names = [x.name for x in session.get_outputs()]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        inputs = dict(np.load(io.BytesIO(body)))  # one array an input, by its name
+        answer = io.BytesIO()
+        np.savez(answer, **dict(zip(names, session.run(None, inputs))))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(answer.getvalue())
+
+
+ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()"""
+
+
+def _place(report: Mapping[str, Any]) -> PurePath:
+    return PurePath(report.get("output") or ".")
+
+
+def _line(what: str, *words: str) -> Command:
+    return _one(what, "shell", shlex.join(("surgeon", *words)))
+
+
+def _one(what: str, language: str, text: str) -> Command:
+    return {"what": what, "language": language, "text": text}
