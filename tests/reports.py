@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import surgeon
+from surgeon.metrics.overview import overview
 from surgeon.report.document import dumps
 
 HOSTILE = "</script><script>window.hit=1</script><img src=x onerror=window.hit=1>&quot;'\"{{7*7}}"
@@ -87,7 +88,8 @@ def measured() -> dict[str, Any]:
 def _small() -> str:
     torch.manual_seed(0)
     found = document(Small(), torch.zeros(2, 3, 8, 8), ratio=0.5)
-    return json.dumps({**found, "measured": measured(), "notes": ["a note"]})
+    told = {"measured": measured(), "metrics": overview(measured(), None), "notes": ["a note"]}
+    return json.dumps(found | told)
 
 
 def small() -> dict[str, Any]:

@@ -31,6 +31,7 @@ COMMANDS = (
     "tune",
     "export",
     "bench",
+    "report",
     "rules",
     "env",
 )

@@ -12,8 +12,10 @@ import pytest
 import torch
 import torchvision
 from reports import document, hostile, small
+from test_sweep import swept
 
 from surgeon.report.page import page as page_of
+from surgeon.report.sweep_page import sweep_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -65,7 +67,8 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
     def shown(report: dict[str, Any], **how: Any) -> Shown:
         path = tmp_path / f"report-{len(contexts)}.html"
-        path.write_text(page_of(report), encoding="utf-8")
+        draw = sweep_page if "rows" in report else page_of
+        path.write_text(draw(report), encoding="utf-8")
         contexts.append(browser.new_context(**how))
         return Shown(contexts[-1].new_page(), path, report)
 
@@ -319,3 +322,45 @@ def test_without_scripts_everything_is_there_to_read(show: Any):
     assert shown.page.locator("#nodes tbody tr").count() == len(shown.nodes)
     assert shown.page.locator("#nodes").get_by_text("two.conv1").is_visible()
     assert shown.page.locator("svg.plot").count() == 3
+
+
+def limits(shown: Shown) -> list[str]:
+    """Of the rows of the sweep's table that are to be seen, in order."""
+    rows = shown.page.locator("#cuts tbody tr:not(.dense):visible th").all_inner_texts()
+    return [text.split()[0] for text in rows]
+
+
+def test_a_sweep_is_sorted_narrowed_and_picked_from(show: Any):
+    shown = show(swept())
+    page, taken = shown.page, shown.page.locator("#taken")
+    assert limits(shown) == ["0.9x", "0.7x", "0.6x", "0.4x"]
+    assert taken.inner_text().startswith("0.9x: latency 0.880x [0.870, 0.890]")
+    head = page.locator("th[data-key=quality]")
+    for order in ("ascending", "descending"):
+        head.get_by_role("button").press("Enter")
+        assert head.get_attribute("aria-sort") == order
+        up = ["0.4x", "0.7x", "0.6x", "0.9x"]
+        assert limits(shown) == (up if order == "ascending" else up[::-1])
+    page.get_by_label("Latency at most").fill("0.7")
+    assert limits(shown) == ["0.6x", "0.7x", "0.4x"]
+    assert "0.6x: latency" in taken.inner_text() and "out/sweep/0.6x/slim.pth" in taken.inner_text()
+    page.get_by_label("only the front").check()
+    assert limits(shown) == ["0.6x", "0.4x"]
+    page.get_by_label("Take 0.4x").check()
+    assert "0.4x: latency" in taken.inner_text()
+    page.get_by_label("Latency at most").fill("0.1")
+    assert limits(shown) == [] and "No cut is taken" in taken.inner_text()
+    page.get_by_label("Latency at most").fill("")
+    page.get_by_label("only the front").uncheck()
+    page.locator("#front-pick-1").click()
+    assert "0.7x: latency" in taken.inner_text() and page.get_by_label("Take 0.7x").is_checked()
+    assert shown.said == [] and len(shown.asked) == 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_sweep_can_be_read_at_every_width(show: Any, scheme: str):
+    shown = show(swept(), color_scheme=scheme, viewport={"width": 390, "height": 800})
+    ratio, text = shown.page.evaluate(CONTRAST)
+    assert ratio >= 4.5, text
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert len(re.findall(rb"/Type\s*/Page\b", shown.page.pdf(format="A4"))) <= 2

@@ -14,6 +14,7 @@ from surgeon.cli.check import check
 from surgeon.cli.env import env
 from surgeon.cli.export import export
 from surgeon.cli.inspect import inspect
+from surgeon.cli.report import report
 from surgeon.cli.rules import rules
 from surgeon.cli.sensitivity import sensitivity
 from surgeon.cli.shrink import shrink
@@ -33,6 +34,7 @@ _EXAMPLES = {
     tune: "surgeon tune resnet50-slim/slim.pth --data images/train --teacher model.pth --arch torchvision:resnet50",
     export: "surgeon export resnet50-slim/slim.pth -o slim.onnx",
     bench: "surgeon bench before.onnx resnet50-slim/slim.onnx",
+    report: "surgeon report resnet50-slim --tensorboard runs/resnet50-slim",
     rules: "surgeon rules --markdown",
     env: "surgeon env --json",
 }

@@ -19,6 +19,7 @@ from surgeon.files.atomic import write_bytes, write_text
 from surgeon.files.slim import save, save_safetensors
 from surgeon.report.document import dumps
 from surgeon.report.page import page
+from surgeon.report.sweep_page import sweep_page
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program
 
@@ -60,6 +61,13 @@ def write_reports(report: dict[str, Any], folder: Path) -> None:
     text = dumps(report)
     write_text(folder / "report.json", text)
     write_text(folder / "report.html", page(json.loads(text)))
+
+
+def write_sweep(found: dict[str, Any], folder: Path) -> None:
+    """Write sweep.json (the data of `surgeon.report.sweep.sweep`) and sweep.html."""
+    text = dumps(found)
+    write_text(folder / "sweep.json", text)
+    write_text(folder / "sweep.html", sweep_page(json.loads(text)))
 
 
 def write_program(program: Program, path: Path, inputs: Inputs) -> tuple[str, ...]:

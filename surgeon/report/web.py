@@ -18,7 +18,12 @@ _STRANGE = "\N{REPLACEMENT CHARACTER}"
 
 
 def fill(template: str, scripts: tuple[str, ...], given: dict[str, Any]) -> str:
-    """A page of `templates/`. Text is escaped by the template; only `Markup` goes in as it is."""
+    """A page of `templates/`. Text is escaped by the template; only `Markup` goes in as it is.
+
+    Raises KeyError where the data lack what the page shows.
+    """
+    from jinja2 import UndefinedError
+
     script = "\n".join(_read(name) for name in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
@@ -26,7 +31,10 @@ def fill(template: str, scripts: tuple[str, ...], given: dict[str, Any]) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     own = {"style": Markup(_read("style.css")), "script": Markup(script), "policy": policy}
-    return _environment().get_template(template).render(**given, **own)
+    try:
+        return _environment().get_template(template).render(**given, **own)
+    except UndefinedError as error:
+        raise KeyError(str(error)) from error
 
 
 def readable(data: Any) -> Any:
