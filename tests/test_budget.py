@@ -368,7 +368,7 @@ EVEN = ("enter", "enter#2", "enter#3")
 
 @pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
 @pytest.mark.parametrize(
-    "how", [{"ratio": 0.4}, {"ratio": 0.3, "round_to": 4}, {"max_flops": Limit(0.6, True)}, {"max_params": Limit(0.7, True)}], ids=str
+    "how", [{"ratio": 0.4}, {"ratio": 0.3, "round_to": 4}, {"max_flops": Limit(0.3, True)}, {"max_params": Limit(0.4, True)}], ids=str
 )  # fmt: skip
 def test_runs_of_an_even_split_lose_equally_many(scope: str, how: dict):
     choice = ask("even_split", scope=scope, **how)

@@ -59,7 +59,7 @@ def choose(
         counts = _below(field, request.threshold)
     elif request.limits or aims:
         trial = _Trial(coupling, field, by_hand, Meter(coupling, request.limits, aims))
-        if aims and not curves and request.scope == "local":
+        if not curves and request.scope == "local":
             curves = curves_of(field.units)
         counts = _shared(trial, request, curves) if curves else _reach(trial, request)
     elif curves and request.ratio:

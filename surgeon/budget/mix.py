@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from surgeon.budget.limit import Span
+
 Array = NDArray[np.float64]
 
 # What a unit of work takes relative to a multiply-add of a dense layer; a first guess, from fits of ONNX Runtime on
@@ -23,14 +25,16 @@ _MEMORY = {"weights": 4.0, "live": 4.0}
 _SIZE = {"weights": 4.0}
 RATES: Mapping[str, Mapping[str, float]] = {"latency": _LATENCY, "memory": _MEMORY, "size": _SIZE}
 
-_PULL = 0.05  # of what is assumed against one measurement
+_PULL = 1.0  # of what is assumed against one exact measurement: kinds of work shrink together, and few cuts tell them apart badly
+_EXACT = 0.005  # no measurement is taken to be more exact, relative
+_BEND = 0.15  # how wrong a measurement is for a cut that is twice as large, relative
 
 
 @dataclass(frozen=True, eq=False)
 class Mix:
     """`shares[k]`: of the original's latency (memory, size), the part that is proportional to work of kind k.
 
-    `scale` corrects the last bit: what was measured last over what the shares say of it.
+    `scale` corrects the last bit: what was measured over what the shares say of it.
     """
 
     shares: Array
@@ -55,19 +59,33 @@ def assumed(
     return Mix(parts / total)
 
 
-def fitted(first: Mix, seen: Sequence[tuple[Array, float]]) -> Mix:
+def fitted(first: Mix, seen: Sequence[tuple[Array, Span]], near: float) -> Mix:
     """The mix that says best what was measured: seen are pairs of what is left by kind, and of the quantity.
 
-    Least squares of relative errors, no share negative, drawn a little towards the first guess; the last
-    measurement comes out exactly.
+    Least squares of relative errors, no share negative, drawn a little towards the first guess. What is still wrong
+    then is corrected by a factor: that of the measurements around `near`, where the next cut will be, and each
+    counts as much as its interval is narrow.
     """
     from scipy.optimize import nnls
 
+    if not seen:
+        return first
     whole = np.ones(len(first.shares))
-    rows = [whole * 3.0] + [left / max(value, 1e-9) for left, value in seen]
-    wanted = [3.0] + [1.0] * len(seen)
+    trust = [1 / (_width(span) + _EXACT) for _, span in seen]
+    rows = [(3.0, whole, 1.0)]
+    rows += [(w * _EXACT, left, span.value) for w, (left, span) in zip(trust, seen, strict=True)]
     pull = np.eye(len(whole)) * _PULL**0.5
-    shares, _ = nnls(np.vstack([*rows, pull]), np.concatenate([wanted, _PULL**0.5 * first.shares]))
+    shares, _ = nnls(
+        np.vstack([*(weight * left / value for weight, left, value in rows), pull]),
+        np.concatenate([[weight for weight, _, _ in rows], _PULL**0.5 * first.shares]),
+    )
     mix = Mix(shares)
-    left, value = seen[-1]
-    return Mix(shares, value / max(mix.of(left), 1e-9))
+    off = np.array([np.log(span.value / max(mix.of(left), 1e-9)) for left, span in seen])
+    away = np.array([_BEND * abs(np.log(span.value / near)) for _, span in seen])
+    weights = 1 / (np.array([_width(span) for _, span in seen]) ** 2 + away**2 + _EXACT**2)
+    return Mix(shares, float(np.exp(weights @ off / weights.sum())))
+
+
+def _width(span: Span) -> float:
+    """Half of the interval, relative."""
+    return (span.high - span.low) / 2 / span.value

@@ -31,7 +31,7 @@ class Search:
     work: Array
     pad: Pad
     amounts: Mapping[str, float]
-    seen: list[tuple[Array, Mapping[str, float]]] = field(default_factory=list)
+    seen: list[tuple[Array, Mapping[str, Span]]] = field(default_factory=list)
     _aim: dict[str, float] = field(default_factory=dict)
     _missed: int = 0
 
@@ -43,7 +43,7 @@ class Search:
 
     def learn(self, left: Array, shares: Mapping[str, Span]) -> None:
         """A cut that leaves so much work was measured."""
-        self.seen.append((left, {what: shares[what].value for what in self.limits}))
+        self.seen.append((left, shares))
         self._missed = 0 if self.meets(shares) else self._missed + 1
         if self._missed >= 3:  # what is predicted stays too low: noise, or a step in the kernels
             self.safer()
@@ -68,6 +68,4 @@ class Search:
         work = dict(zip(KINDS, self.work.tolist(), strict=True))
         whole = None if what == "latency" else self.amounts.get(what)
         first = assumed(work, RATES[what], whole)
-        return (
-            fitted(first, [(left, told[what]) for left, told in self.seen]) if self.seen else first
-        )
+        return fitted(first, [(left, told[what]) for left, told in self.seen], self._aim[what])

@@ -50,7 +50,7 @@ class Pad(NamedTuple):
     """Channels that count together: the block that kernels work on, and below what count they do not pad."""
 
     block: int = 1
-    below: int = 0
+    below: int = 1
 
     def of(self, width: int) -> int:
         """Channels that are worked on."""

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from surgeon.budget import choose
+from surgeon.budget.align import Widths
 from surgeon.budget.choose import Choice, most
 from surgeon.budget.hold import holders
 from surgeon.budget.search import CLOSE, Search
@@ -116,7 +117,8 @@ class _Rounds:
             widths = run("find the widths that its kernels like", lambda: probed(target))
             request = replace(request, round_to=widths)
         self._asked = asked._replace(request=request)
-        pad = Pad(known(target).block, known(target).block)
+        widths = request.round_to if isinstance(request.round_to, Widths) else known(target)
+        pad = Pad(widths.block, widths.block)
         one = single(self._inputs)
         self._stand = run(
             "export the original", lambda: Stand(self._traced.model, one, target, folder, _BUDGET)

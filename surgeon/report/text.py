@@ -37,12 +37,27 @@ def outcome(report: dict[str, Any]) -> list[str]:
     if report["reach"] is not None:
         lines += reach(report["reach"])
     lines.append(proven(report["check"]))
+    lines += limits(report["limited"], report["request"]) if report.get("limited") else []
     lines += steps(report["steps"], report["request"]) if report.get("steps") else []
     if report.get("recovery"):
         if len(report.get("steps") or ()) > 1 and report["request"].get("tune"):
             lines.append("of the last step, where dense is the network that it cut:")
         lines += recovered(report["recovery"])
     return lines + (metrics(report["metrics"]) if report.get("metrics") else [])
+
+
+def limits(found: dict[str, Any], request: dict[str, Any]) -> list[str]:
+    """Each limit that was measured, as asked and as reached, and in how many rounds."""
+    lines = []
+    for what in found["limits"]:
+        own = found["reached"]["measured"][what]
+        share, amount = own["share"], seconds if what == "latency" else lambda n: size(int(n))
+        within = f" [{share['low']:.3f}, {share['high']:.3f}]" if what == "latency" else ""
+        lines.append(
+            f"{what}: asked {request['max_' + what]}, reached {share['value']:.3f}x{within}, {amount(own['value'])}"
+        )
+    count = len(found["rounds"])
+    return [*lines, f"found in {count} measured round{'s' * (count > 1)}"]
 
 
 def metrics(found: dict[str, Any]) -> list[str]:
