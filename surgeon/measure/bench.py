@@ -87,10 +87,12 @@ def race(
 
 
 def made(model: nn.Module, inputs: Any, target: Target, path: Path) -> Path:
-    """Write the file of `model` that `target` runs, for inputs of just these sizes; BadInput where it cannot be made."""
-    from surgeon.export import export_onnx
+    """Write the file of `model` that `target` runs, for inputs of just these sizes, and say where it is: at `path`, with the
+    suffix of its kind. BadInput where it cannot be made."""
+    # making files is above measuring in the map: only this call uses it
+    from surgeon.runtimes import make
 
-    return export_onnx(model, path, inputs, dynamic_batch=False).path
+    return make(model, inputs, target.runtime, path)[0]
 
 
 def _file(files: dict[str, Path], path: Path) -> str:

@@ -18,10 +18,7 @@ class Target:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.runtime not in PACKAGES:
-            close = difflib.get_close_matches(self.runtime, PACKAGES, 1)
-            hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(PACKAGES)}"
-            raise BadInput(f"there is no runtime {self.runtime!r}", hint)
+        checked_runtime(self.runtime)
         if self.threads < 1:
             raise BadInput(f"threads: at least 1, not {self.threads}")
 
@@ -29,3 +26,12 @@ class Target:
         """'ort, 1 thread', and the device where it is not this one."""
         where = "" if self.device == "local" else f" on {self.device}"
         return f"{self.runtime}{where}, {self.threads} thread" + "s" * (self.threads > 1)
+
+
+def checked_runtime(name: str) -> str:
+    """The name of a runtime; BadInput with the closest one where there is none of it."""
+    if name in PACKAGES:
+        return name
+    close = difflib.get_close_matches(name, PACKAGES, 1)
+    hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(PACKAGES)}"
+    raise BadInput(f"there is no runtime {name!r}", hint)

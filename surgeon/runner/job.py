@@ -33,7 +33,11 @@ def do(folder: Path) -> dict[str, Any]:
     if "memory" in want or "first" in want:  # before this process fills the caches
         alones = {model["name"]: _alone(folder, at) for at, model in enumerate(job["models"])}
     loaded = {model["name"]: _loaded(folder, model) for model in job["models"]}
-    outputs = {name: one.outputs() for name, one in loaded.items()}  # fails here, with a message
+    outputs, first = {}, {}
+    for name, one in loaded.items():
+        start = time.perf_counter()
+        outputs[name] = one.outputs()  # fails here, with a message
+        first[name] = time.perf_counter() - start
     throttled = noise.throttled()
     sampled = sample(loaded, Budget(**job.get("budget", {})), seed=job.get("seed", 0))
     place = probe()
@@ -53,6 +57,7 @@ def do(folder: Path) -> dict[str, Any]:
             "outputs": packed(outputs[name]) if "outputs" in want else None,
         }
         answers[name].update(vars(sampled[name]))
+        answers[name]["first_s"] = first[name]
         answers[name].update(alones.get(name, {}))
     return {"models": answers, "place": place}
 

@@ -17,6 +17,12 @@ from surgeon.runner.refusal import Refusal, first_line
 # runtime -> its module, and the distributions that bring it; what the first is called is what pip installs
 PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ort": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")),
+    "openvino": ("openvino", ("openvino",)),
+    "torch": ("torch", ("torch",)),
+    "torch-compile": ("torch", ("torch",)),
+    "ncnn": ("ncnn", ("ncnn",)),
+    "executorch": ("executorch", ("executorch",)),
+    "litert": ("ai_edge_litert", ("ai-edge-litert", "tflite-runtime")),
 }
 
 

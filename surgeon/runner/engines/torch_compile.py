@@ -1,0 +1,19 @@
+"""torch.compile on the CPU, from the same .pt2 as `torch`; the first run compiles, and needs a C++ compiler there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from surgeon.runner.engines import torch as eager
+
+library = eager.library
+
+
+class Engine(eager.Engine):
+    """The module compiled by inductor, with nothing in its cache."""
+
+    def prepared(self, module: Any, folder: Path) -> Any:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+        return self._torch.compile(module, dynamic=False)

@@ -1,0 +1,185 @@
+"""Runtimes: each gives PyTorch's numbers in float32 from a file that was made for it, or says what it cannot do."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from surgeon.errors import BadInput
+from surgeon.export import relative_error
+from surgeon.measure import Budget
+from surgeon.measure.bench import Entry, made, race, timed
+from surgeon.measure.runtime import TorchRunner
+from surgeon.measure.target import Target
+from surgeon.runner import engines
+from surgeon.runtimes import RUNTIMES, make
+
+QUICK = Budget(warmup_runs=1, warmup_s=0, min_runs=3, min_s=0, max_s=0.2)
+
+
+def installed(name: str) -> str:
+    """The name, where what makes its files and what runs them is there."""
+    for package in (RUNTIMES[name].package, engines.PACKAGES[name][0]):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    return name
+
+
+class Residual(nn.Module):
+    """Convolutions with a norm, a depthwise one, a shortcut, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.depth = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).relu()
+        return self.head((x + self.depth(x)).mean((2, 3)))
+
+
+class Named(nn.Module):
+    """Keywords in, a plain number among them, a dict out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 8), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor, y: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+        both = self.left(x) + scale * self.right(y)
+        return {"both": both, "soft": both.softmax(1)}
+
+
+class Decides(nn.Module):
+    """What it does depends on the numbers: nothing that records one run can hold it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x.flip(1)
+
+
+def residual(batch: int = 1) -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    net = Residual()
+    net(torch.randn(8, 3, 16, 16))  # statistics that are not the identity
+    return net.eval(), torch.randn(batch, 3, 16, 16)
+
+
+def named() -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    return Named().eval(), {"y": torch.randn(2, 6), "x": torch.randn(2, 4), "scale": 0.5}
+
+
+def worst(model: nn.Module, inputs: Any, name: str, folder: Path) -> float:
+    """The largest difference from PyTorch, relative to the output's range."""
+    path = made(model, inputs, Target(runtime=name), folder / "net.any")
+    told = timed({"net": path}, inputs, Target(runtime=name), QUICK, ("outputs",)).facts["net"]
+    assert told.precision == RUNTIMES[name].precision
+    assert told.outputs is not None
+    want = TorchRunner(model, inputs).outputs()
+    assert len(told.outputs) == len(want)
+    return max(relative_error(g, w) for g, w in zip(told.outputs, want, strict=True))
+
+
+SPARED = [
+    name for name in RUNTIMES if name != "torch-compile"
+]  # which compiles for ten seconds: once is enough
+
+
+def test_every_runtime_has_an_engine() -> None:
+    assert list(RUNTIMES) == list(engines.PACKAGES)
+    folder = Path(engines.__file__).parent
+    for name in RUNTIMES:
+        assert (folder / f"{name.replace('-', '_')}.py").is_file()
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+class TestEach:
+    def test_gives_the_numbers_of_pytorch_in_float32(self, name: str, tmp_path: Path) -> None:
+        assert worst(*residual(), installed(name), tmp_path) < 1e-5
+
+    def test_what_makes_its_files_is_named_where_it_lacks(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+        with pytest.raises(BadInput, match=rf"needs {RUNTIMES[name].package}, which") as caught:
+            make(*residual(), name, tmp_path / "net")
+        assert "pip install" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", SPARED)
+class TestMost:
+    def test_takes_a_batch(self, name: str, tmp_path: Path) -> None:
+        assert worst(*residual(3), installed(name), tmp_path) < 1e-5
+
+    def test_takes_keywords_and_gives_several(self, name: str, tmp_path: Path) -> None:
+        assert worst(*named(), installed(name), tmp_path) < 1e-5
+
+    def test_a_broken_file_is_named(self, name: str, tmp_path: Path) -> None:
+        installed(name)
+        path = tmp_path / f"net{RUNTIMES[name].suffix}"
+        path.write_text("hello")
+        with pytest.raises(BadInput, match=rf"cannot load net\{RUNTIMES[name].suffix}"):
+            timed({"net": path}, residual()[1], Target(runtime=name), QUICK)
+
+    def test_other_inputs_are_refused(self, name: str, tmp_path: Path) -> None:
+        model, x = residual()
+        path = made(model, x, Target(runtime=installed(name)), tmp_path / "net")
+        with pytest.raises(BadInput, match=r"1 inputs.*2 were given"):
+            timed({"net": path}, (x, x), Target(runtime=name), QUICK)
+
+
+@pytest.mark.parametrize("name", ["torch", "ncnn", "executorch"])
+def test_a_network_that_cannot_be_made_into_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    installed(name)
+    with pytest.raises(BadInput, match="cannot be given this network"):
+        made(Decides(), torch.ones(1, 4), Target(runtime=name), tmp_path / "net")
+
+
+def test_an_op_that_ncnn_has_not_is_named(tmp_path: Path) -> None:
+    class Sorts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sort(x, dim=1)[0]
+
+    installed("ncnn")
+    with pytest.raises(BadInput, match=r"it has no layer for aten::sort"):
+        made(Sorts(), torch.randn(1, 4), Target(runtime="ncnn"), tmp_path / "net")
+
+
+@pytest.mark.parametrize("name", ["ort", "openvino"])
+def test_layers_are_timed_by_the_runtime_itself(name: str, tmp_path: Path) -> None:
+    model, x = residual()
+    path = made(model, x, Target(runtime=installed(name)), tmp_path / "net")
+    found = timed({"net": path}, x, Target(runtime=name), QUICK, ("profile",)).facts["net"].profile
+    assert found
+    assert {"Conv", "Convolution"} & {layer["op"] for layer in found}
+    assert all(layer["s"] >= 0 for layer in found)
+
+
+def test_several_run_in_one_race(tmp_path: Path) -> None:
+    model, x = residual()
+    names = [
+        n for n in ("ort", "openvino", "torch") if importlib.util.find_spec(RUNTIMES[n].package)
+    ]
+    files = {n: made(model, x, Target(runtime=n), tmp_path / n) for n in names}
+    found = race({n: Entry(path, x, n) for n, path in files.items()}, budget=QUICK)
+    assert {name: facts.runtime for name, facts in found.facts.items()} == {n: n for n in names}
+    assert set(found.ratios) == set(names[1:])
+
+
+def test_telemetry_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO's Python package sends an event at every import, through a package of its own."""
+    installed("openvino")
+    (tmp_path / "openvino_telemetry").mkdir()
+    (tmp_path / "openvino_telemetry" / "__init__.py").write_text(
+        f"open({str(tmp_path / 'sent')!r}, 'w').close()"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    assert worst(*residual(), "openvino", tmp_path) < 1e-5
+    assert not (tmp_path / "sent").exists()
