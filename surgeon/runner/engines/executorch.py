@@ -39,6 +39,10 @@ class Engine:
             said = "ExecuTorch cannot load " + path.name + ": " + first_line(error)
             raise Refusal("cannot load", said) from error
         self.load_s = time.perf_counter() - start
+        expected = self._method.metadata.num_inputs()
+        if expected != len(arrays):
+            said = f"the file takes {expected} inputs, {len(arrays)} were given"
+            raise Refusal("cannot run", said)
         self._inputs = [torch.from_numpy(array) for array in arrays.values()]
 
     def __call__(self) -> None:
