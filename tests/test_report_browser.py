@@ -94,8 +94,9 @@ def test_it_is_quiet_and_asks_for_nothing(show: Any, scheme: str):
 
 def test_a_click_selects_the_whole_group_and_tells_its_channels(show: Any):
     shown = show(small())
-    at = next(i for i, n in enumerate(shown.nodes) if n["layer"] == "one.conv2")
+    at = next(i for i, n in enumerate(shown.nodes) if n["layer"] == "two.conv2")
     which = shown.nodes[at]["groups"][0]
+    assert which > 0
     group = shown.groups[which]
     shown.page.locator(f'tr[data-n="{at}"]').click()
     members = [i for i, n in enumerate(shown.nodes) if which in n.get("groups", ())]

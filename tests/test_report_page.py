@@ -174,6 +174,16 @@ class TestPlots:
             long[colour] = max(x) - min(x)
         assert long["after"] == pytest.approx(0.25 * long["before"], rel=0.02)
 
+    def test_a_limit_that_was_asked_for_is_marked(self):
+        report = small()
+        assert "var(--mark)" not in page(report).split("</style>")[1]
+        report["request"] = {"max_flops": "0.5x"}
+        (line,) = re.findall(r'<path d="([^"]+)"[^>]*stroke: var\(--mark\)', page(report))
+        x = {float(n) for n in re.findall(r"[ML] ([\d.]+)", line)}
+        bars = re.findall(r'<path d="([^"]+)"[^>]*style="fill: var\(--before\)', page(report))
+        ends = [float(n) for n in re.findall(r"[ML] ([\d.]+)", bars[0])]
+        assert max(x) == min(x) == pytest.approx((min(ends) + max(ends)) / 2, abs=1)
+
     def test_the_same_numbers_give_the_same_plot(self):
         layers = [{"out": [8, 4]}, {"out": [16, 8]}]
         assert widths(layers) == widths(layers)

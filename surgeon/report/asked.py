@@ -81,6 +81,19 @@ def _measured(report: Report, what: str, asked: str) -> Row:
     )
 
 
+def bounds(report: Report) -> dict[str, float]:
+    """Limits as shares of the original's, by the name that `measured` has for what they bound."""
+    request, measured = report["request"], report["measured"]
+    found = {}
+    for what in _COUNTS if measured else ():
+        if f"max_{what}" in request:
+            own = Limit.parse(str(request[f"max_{what}"]), f"max_{what}")
+            found[what] = own.share(max(measured["before"][what], 1))
+    for what, share in (report.get("limited") or {}).get("limits", {}).items():
+        found["latency" if what == "latency" else _SIZES[what][1]] = share
+    return found
+
+
 def rounds(report: Report) -> list[dict[str, Any]]:
     """What was aimed at and measured on the way to a limit, one cut a row; shares of the original."""
     found = []

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from surgeon.quiet import quiet
 
 # Colours that stand for variables of the style sheet, so that one drawing serves light and dark.
-INK, MUTED, GRID, BEFORE, AFTER = (f"#00000{n}" for n in range(1, 6))
-_NAMES = {INK: "ink", MUTED: "muted", GRID: "line", BEFORE: "before", AFTER: "after"}
+INK, MUTED, GRID, BEFORE, AFTER, MARK = (f"#00000{n}" for n in range(1, 7))
+_NAMES = {INK: "ink", MUTED: "muted", GRID: "line", BEFORE: "before", AFTER: "after", MARK: "mark"}
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 PICKED = "pick-"  # ids (matplotlib's gid) that a script finds again
 _REFERENCE = re.compile(r"#([\w.-]+)")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgeon.report import text
-from surgeon.report.asked import goals, rounds, settings
+from surgeon.report.asked import bounds, goals, rounds, settings
 from surgeon.report.commands import commands
 from surgeon.report.drawn import drawn, hues
 from surgeon.report.plots import costs, times, widths
@@ -44,7 +44,8 @@ def page(report: Report) -> str:
         "settings": settings(report),
         "rounds": rounds(report),
         "rows": _rows(report),
-        "costs": costs(_costs(measured)) if measured else None,
+        "costs": costs(_costs(measured, bounds(report))) if measured else None,
+        "bounded": bool(measured and bounds(report)),
         "proof": text.outcome(dict(report)),
         "commands": commands(report),
         "noise": _noise(measured),
@@ -93,11 +94,11 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
     return found
 
 
-def _costs(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The bars: shares of the original, of latency with its interval."""
+def _costs(measured: Mapping[str, Any], limits: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The bars: shares of the original, of latency with its interval; and the limits that were asked for."""
     before, after = measured["before"], measured["after"]
     found: list[dict[str, Any]] = [
-        {"what": what, "share": after[key] / before[key]}
+        {"what": what, "share": after[key] / before[key], "limit": limits.get(key)}
         for key, what in _COSTS.items()
         if before.get(key) and after.get(key) is not None
     ]
@@ -112,7 +113,8 @@ def _costs(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
             else (new["low_s"] / middle, new["high_s"] / middle)
         )
         own = (old["low_s"] / middle, old["high_s"] / middle)
-        found.append({"what": "latency", "share": share, "before": own, "after": edges})
+        timed = {"share": share, "before": own, "after": edges, "limit": limits.get("latency")}
+        found.append({"what": "latency", **timed})
     return found
 
 

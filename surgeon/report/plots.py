@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from surgeon.report.figure import AFTER, BEFORE, INK, drawing, svg
+from surgeon.report.figure import AFTER, BEFORE, INK, MARK, drawing, svg
 
 _ROW = 46  # pixels of a pair of bars
 _SHOWN = 16  # layers in the plot of times; the table has all
@@ -15,7 +15,8 @@ Cost = Mapping[str, Any]
 
 
 def costs(rows: Sequence[Cost]) -> Markup:
-    """Pairs of bars, the original being 100 %. rows: what, share, and where timed before and after as [low, high] shares."""
+    """Pairs of bars, the original being 100 %. rows: what, share, limit where one was asked for, and where timed before and
+    after as [low, high] shares."""
     label = "After the cut, of the original: " + "; ".join(
         f"{row['what']} {100 * row['share']:.1f} %" for row in rows
     )
@@ -26,9 +27,12 @@ def costs(rows: Sequence[Cost]) -> Markup:
             axes.barh(at + 0.19, 100 * row["share"], 0.34, color=AFTER, edgecolor="none")
             _interval(axes, at - 0.19, row.get("before"))
             _interval(axes, at + 0.19, row.get("after"))
+            if row.get("limit"):
+                axes.vlines(100 * row["limit"], at - 0.44, at + 0.44, color=MARK, linewidth=2)
         axes.set_yticks(range(len(rows)), [row["what"] for row in rows], color=INK)
         axes.invert_yaxis()
-        axes.set_xlim(0, max(100.0, *(100 * r["share"] for r in rows)) * 1.04)
+        ends = [e for r in rows for e in (r["share"], *r.get("before", ()), *r.get("after", ()))]
+        axes.set_xlim(0, 100 * max(1.0, *ends) * 1.04)
         axes.set_xlabel("% of the original")
         axes.spines["left"].set_visible(False)
         axes.grid(True, axis="x")
