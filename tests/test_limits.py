@@ -130,11 +130,23 @@ def test_widths_are_timed_once_for_a_runtime_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(widths, "times", times)
     cache = tmp_path / "widths.json"
     first, again = (widths.probed(Target(), cache) for _ in range(2))
-    assert first.block == 8 and again == first and len(asked) == 1
+    assert first.block == 8 and again == first and len(asked) == 2
     widths.probed(Target(threads=2), cache)
-    assert len(asked) == 2
+    assert len(asked) == 4
     cache.write_text("{ not json")
-    assert widths.probed(Target(), cache) == first and len(asked) == 3
+    assert widths.probed(Target(), cache) == first and len(asked) == 6
+
+
+def test_probes_that_do_not_agree_are_not_kept(tmp_path, monkeypatch):
+    blocks = iter((1, 4, 8, 16))
+
+    def times(target: Target) -> dict[str, dict[int, float]]:
+        block = next(blocks)
+        return {kind: {w: float((-(-w // block)) ** 2) for w in PROBED} for kind in RATES_OF}
+
+    monkeypatch.setattr(widths, "times", times)
+    assert widths.probed(Target(), tmp_path / "w.json") == widths.known(Target())
+    assert not (tmp_path / "w.json").exists()
 
 
 RATES_OF = ("conv", "pointwise", "depthwise", "linear")

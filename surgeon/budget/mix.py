@@ -25,7 +25,7 @@ _MEMORY = {"weights": 4.0, "live": 4.0}
 _SIZE = {"weights": 4.0}
 RATES: Mapping[str, Mapping[str, float]] = {"latency": _LATENCY, "memory": _MEMORY, "size": _SIZE}
 
-_PULL = 1.0  # of what is assumed against one exact measurement: kinds of work shrink together, and few cuts tell them apart badly
+_PULL = 0.3  # of what is assumed against one exact measurement: kinds of work shrink together, and few cuts tell them apart badly
 _EXACT = 0.005  # no measurement is taken to be more exact, relative
 _BEND = 0.15  # how wrong a measurement is for a cut that is twice as large, relative
 

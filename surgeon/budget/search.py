@@ -17,7 +17,8 @@ Array = NDArray[np.float64]
 
 CLOSE = 0.97  # of a limit: from here on it is reached, and nothing more is wanted
 _AIM = 0.985  # between the two, so that an interval of 1 % to each side meets both
-_SAFER = 0.985  # of the last aim, where several rounds were still over, or a plan came out again
+_SAFER = 0.985  # of the last aim, where several rounds were still over
+_NUDGE = 0.997  # of the last aim, where a plan came out again
 
 
 @dataclass
@@ -48,13 +49,14 @@ class Search:
         if self._missed >= 3:  # what is predicted stays too low: noise, or a step in the kernels
             self.safer()
 
-    def safer(self) -> None:
+    def safer(self, by: float = _SAFER) -> None:
         """Aim lower from now on."""
-        self._aim = {what: aim * _SAFER for what, aim in self._aim.items()}
+        self._aim = {what: aim * by for what, aim in self._aim.items()}
 
-    def bolder(self) -> None:
-        """Aim a little higher, not above the limit itself."""
-        self._aim = {w: min(aim / _SAFER**0.5, self.limits[w]) for w, aim in self._aim.items()}
+    def nudge(self, up: bool) -> None:
+        """Aim a little higher, not above the limit itself, or a little lower: for a plan between two that are known."""
+        by = 1 / _NUDGE if up else _NUDGE
+        self._aim = {w: min(aim * by, self.limits[w]) for w, aim in self._aim.items()}
 
     def meets(self, shares: Mapping[str, Span]) -> bool:
         """Whether the upper end of each interval is within its limit."""

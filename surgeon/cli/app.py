@@ -19,6 +19,7 @@ from surgeon.cli.rules import rules
 from surgeon.cli.sensitivity import sensitivity
 from surgeon.cli.shrink import shrink
 from surgeon.cli.sparsify import sparsify
+from surgeon.cli.sweep import sweep
 from surgeon.cli.tune import tune
 
 # click's UsageError, or that of typer's own copy of click
@@ -33,6 +34,7 @@ _EXAMPLES = {
     sparsify: "surgeon sparsify model.pth --arch torchvision:resnet50 --granularity filter --ratio 0.5",
     tune: "surgeon tune resnet50-slim/slim.pth --data images/train --teacher model.pth --arch torchvision:resnet50",
     export: "surgeon export resnet50-slim/slim.pth -o slim.onnx",
+    sweep: "surgeon sweep model.pth --arch torchvision:resnet50 --max-latency 0.9x..0.3x",
     bench: "surgeon bench before.onnx resnet50-slim/slim.onnx",
     report: "surgeon report resnet50-slim --tensorboard runs/resnet50-slim",
     rules: "surgeon rules --markdown",

@@ -30,7 +30,14 @@ class Delivery:
 
 
 def deliver(source: Source, cut: Callable[[], Result], wanted: Delivery, screen: Screen) -> None:
-    """Cut, write the folder, then measure; a failed check or an error before that writes nothing."""
+    """As `delivered`, and show it."""
+    _show(delivered(source, cut, wanted, screen), screen)
+
+
+def delivered(
+    source: Source, cut: Callable[[], Result], wanted: Delivery, screen: Screen
+) -> dict[str, Any]:
+    """Cut, write the folder, then measure; a failed check or an error before that writes nothing. Gives the report."""
     from surgeon.report.files import write_models, write_reports
     from surgeon.report.folder import publish, staging
     from surgeon.report.metric import load_metric
@@ -57,7 +64,7 @@ def deliver(source: Source, cut: Callable[[], Result], wanted: Delivery, screen:
         raise
     report = _report(result, source.arch, (out, out), scores or None)
     write_reports(report, out)
-    _show(report, screen)
+    return report
 
 
 def _score(metric: Any, model: Any, wanted: Delivery, screen: Screen) -> dict[str, Any]:

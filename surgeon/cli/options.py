@@ -85,6 +85,26 @@ Metric = Annotated[
 ]
 
 
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Layers whose channels all stay; repeatable"),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Importance: l2 (default), l1, fpgm, ...; with --data taylor, fisher, ...: see the README",
+    ),
+]
+RoundTo = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="Channels kept are a multiple of N; auto finds what the target's kernels like",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Opening:
     """How MODEL is to be opened; `recorded` are a plan's inputs, for where none are said."""

@@ -143,3 +143,18 @@ def _indices(wanted: str, text: str) -> list[int]:
             )
         found += range(int(first), int(last) + 1)
     return found
+
+
+def limits(text: str, option: str, points: int) -> list[str]:
+    """'0.9x..0.3x' -> that many limits from the one to the other, evenly; '0.9x,0.5x' -> these. BadInput for one alone."""
+    from surgeon.budget.limit import Limit
+
+    name = option.removeprefix("--").replace("-", "_")
+    if ".." not in text:
+        return [str(Limit.parse(one, name)) for one in text.split(",")]
+    ends = [Limit.parse(one, name) for one in text.split("..", 1)]
+    if not all(end.relative for end in ends):
+        raise BadInput(f"{option} {text!r}: a range is of shares", f"write {option} 0.9x..0.3x")
+    first, last = (end.value for end in ends)
+    step = (last - first) / max(points - 1, 1)
+    return [f"{round(first + k * step, 4):g}x" for k in range(points)]

@@ -35,22 +35,11 @@ RatioFor = Annotated[
         metavar="GLOB=R", help="Another ratio for some layers: 'layer4.*=0.7'; repeatable"
     ),
 ]
-Ignore = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="Layers whose channels all stay; repeatable"),
-]
 Remove = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LAYER=I,J",
         help="Remove by hand: 'layer1.0.conv1=0,3,5-9', or input kernels 'layer2.0.conv1:in=1'; repeatable",
-    ),
-]
-Criterion = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Importance: l2 (default), l1, fpgm, ...; with --data taylor, fisher, ...: see the README",
     ),
 ]
 Reduce = Annotated[
@@ -75,12 +64,6 @@ By = Annotated[
 Scope = Annotated[
     str | None,
     typer.Option(metavar="SCOPE", help="Groups compete: local (default, no), global, isomorphic"),
-]
-RoundTo = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|auto", help="Channels kept are a multiple of N; auto is this CPU's block"
-    ),
 ]
 Kinds = Annotated[
     str | None,
@@ -135,7 +118,7 @@ def shrink(
     ratio: Ratio = None,
     threshold: Threshold = None,
     ratio_for: RatioFor = None,
-    ignore: Ignore = None,
+    ignore: o.Ignore = None,
     remove: Remove = None,
     cut: Kinds = None,
     equal: Equal = None,
@@ -146,12 +129,12 @@ def shrink(
     max_size: Bytes = None,
     device: o.Device = None,
     runtime: o.Runtime = None,
-    criterion: Criterion = None,
+    criterion: o.Criterion = None,
     by: By = None,
     reduce: Reduce = None,
     normalise: Normalise = None,
     scope: Scope = None,
-    round_to: RoundTo = None,
+    round_to: o.RoundTo = None,
     seed: Seed = None,
     dead: Dead = False,
     data: c.Data = None,

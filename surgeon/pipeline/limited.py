@@ -171,10 +171,7 @@ class _Rounds:
             same = next((r for r in self.all if r.plan.keep == plan.keep), None)
             if same is None:
                 return plan
-            if same.met:
-                self.search.bolder()
-            else:
-                self.search.safer()
+            self.search.nudge(up=same.met)
         return None
 
     def _chosen(self) -> Choice:

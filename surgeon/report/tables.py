@@ -137,6 +137,31 @@ def sensitivity(found: dict[str, Any]) -> Table:
     return made
 
 
+def sweep(found: dict[str, Any]) -> Table:
+    """The rows of a sweep, the front marked."""
+    from surgeon.report.sweep import NAMES, compared_by, quality
+
+    which = compared_by(found)
+    numbers = ("limit", "latency", "of the original", "file", "parameters", NAMES[which])
+    made = table("", *numbers, "on the front", right=numbers)
+    for one in found["rows"]:
+        if "why" in one:
+            row(made, one["limit"], "out of reach", "", "", "", "", "")
+            continue
+        ratio, told = one["ratio"], quality(one, which)
+        row(
+            made,
+            one["limit"],
+            text.seconds(one["latency_s"]["value"]) if one["latency_s"] else "-",
+            f"x{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]" if ratio else "-",
+            text.size(one["size"]) if one["size"] else "-",
+            f"{one['params']:,}",
+            "" if which == "params" else text.digits(told),
+            "yes" if one["front"] else "",
+        )
+    return made
+
+
 def ops(found: list[dict[str, Any]]) -> Table:
     """The registered rules."""
     made = table("", "op", "family", "meaning")

@@ -1,0 +1,134 @@
+"""`surgeon sweep`: several limits on one network, each cut, proven and measured, and a page that compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from surgeon.cli import calibrate as c
+from surgeon.cli import options as o
+from surgeon.cli import parse
+from surgeon.cli.deliver import Delivery, delivered
+from surgeon.cli.screen import Screen
+from surgeon.errors import BadInput, OutOfReach
+
+if TYPE_CHECKING:
+    from surgeon.files.source import Source
+
+Limits = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A..B", help="From A to B: 0.9x..0.3x; or just these: 0.8x,0.5x; or 12ms,8ms"
+    ),
+]
+Points = Annotated[int, typer.Option(min=2, max=50, help="Limits in a range")]
+QUANTITIES = ("latency", "memory", "size", "flops", "params")
+
+
+def sweep(
+    model: o.Model,
+    max_latency: Limits = None,
+    max_memory: Limits = None,
+    max_size: Limits = None,
+    max_flops: Limits = None,
+    max_params: Limits = None,
+    points: Points = 5,
+    ignore: o.Ignore = None,
+    criterion: o.Criterion = None,
+    round_to: o.RoundTo = None,
+    data: c.Data = None,
+    samples: c.Count = None,
+    mean: c.Mean = None,
+    std: c.Std = None,
+    recover: c.Recover = None,
+    eval_data: c.EvalData = None,
+    device: o.Device = None,
+    runtime: o.Runtime = None,
+    output: o.Output = None,
+    arch: o.Arch = None,
+    input: o.Input = None,
+    metric: o.Metric = None,
+    allow: o.Allow = None,
+    unsafe_pickle: o.UnsafePickle = False,
+    threads: o.Threads = 1,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Shrink to one limit after the other, and write a page with the front of what can be had."""
+    screen = Screen(json, quiet)
+    given = {q: v for q, v in zip(QUANTITIES, (max_latency, max_memory, max_size, max_flops, max_params), strict=True) if v}  # fmt: skip
+    what, limits = _asked(given, points)
+    told = {"ignore": ignore, "criterion": criterion, "round_to": parse.multiple(round_to)}
+    common: dict[str, Any] = {key: value for key, value in told.items() if value}
+    calibration = c.calibration(data, samples, mean, std, recover)
+    target = o.target(device, runtime, threads)
+    source = o.opening(arch, input, allow, unsafe_pickle, threads).open(model, screen)
+    if calibration:
+        source, learnt = calibration.opened(source, screen)
+        common |= learnt
+    seen, held = c.held_out(eval_data, calibration, source, screen)
+    seen, held = (common.get("data"), False) if seen is None else (seen, held)
+    out = output or Path(f"{source.name}-sweep")
+    wanted = Delivery(target, out, metric=metric, examples=seen, held_out=held)
+    _run((source, model), (what, limits), common, wanted, screen)
+
+
+def _asked(given: dict[str, str], points: int) -> tuple[str, list[str]]:
+    """(the quantity, limits from the mildest to the hardest)."""
+    if len(given) != 1:
+        lacks = "nothing was asked" if not given else "one quantity at a time"
+        raise BadInput(lacks, "give --max-latency 0.9x..0.3x, or another --max-...")
+    what, text = next(iter(given.items()))
+    found = parse.limits(text, f"--max-{what}", points)
+    if len(found) < 2:
+        raise BadInput("a sweep is of several limits", f"give --max-{what} 0.9x..0.3x")
+    return what, list(dict.fromkeys(found))
+
+
+def _run(
+    model: tuple[Source, str],
+    asked: tuple[str, Sequence[str]],
+    common: dict[str, Any],
+    wanted: Delivery,
+    screen: Screen,
+) -> None:
+    """Each limit into a folder of its own; what could not be reached is a row that says why."""
+    from dataclasses import replace
+
+    import surgeon
+    from surgeon.report import sweep as s
+    from surgeon.report.files import write_sweep
+
+    source, ref = model
+    what, limits = asked
+    out, rows, last = wanted.output or Path("sweep"), [], None
+    where = vars(wanted.target) if what in ("latency", "memory", "size") else {}
+    for limit in limits:
+        screen.step(f"{what} {limit}")
+        options = {f"max_{what}": limit, "measure": False, "progress": screen.step, **where}
+
+        def cut(options: dict[str, Any] = options) -> surgeon.Result:
+            return surgeon.shrink(source.model, source.inputs, source=ref, **options, **common)
+
+        try:
+            folder = replace(wanted, output=out / limit)
+            last = delivered(source, cut, folder, screen)
+            rows.append(s.row(limit, limit, last))
+        except OutOfReach as error:
+            screen.notes([f"{limit}: {error.message}"])
+            rows.append(s.unreached(limit, error.message))
+        if last is not None:  # after each, so that what is done is not lost
+            write_sweep(s.sweep(last, (what, str(out)), rows, source.notes), out)
+    if last is None:
+        raise OutOfReach(f"none of the limits can be reached: {rows[0]['why']}", "ask for less")
+    _show(s.sweep(last, (what, str(out)), rows, source.notes), out, screen)
+
+
+def _show(found: dict[str, Any], out: Path, screen: Screen) -> None:
+    from surgeon.report import tables
+
+    screen.show(tables.sweep(found), "", f"written: {out / 'sweep.html'}")
+    screen.data(found)
