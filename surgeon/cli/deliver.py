@@ -78,6 +78,7 @@ def _measured(
     source: Source, result: Result, out: Path, wanted: Delivery, screen: Screen
 ) -> Result:
     from surgeon.measure.pair import before_after, counted
+    from surgeon.pipeline.slower import notes_of
 
     onnx = out / "slim.onnx"
     if result.limited is not None and result.measured is not None:
@@ -88,7 +89,8 @@ def _measured(
         measured = before_after(*models, result.inputs, onnx, target=wanted.target)
     else:
         measured = counted(source.model, result.model, result.inputs)
-    result = replace(result, measured=measured, notes=(*result.notes, *measured.notes))
+    notes = notes_of(measured, result.plan, wanted.target)
+    result = replace(result, measured=measured, notes=(*result.notes, *notes))
     if wanted.examples is None:
         return result
     from surgeon.pipeline.evaluated import evaluate

@@ -13,6 +13,7 @@ from surgeon.cut import Cut, as_program, cut
 from surgeon.errors import CheckFailed, SurgeonError, Unproven
 from surgeon.measure.pair import before_after
 from surgeon.pipeline.result import Result
+from surgeon.pipeline.slower import notes_of
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.traced import Traced
 from surgeon.plan import Plan
@@ -84,7 +85,7 @@ def finished(
     plan, notes = replace(plan, folds=done.folds), notes + done.notes
     if wanted[1]:
         measured = run("measure", lambda: before_after(model, done.model, inputs))
-        notes += measured.notes
+        notes += notes_of(measured, plan)
     found = reach(traced.coupling) if any(wanted) else None
     return Result(
         *(done.model, plan, done.way, inputs, done.why, proof, measured, found, notes),

@@ -19,6 +19,7 @@ from surgeon.pipeline.asked import Asked
 from surgeon.pipeline.regime import Regime
 from surgeon.pipeline.result import Cutting, Result
 from surgeon.pipeline.resume import Kept, Progressed
+from surgeon.pipeline.slower import notes_of
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.successive import Successive, marked
 from surgeon.plan import Plan
@@ -74,7 +75,8 @@ class _Course:
         if self._wanted.measure:
             pair = (self._model, result.model, result.inputs)
             measured = self._run("measure", lambda: before_after(*pair))
-            result = replace(result, measured=measured, notes=result.notes + measured.notes)
+            notes = result.notes + notes_of(measured, result.plan)
+            result = replace(result, measured=measured, notes=notes)
         return replace(result, seconds=self._run.seconds)
 
     def _final(self, plan: Plan) -> Plan:

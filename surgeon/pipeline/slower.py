@@ -1,0 +1,43 @@
+"""Why a smaller network is no faster: said wherever one is measured, so that none is delivered silently."""
+
+from __future__ import annotations
+
+from surgeon.measure.pair import BeforeAfter
+from surgeon.measure.target import Target
+from surgeon.measure.widths import known
+from surgeon.plan import Plan
+
+_SHOWN = 3
+
+
+def notes_of(measured: BeforeAfter, plan: Plan, target: Target | None = None) -> tuple[str, ...]:
+    """The notes of a measurement on `target` (by default ONNX Runtime here), and why the cut network is no faster than
+    the original, where it is not."""
+    return measured.notes + _said(measured, plan, target or Target())
+
+
+def _said(measured: BeforeAfter, plan: Plan, target: Target) -> tuple[str, ...]:
+    speed = measured.speed
+    if speed is None or speed.ratios["after"].verdict == "faster" or not plan.removed:
+        return ()
+    block = known(target).block
+    ratio = speed.ratios["after"]
+    how = "slower than the original" if ratio.verdict == "slower" else "no faster than the original"
+    return (f"{how} (x{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]): {_why(measured, plan, block)}",)  # fmt: skip
+
+
+def _why(measured: BeforeAfter, plan: Plan, block: int) -> str:
+    """The likeliest reason: widths that kernels do not like, else what cutting channels does not save."""
+    odd = [g for g in plan.groups if g.kept < g.size and g.kept > block and g.kept % 4]
+    if odd:
+        names = ", ".join(f"{g.name} keeps {g.kept}" for g in odd[:_SHOWN])
+        more = f" and {len(odd) - _SHOWN} more" if len(odd) > _SHOWN else ""
+        return f"kernels fall back where a width does not divide by 4: {names}{more}; use --round-to auto"
+    uneven = [g for g in plan.groups if g.kept < g.size and -(-g.kept // block) == -(-g.size // block)]  # fmt: skip
+    if 2 * len(uneven) > sum(g.kept < g.size for g in plan.groups):
+        return f"most groups keep as many blocks of {block} channels as they had; remove more, or use --max-latency"
+    left = measured.after.flops / max(measured.before.flops, 1)
+    return (
+        f"FLOPs are {left:.0%} of what they were, and the time is not in them: memory that is moved and the cost of each "
+        "op stay; surgeon bench --profile shows where it goes"
+    )

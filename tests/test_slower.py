@@ -1,0 +1,45 @@
+"""A cut that is no faster says so, and why."""
+
+from dataclasses import replace
+
+import pytest
+
+from surgeon.measure import Measurement
+from surgeon.measure.latency import Comparison, Ratio
+from surgeon.measure.pair import BeforeAfter
+from surgeon.pipeline.slower import notes_of
+from surgeon.plan import Cuts, Plan
+
+ONE = Measurement(100, 1000, 1000, 400, None, None, None, "onnxruntime", 1)
+
+
+def measured(verdict: str, flops: int = 800) -> BeforeAfter:
+    value = {"slower": 1.5, "no difference": 1.0, "faster": 0.5}[verdict]
+    ratio = Ratio(value, value - 0.02, value + 0.02, verdict, 100)
+    return BeforeAfter(ONE, replace(ONE, flops=flops), Comparison("before", {}, {"after": ratio}))
+
+
+def plan(*sizes: tuple[int, int]) -> Plan:
+    groups = tuple(Cuts(f"conv{k}", size, kept, True) for k, (size, kept) in enumerate(sizes))
+    return Plan({}, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sizes", "said"),
+    [
+        ("slower", ((64, 57), (96, 86)), "slower than the original (x1.50 [1.48, 1.52]): kernels fall back"),
+        ("slower", ((64, 57), (96, 96)), "conv0 keeps 57; use --round-to auto"),
+        ("no difference", ((64, 52), (64, 60)), "most groups keep as many blocks of"),
+        ("no difference", ((64, 16), (64, 16)), "FLOPs are 80% of what they were"),
+    ],
+)  # fmt: skip
+def test_a_cut_that_is_no_faster_says_why(verdict: str, sizes, said: str, monkeypatch):
+    monkeypatch.setattr("surgeon.budget.align.block_of_this_cpu", lambda: 16)
+    monkeypatch.setattr("surgeon.measure.widths.block_of_this_cpu", lambda: 16)
+    (note,) = notes_of(measured(verdict), plan(*sizes))
+    assert said in note
+
+
+def test_a_faster_one_says_nothing():
+    assert notes_of(measured("faster"), plan((64, 57))) == ()
+    assert notes_of(replace(measured("slower"), speed=None, notes=("no file",)), plan((64, 57))) == ("no file",)  # fmt: skip
