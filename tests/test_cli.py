@@ -32,6 +32,7 @@ COMMANDS = (
     "export",
     "bench",
     "report",
+    "device",
     "rules",
     "env",
 )

@@ -11,6 +11,7 @@ from surgeon import __version__
 from surgeon.cli.apply import apply
 from surgeon.cli.bench import bench
 from surgeon.cli.check import check
+from surgeon.cli.device import device
 from surgeon.cli.env import env
 from surgeon.cli.export import export
 from surgeon.cli.inspect import inspect
@@ -37,6 +38,7 @@ _EXAMPLES = {
     sweep: "surgeon sweep model.pth --arch torchvision:resnet50 --max-latency 0.9x..0.3x",
     bench: "surgeon bench before.onnx resnet50-slim/slim.onnx",
     report: "surgeon report resnet50-slim --tensorboard runs/resnet50-slim",
+    device: "surgeon device ssh://pi@raspberrypi.local",
     rules: "surgeon rules --markdown",
     env: "surgeon env --json",
 }
@@ -51,7 +53,7 @@ app = typer.Typer(
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
 for _command, _example in _EXAMPLES.items():
-    app.command(no_args_is_help=_command not in (rules, env), epilog=f"Example: {_example}")(
+    app.command(no_args_is_help=_command not in (rules, env, device), epilog=f"Example: {_example}")(
         _command
     )
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from surgeon.errors import BadInput
-
 
 class Device(Protocol):
     """A machine that runs the runner. `name` is what the user called it."""
@@ -29,9 +27,16 @@ class Device(Protocol):
 
 
 def open_device(text: str) -> Device:
-    """The device that `text` names: 'local'. Nothing is sent yet; BadInput for what is no device."""
-    from surgeon.devices.local import Local
+    """The device that `text` names: 'local', 'ssh://user@host:port' or 'adb:serial', with options as `address` reads them.
 
-    if text == "local":
-        return Local()
-    raise BadInput(f"{text!r} is no device", "local")
+    Nothing is sent yet; BadInput, with what was probably meant, for what names no device.
+    """
+    from surgeon.devices.adb import Adb
+    from surgeon.devices.address import address
+    from surgeon.devices.local import Local
+    from surgeon.devices.ssh import Ssh
+
+    place = address(text)
+    if place.kind == "ssh":
+        return Ssh(place)
+    return Adb(place) if place.kind == "adb" else Local()

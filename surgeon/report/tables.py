@@ -181,3 +181,12 @@ def environment(found: dict[str, Any]) -> Table:
         else:
             row(made, key, (" ".join(value) or "none") if isinstance(value, list) else value)
     return made
+
+
+def device(found: dict[str, Any]) -> Table:
+    """The facts of one device."""
+    made = table("", "", "")
+    made.show_header = False
+    for name, value in text.facts(found):
+        row(made, name, value)
+    return made

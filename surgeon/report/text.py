@@ -210,3 +210,26 @@ def latency(timing: dict[str, Any]) -> str:
 def compared(ratio: dict[str, Any]) -> str:
     """'x0.45 [0.44, 0.46] faster'."""
     return f"x{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] {ratio['verdict']}"
+
+
+def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a device: name and value, one line each; what is not told is said to be so."""
+    hidden = ("runtimes", "missing", "then", "memory_free", "temperature", "pressure", "throttled")
+    rows = [(_fact(k), _told(v)) for k, v in found.items() if k not in hidden]
+    warm, free, pressure = (found.get(k) for k in ("temperature", "memory_free", "pressure"))
+    throttled = found.get("throttled")
+    rows += [
+        ("temperature", "not told" if warm is None else f"{warm:.0f} C"),
+        ("throttled", "no" if throttled == "" else _told(throttled)),
+        ("waiting for a CPU", "not told" if pressure is None else f"{pressure:.0f} % of ten seconds"),
+        ("free memory", "not told" if free is None else size(free)),
+    ]
+    return rows + [(name, there or "not installed") for name, there in found["runtimes"].items()]
+
+
+def _fact(name: str) -> str:
+    return {"cpu": "CPU", "python": "Python"}.get(name, name.replace("_", " "))
+
+
+def _told(value: Any) -> str:
+    return "not told" if value is None else str(value)
