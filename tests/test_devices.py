@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sshd import alive, until
 
@@ -25,6 +26,8 @@ from surgeon.devices.local import Local
 from surgeon.devices.native import TOOLS
 from surgeon.devices.ssh import Ssh
 from surgeon.errors import BadInput
+from surgeon.measure.bench import timed
+from surgeon.measure.target import Target
 
 
 @pytest.mark.parametrize(
@@ -229,6 +232,8 @@ case "$1 $2" in
   "shell test -x /opt/tool"*) echo yes;;
   "shell /data/local/tmp/benchmark_model"*) [ -n "{silent}" ] || echo 'INFO: Inference timings in us: Init: 1523, First inference: 15234, Warmup (avg): 12890, Inference (avg): 1.234e+04';;
   "shell /opt/tool"*) echo 'I 00:00:00.1 executorch:executor_runner.cpp:330] Model executed successfully 10 time(s) in 140.000000 ms.';;
+  "shell test -x /opt/ort"*) echo yes;;
+  "shell /opt/ort"*) echo 'Average inference time cost total: 98.5 ms';;
   "shell cat"*) echo schedutil;;
 esac
 """
@@ -266,7 +271,7 @@ def test_adb_runs_the_binary_in_turns_and_leaves_nothing(
     found = open_device("adb:R3").run(_job("litert", "a", "b"), files)
     assert found["place"]["cpu"] == "Pixel 8"
     assert found["place"]["memory_free"] == 2048 * 1024
-    assert "untested on hardware" in found["notes"][0]
+    assert "untested on hardware" in found["place"]["note"]
     for name in "ab":
         answer = found["models"][name]
         assert answer["laps"] == pytest.approx([0.01234] * 30)
@@ -288,6 +293,17 @@ def test_adb_with_a_binary_that_the_user_names(adb: Callable[..., Path], tmp_pat
     file.write_bytes(b"1")
     found = open_device("adb:R3?binary=/opt/tool").run(_job("executorch", "a"), {"a.bin": file})
     assert found["models"]["a"]["laps"] == pytest.approx([0.014] * 30)
+
+
+def test_what_adb_tells_is_a_comparison(adb: Callable[..., Path], tmp_path: Path) -> None:
+    adb()
+    for name in "ab":
+        (tmp_path / f"{name}.onnx").write_bytes(b"1")
+    files = {name: tmp_path / f"{name}.onnx" for name in "ab"}
+    found = timed(files, np.zeros(1, np.float32), Target("adb:R3?binary=/opt/ort", "ort"))
+    assert found.timings["a"].median_s == pytest.approx(0.0985)
+    assert (found.timings["a"].cpu_share, found.timings["a"].noise) == (None, "")
+    assert found.ratios["b"].verdict == "no difference"
 
 
 def test_adb_refuses_with_what_to_do(

@@ -53,9 +53,9 @@ app = typer.Typer(
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
 for _command, _example in _EXAMPLES.items():
-    app.command(no_args_is_help=_command not in (rules, env, device), epilog=f"Example: {_example}")(
-        _command
-    )
+    app.command(
+        no_args_is_help=_command not in (rules, env, device), epilog=f"Example: {_example}"
+    )(_command)
 
 
 def _version(wanted: bool) -> None:

@@ -51,7 +51,7 @@ class Adb:
                 self._adb("push", str(files[model["file"]]), f"{folder}/{model['file']}")
             answers = {m["name"]: _empty(m, files[m["file"]]) for m in job["models"]}
             self._laps(job, tools, folder, answers)
-        return {"models": answers, "place": place, "notes": [NOTE]}
+        return {"models": answers, "place": place}
 
     def probe(self) -> dict[str, Any]:
         """As `Device.probe`; `runtimes` are the binaries that lie where surgeon looks for them."""
@@ -68,6 +68,7 @@ class Adb:
             "runtimes": {name: self._there(tool) for name, tool in TOOLS.items()},
             "governor": governor.strip() or None,
             "memory_free": int(free) * 1024 if free else None,
+            "note": NOTE,
             **unknown,
         }
 
@@ -191,7 +192,7 @@ def _empty(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
         "first_s": None,
         "laps": [],
         "cpu_s": None,
-        "around_s": None,
+        "around_s": 0.0,
         "switches": None,
         "file_bytes": file.stat().st_size,
         "peak_memory": None,

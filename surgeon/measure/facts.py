@@ -26,7 +26,7 @@ class Facts:
     version: str
     precision: str
     threads: int
-    load_s: float
+    load_s: float | None
     file_bytes: int | None
     peak_memory: int | None = None
     profile: tuple[Mapping[str, Any], ...] | None = None

@@ -51,10 +51,10 @@ class Timing:
     high_s: float
     p90_s: float | None
     p99_s: float | None
-    first_s: float
+    first_s: float | None
     runs: int
     outliers: int
-    cpu_share: float
+    cpu_share: float | None
     context_switches: int | None
     pressure: float | None = None
 
@@ -65,7 +65,7 @@ class Timing:
         if self.high_s - self.low_s > 0.05 * self.median_s:
             width = 100 * (self.high_s - self.low_s) / self.median_s
             signs.append(f"the interval is {width:.0f} % wide")
-        if self.cpu_share < 0.9:
+        if self.cpu_share is not None and self.cpu_share < 0.9:
             signs.append(f"only {100 * self.cpu_share:.0f} % of the time was spent on the CPU")
         if (self.context_switches or 0) > self.runs:
             signs.append(f"{self.context_switches} involuntary context switches")
@@ -164,10 +164,17 @@ def timing(sampled: Laps, pressure: float | None = None) -> Timing:
         first_s=sampled.first_s,
         runs=len(ranked),
         outliers=sum(outside),
-        cpu_share=sampled.cpu_s / max(sampled.around_s, 1e-9),
+        cpu_share=_share(sampled),
         context_switches=sampled.switches,
         pressure=pressure,
     )
+
+
+def _share(sampled: Laps) -> float | None:
+    """None where the device does not tell."""
+    if sampled.cpu_s is None:
+        return None
+    return sampled.cpu_s / max(sampled.around_s, 1e-9)
 
 
 def _ratio(logs: Sequence[float]) -> Ratio:

@@ -221,7 +221,10 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [
         ("temperature", "not told" if warm is None else f"{warm:.0f} C"),
         ("throttled", "no" if throttled == "" else _told(throttled)),
-        ("waiting for a CPU", "not told" if pressure is None else f"{pressure:.0f} % of ten seconds"),
+        (
+            "waiting for a CPU",
+            "not told" if pressure is None else f"{pressure:.0f} % of ten seconds",
+        ),
         ("free memory", "not told" if free is None else size(free)),
     ]
     return rows + [(name, there or "not installed") for name, there in found["runtimes"].items()]

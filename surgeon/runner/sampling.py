@@ -58,8 +58,8 @@ class Laps:
     """
 
     laps: list[float] = field(default_factory=list)
-    first_s: float = 0.0
-    cpu_s: float = 0.0
+    first_s: float | None = 0.0
+    cpu_s: float | None = 0.0
     around_s: float = 0.0
     switches: int | None = None
 
@@ -167,7 +167,7 @@ class _Stopwatch:
         start = self._clock()
         self._run()
         kept.laps.append(self._clock() - start)
-        kept.cpu_s += time.process_time() - cpu
+        kept.cpu_s = (kept.cpu_s or 0.0) + time.process_time() - cpu
         kept.around_s += time.perf_counter() - around
         after = involuntary_switches()
         if switches is not None and after is not None:
