@@ -98,6 +98,7 @@ def test_time_by_layer_is_shown_only_where_it_was_told():
     report = small()
     text = told(page(report))
     assert "stem Conv 1.5000 0.6000" in text and "head Gemm 0.5000 –" in text
+    assert "ReorderInput ReorderInput – 0.1000" in text
     for side in ("before", "after"):
         del report["measured"][side]["profile"]
     assert "Time by layer" not in told(page(report))

@@ -58,7 +58,7 @@ def _lanes(row: Row) -> list[int]:
 
 def _mark(node: Mapping[str, Any]) -> str:
     """The class that colours it."""
-    return f"g{node['groups'][0]}" if node.get("groups") else "none"
+    return f"g{int(node['groups'][0])}" if node.get("groups") else "none"
 
 
 def _state(node: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
@@ -82,23 +82,21 @@ def _channels(
 
 
 def _svg(at: int, row: Row, pitch: float, colour: Sequence[str]) -> Markup:
-    """Lines that pass, come in and go on; then the node. Only numbers and our own class names go in."""
+    """Lines that pass, come in and go on; then the node. Only numbers and our own class names go in, bare: there are
+    twenty thousand lines in a large DenseNet."""
 
     def x(lane: int) -> str:
         return f"{6 + lane * pitch:.4g}"
 
     middle, own = HIGH // 2, x(row.lane)
     parts = [
-        f'<path class="e {colour[s]}" data-s="{s}" d="M{x(lane)} 0V{HIGH}"/>'
-        for s, lane in row.through
+        f"<path class={colour[s]} data-s={s} d=M{x(lane)},0V{HIGH} />" for s, lane in row.through
     ]
     for s, lane in row.taken:
         start = x(lane)
-        bend = f"V{middle}" if lane == row.lane else f"C{start} {middle} {own} 0 {own} {middle}"
-        parts.append(
-            f'<path class="e {colour[s]}" data-s="{s}" data-t="{at}" d="M{start} 0{bend}"/>'
-        )
+        bend = f"V{middle}" if lane == row.lane else f"C{start},{middle},{own},0,{own},{middle}"
+        parts.append(f"<path class={colour[s]} data-s={s} d=M{start},0{bend} />")
     if row.goes_on:
-        parts.append(f'<path class="e {colour[at]}" data-s="{at}" d="M{own} {middle}V{HIGH}"/>')
-    parts.append(f'<circle class="n {colour[at]}" cx="{own}" cy="{middle}" r="4.5"/>')
+        parts.append(f"<path class={colour[at]} data-s={at} d=M{own},{middle}V{HIGH} />")
+    parts.append(f"<circle class={colour[at]} cx={own} cy={middle} r=4.5 />")
     return Markup("".join(parts))

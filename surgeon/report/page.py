@@ -149,12 +149,13 @@ def _network(network: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _times(measured: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Time by layer of both, summed where a layer runs more than once; in order of the forward."""
+    """Time by layer of both, summed over what is one module's; in order of the forward. Where the runtime's line is of no
+    module, its own name stands there."""
     before, after = ((measured or {}).get(k, {}).get("profile") or [] for k in ("before", "after"))
     found: dict[str, dict[str, Any]] = {}
     for key, profile in (("before", before), ("after", after)):
         for one in profile:
-            name = str(one["layer"] or one["op"])
+            name = str(one.get("module") or one["layer"] or one["op"])
             row = found.setdefault(
                 name, {"layer": name, "op": one["op"], "before": None, "after": None}
             )

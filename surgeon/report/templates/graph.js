@@ -5,7 +5,7 @@
   const { nodes, groups, layers } = JSON.parse(block.textContent);
   const box = document.getElementById("nodes");
   const rows = [...box.querySelectorAll("tbody tr")];
-  const edges = [...box.querySelectorAll(".e")];
+  const edges = [...box.querySelectorAll(".lanes path")];
   const detail = document.getElementById("detail");
   const find = document.getElementById("find");
   const found = document.getElementById("found");
