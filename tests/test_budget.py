@@ -13,7 +13,7 @@ from test_couple import coupled
 from torch import nn
 
 from surgeon.budget import Cost, Limit, Request, Total, choose
-from surgeon.budget.align import block_of_this_cpu, keep_count
+from surgeon.budget.align import Near, block_of_this_cpu, keep_count
 from surgeon.budget.choose import Choice
 from surgeon.couple import Coupling, couple
 from surgeon.cut import cut
@@ -158,10 +158,31 @@ def test_groups_compete_for_the_share_of_all(name: str, scope: str):
     choice = ask(name, ratio=0.4, scope=scope)
     groups = [g for g in known(name).groups if g.why_not is None]
     size = sum(g.size for g in groups)
-    assert sum(gone(choice).values()) == pytest.approx(0.4 * size, abs=len(groups))
+    rounded = 0.025 * size  # a group's count is rounded by 5 % of it at most
+    assert sum(gone(choice).values()) == pytest.approx(0.4 * size, abs=len(groups) + rounded)
+    plain = ask(name, ratio=0.4, scope=scope, round_to=1)
+    assert sum(gone(plain).values()) == pytest.approx(0.4 * size, abs=len(groups))
     assert len({gone(choice).get(g.name, 0) / g.size for g in groups}) > 1
     for g in groups:
         assert gone(choice).get(g.name, 0) <= g.size * 0.95 and gone(choice).get(g.name, 0) < g.size
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "kept"),
+    [(64, 0.5, 32), (64, 0.3, 48), (96, 0.1, 88), (24, 0.1, 20), (10, 0.5, 5), (64, 0.999, 1), (30, 0, 30), (72, 0.5, 36)],
+)  # fmt: skip
+def test_a_ratio_is_rounded_to_widths_that_kernels_like_where_they_are_near(size, ratio, kept):
+    assert Near(16).kept(size, ratio) == kept
+
+
+def test_rounding_to_friendly_widths_is_said_and_can_be_switched_off(monkeypatch):
+    monkeypatch.setattr("surgeon.budget.request.block_of_this_cpu", lambda: 16)
+    choice = ask("resnet18", ratio=0.3)
+    (note,) = choice.notes
+    assert gone(choice)["layer1.0.conv1"] == 16 and "for 30.0%" in note and "--round-to 1" in note
+    plain = ask("resnet18", ratio=0.3, round_to=1)
+    assert gone(plain)["layer1.0.conv1"] == 19 and not plain.notes
+    assert not ask("resnet18", ratio=0.5).notes  # nothing had to be rounded
 
 
 def test_the_least_important_go_first():

@@ -30,6 +30,7 @@ COMMANDS = (
     "sparsify",
     "tune",
     "export",
+    "sweep",
     "bench",
     "report",
     "device",

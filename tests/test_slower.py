@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from surgeon.budget.align import Widths
 from surgeon.measure import Measurement
 from surgeon.measure.latency import Comparison, Ratio
 from surgeon.measure.pair import BeforeAfter
+from surgeon.pipeline import slower
 from surgeon.pipeline.slower import notes_of
 from surgeon.plan import Cuts, Plan
 
@@ -34,8 +36,7 @@ def plan(*sizes: tuple[int, int]) -> Plan:
     ],
 )  # fmt: skip
 def test_a_cut_that_is_no_faster_says_why(verdict: str, sizes, said: str, monkeypatch):
-    monkeypatch.setattr("surgeon.budget.align.block_of_this_cpu", lambda: 16)
-    monkeypatch.setattr("surgeon.measure.widths.block_of_this_cpu", lambda: 16)
+    monkeypatch.setattr(slower, "known", lambda _target: Widths.multiples(16))
     (note,) = notes_of(measured(verdict), plan(*sizes))
     assert said in note
 

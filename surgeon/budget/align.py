@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from surgeon.grouping import Group, Member
 
+_NEAR = 0.05  # of a group's channels: rounding further than this is not what was asked
+_LEAST = 4
 KINDS = ("conv", "pointwise", "depthwise", "linear")
 
 
@@ -27,6 +29,28 @@ class Grid(NamedTuple):
         if kept < self.block:
             return min(kept // self.fine * self.fine + self.fine, self.block)
         return kept // self.block * self.block + self.block
+
+
+class Near(NamedTuple):
+    """Any count may be kept, but a friendly one is taken where it is near: whole blocks, half ones, multiples of 4."""
+
+    block: int
+
+    def kept(self, size: int, ratio: float) -> int:
+        """Of `size` at this ratio.
+
+        >>> Near(16).kept(64, 0.5), Near(16).kept(64, 0.3), Near(16).kept(96, 0.1), Near(16).kept(24, 0.1), Near(16).kept(10, 0.5)
+        (32, 48, 88, 20, 5)
+        """
+        exact = keep_count(size, ratio, 1)
+        step = self.block
+        while step > _LEAST:
+            near = keep_count(size, ratio, step)
+            if near % step == 0 and abs(near - exact) <= _NEAR * size:
+                return near
+            step //= 2
+        # above one block, kernels fall back where a count does not divide by 4
+        return keep_count(size, ratio, _LEAST) if exact > self.block else exact
 
 
 @dataclass(frozen=True)
@@ -113,6 +137,15 @@ def keep_count(size: int, ratio: float, step: int, fine: int | None = None) -> i
     return steps * step
 
 
+def elements(group: Group) -> int:
+    """How many elements of a layer's width one channel makes, at the most: a head makes many."""
+    return max((_each(m, group) for m in group.members if m.role == "makes"), default=1)
+
+
+def _each(member: Member, group: Group) -> int:
+    return max(len(member.at) // max(group.size, 1), 1)
+
+
 def _of_channels(member: Member, grid: Grid, group: Group) -> Grid:
-    each = max(len(member.at) // max(group.size, 1), 1)
+    each = _each(member, group)
     return Grid(grid.block // gcd(grid.block, each), grid.fine // gcd(grid.fine, each))

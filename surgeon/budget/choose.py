@@ -67,6 +67,8 @@ def choose(
     elif request.ratio is not None or request.ratio_for:
         counts = _counts(field, request.ratio or 0.0)
     choice = _choice(field, counts, by_hand)
+    if request.near and counts:
+        choice = replace(choice, notes=choice.notes + _rounded(field, request, counts))
     if not choice.removed:
         _nothing(field, request)
     return choice
@@ -78,6 +80,19 @@ def most(coupling: Coupling, scores: Mapping[str, Array], request: Request) -> C
     field = field_of(coupling, scores, request, by_hand)
     local = replace(field, scope="local")
     return _choice(field, _counts(local, 1 - 1e-9), by_hand)
+
+
+def _rounded(field: Field, request: Request, counts: Sequence[int]) -> tuple[str, ...]:
+    """What rounding to friendly widths made of the ratio; nothing where it changed no count."""
+    exact = _counts(replace(field, units=tuple(replace(u, near=None) for u in field.units)), request.ratio or 0.0)  # fmt: skip
+    total = sum(u.size * u.weight for u in field.units)
+    asked, done = (sum(n * u.weight for n, u in zip(c, field.units, strict=True)) / total for c in (exact, counts))  # fmt: skip
+    if list(exact) == list(counts):
+        return ()
+    return (
+        f"widths are rounded to what kernels like, where that is near: {done:.1%} of the channels go for {asked:.1%}; "
+        "--round-to 1 takes any count",
+    )
 
 
 def _choice(field: Field, counts: Sequence[int], by_hand: Mapping[str, Ids]) -> Choice:

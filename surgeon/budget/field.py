@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.budget.address import by_itself, cuttable, matching, positions
-from surgeon.budget.align import Grid, grid_of, keep_count, together
+from surgeon.budget.align import Grid, Near, elements, grid_of, keep_count, together
 from surgeon.budget.alike import equal_sets
 from surgeon.budget.request import Request
 from surgeon.couple import Coupling
@@ -28,7 +28,7 @@ class Unit:
     """Groups that lose the same share, each in steps of its own; most units are a single group.
 
     A group of twice the size (v's head_dim beside q's rotated pairs) loses two channels for one.
-    `grid`: what may be kept. `ratio`: the user's own for these groups. `gone`: channels of the
+    `grid`: what may be kept; `near`: which counts a ratio is rounded to, where that moves it little. `ratio`: the user's own for these groups. `gone`: channels of the
     smallest group that an earlier step removed.
     """
 
@@ -38,6 +38,7 @@ class Unit:
     ratio: float | None
     relative: bool = True  # scores of different groups are compared relative to their means
     gone: int = 0
+    near: Near | None = None
 
     @cached_property
     def size(self) -> int:
@@ -51,6 +52,8 @@ class Unit:
 
     def kept(self, share: float) -> int:
         """Channels kept of the smallest group when this share goes."""
+        if self.near is not None:
+            return self.near.kept(self.size, share)
         return keep_count(self.size, share, *self.grid)
 
     @cached_property
@@ -138,6 +141,7 @@ def field_of(
             ratios.get(unit[0].name),
             request.normalise is None,
             max(len((gone or {}).get(g.name, ())) * _least(unit) // g.size for g in unit),
+            request.near if all(elements(g) == 1 for g in unit) else None,
         )
         for unit in _joined(free, [*alike, *coupling.ties], ratios)
     )

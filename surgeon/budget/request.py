@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from surgeon.budget.align import Widths, block_of_this_cpu
+from surgeon.budget.align import Near, Widths, block_of_this_cpu
 from surgeon.budget.limit import COUNTED, MEASURED, Limit
 from surgeon.errors import BadInput
 from surgeon.kinds import KINDS
@@ -109,6 +109,12 @@ class Request:
             return self.round_to
         number = block_of_this_cpu() if self.round_to == "auto" else int(self.round_to or 1)
         return Widths.multiples(number)
+
+    @property
+    def near(self) -> Near | None:
+        """Counts that a ratio is rounded to where nothing is said of rounding: those that this CPU's kernels like."""
+        plain = self.round_to is None and self.threshold is None and not self.limits
+        return Near(block_of_this_cpu()) if plain else None
 
     @property
     def limits(self) -> dict[str, Limit]:
