@@ -68,6 +68,26 @@ def test_cuts_are_compared_by_what_all_of_them_have():
     assert compared_by(found) == "params"
 
 
+def test_what_is_slower_than_the_original_is_on_no_front():
+    reports = {"0.9x": report_of(1.02, 0.95), "0.5x": report_of(1.3, 0.9)}
+    rows = [row(limit, limit, report) for limit, report in reports.items()]
+    found = json.loads(dumps(sweep(reports["0.9x"], ("flops", "."), rows)))
+    assert front(found) == [False, False] and best(found) is None
+    text = sweep_page(found)
+    assert "checked" not in text.split("<script>")[0] and "svg" in text
+
+
+def test_a_metric_of_ones_own_has_its_name_and_goes_first():
+    reports = [report_of(0.5, 0.9), report_of(0.6, 0.8)]
+    for report, value in zip(reports, (3.0, 4.0), strict=True):
+        report["metric"] = {"name": "hits", "before": 5.0, "after": value}
+    rows = [row(str(at), "a", report) for at, report in enumerate(reports)]
+    found = json.loads(dumps(sweep(reports[0], ("latency", "."), rows)))
+    assert found["metric"] == "hits" and compared_by(found) == "metric"
+    assert front(found) == [True, True] and best(found) == 1
+    assert "Time against hits" in sweep_page(found)
+
+
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8)), min_size=1, max_size=9))
 def test_the_front_holds_whatever_is_not_beaten(points: list[tuple[int, int]]):
     rows = [

@@ -1,8 +1,9 @@
 """Several limits tried on one network: sweep.json's data, which of its rows are on the front, and sweep.html.
 
-    {surgeon, model: {source, ...}, arch, quantity, output, target, dense: {latency_s, size, params, flops, quality}, rows, notes}
+    {surgeon, model: {source, ...}, arch, quantity, output, target, dense: {latency_s, size, params, flops, quality}, metric, rows, notes}
 
-quantity: what was limited ('latency', 'memory', 'size', 'flops', 'params'); target: where it was timed. A row is
+quantity: what was limited ('latency', 'memory', 'size', 'flops', 'params'); target: where it was timed; metric: the name of
+the user's own, or null. A row is
 
     {limit, folder, met, ratio: {value, low, high}, latency_s: {value, low, high}, size, params, flops, quality: {accuracy?,
      output_error?, metric?}, front}      with a cut, whose whole report lies in `folder`, relative to `output`
@@ -21,7 +22,8 @@ from typing import Any
 from surgeon.report.asked import goals
 
 Row = dict[str, Any]
-# What is compared, best first: the first that every row has. Output errors are better where lower.
+# What is compared, best first: the first that every row has. Output errors are better where lower; a metric of the
+# user's own is taken to be better where higher.
 QUALITIES = {"metric": 1, "accuracy": 1, "output_error": -1, "params": 1}
 NAMES = {
     "metric": "metric",
@@ -80,6 +82,7 @@ def sweep(
         "target": {"runtime": before["runtime"], "threads": before["threads"]}
         | ((report.get("limited") or {}).get("target") or {}),
         "dense": dense,
+        "metric": (report.get("metric") or {}).get("name"),
         "rows": list(rows),
         "notes": list(notes),
     }
@@ -93,6 +96,11 @@ def compared_by(found: Mapping[str, Any]) -> str:
     return next((q for q in QUALITIES if all(quality(r, q) is not None for r in cuts)), "params")
 
 
+def named(found: Mapping[str, Any], which: str) -> str:
+    """A quality in words; the user's metric by its own name."""
+    return (which == "metric" and found.get("metric")) or NAMES[which]
+
+
 def quality(one: Mapping[str, Any], which: str) -> float | None:
     """A row's number for a quality."""
     return one["params"] if which == "params" else one["quality"].get(which)
@@ -104,28 +112,34 @@ def speed(one: Mapping[str, Any]) -> float | None:
 
 
 def front(found: Mapping[str, Any]) -> list[bool]:
-    """For each row whether no other is as fast and better, or as good and faster. Rows that were not timed are on none."""
+    """For each row whether nothing is as fast and better, or as good and faster: no other cut, nor the original. Rows that were
+    not timed are on none."""
     which = compared_by(found)
-    points = []
-    for one in found["rows"]:
-        cut = "why" not in one and speed(one) is not None
-        points.append((speed(one), QUALITIES[which] * (quality(one, which) or 0)) if cut else None)
-    return [p is not None and not any(q and _beats(q, p) for q in points) for p in points]
-
-
-def _beats(one: tuple[Any, float], other: tuple[Any, float]) -> bool:
-    return one[0] <= other[0] and one[1] >= other[1] and one != other
+    points = [_point(one, which) for one in found["rows"]]
+    dense = found.get("dense")
+    whole = None if dense is None else _point({**dense, "ratio": {"value": 1.0}}, which)
+    rivals = [p for p in (*points, whole) if p is not None]
+    return [p is not None and not any(_beats(q, p) for q in rivals) for p in points]
 
 
 def best(found: Mapping[str, Any], at_most: float = inf) -> int | None:
-    """The row to take: the best of those that take at most this share of the original's time; None where there is none."""
+    """The row to take: of those on the front that take at most this share of the original's time the best; None where there is none."""
     which = compared_by(found)
-    fits = [
-        (QUALITIES[which] * (quality(r, which) or 0), -(speed(r) or 0), at)
-        for at, r in enumerate(found["rows"])
-        if "why" not in r and speed(r) is not None and (speed(r) or 0) <= at_most
-    ]
+    points = [(_point(one, which), at) for at, one in enumerate(found["rows"])]
+    on = front(found)
+    fits = [(p[1], -p[0], at) for p, at in points if p is not None and on[at] and p[0] <= at_most]
     return max(fits)[2] if fits else None
+
+
+def _point(one: Mapping[str, Any], which: str) -> tuple[float, float] | None:
+    """(time, how good: higher is better); None where one of them is not known."""
+    time = None if "why" in one else speed(one)
+    value = None if "why" in one else quality(one, which)
+    return None if time is None or value is None else (time, QUALITIES[which] * value)
+
+
+def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] <= other[0] and one[1] >= other[1] and one != other
 
 
 def _latency(of: Mapping[str, Any]) -> dict[str, float] | None:

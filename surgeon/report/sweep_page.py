@@ -12,7 +12,7 @@ from markupsafe import Markup
 from surgeon.report import text
 from surgeon.report.commands import commands
 from surgeon.report.figure import AFTER, BEFORE, INK, PICKED, drawing, svg
-from surgeon.report.sweep import NAMES, QUALITIES, best, compared_by, front, quality, speed
+from surgeon.report.sweep import QUALITIES, best, compared_by, front, named, quality, speed
 from surgeon.report.web import embedded, fill, readable
 
 Sweep = Mapping[str, Any]
@@ -34,8 +34,8 @@ def sweep_page(found: Sweep) -> str:
         "cuts": cuts,
         "failed": [one for one in found["rows"] if "why" in one],
         "dense": _said({**found["dense"], "ratio": None}, which),
-        "quality": NAMES[which],
-        "higher": QUALITIES[which] > 0,
+        "quality": named(found, which),
+        "own": which == "metric",
         "picked": picked,
         "plot": _plot(found, which, on_front)
         if any(c["ratio"] is not None for c in cuts)
@@ -102,7 +102,7 @@ def _plot(found: Sweep, which: str, on_front: Sequence[bool]) -> Markup:
     ]
     line = sorted((r["value"], y) for at, r, y in points if on_front[at])
     label = (
-        f"Latency, as a share of the original's, against {NAMES[which]} of {len(points)} cuts; on the front: "
+        f"Latency, as a share of the original's, against {named(found, which)} of {len(points)} cuts; on the front: "
         + "; ".join(f"{x:.3f} and {y:.4g}" for x, y in line)
     )
     with drawing(640, 380) as figure:
@@ -112,7 +112,8 @@ def _plot(found: Sweep, which: str, on_front: Sequence[bool]) -> Markup:
             axes.plot(
                 [1], [scale * dense], marker="o", color=INK, markerfacecolor="none", linestyle=""
             )
-        axes.step(*zip(*line, strict=True), where="post", color=AFTER, linewidth=1.4)
+        if line:
+            axes.step(*zip(*line, strict=True), where="post", color=AFTER, linewidth=1.4)
         for at, ratio, y in points:
             colour, half = AFTER if on_front[at] else BEFORE, (ratio["high"] - ratio["low"]) / 2
             axes.errorbar(ratio["low"] + half, y, xerr=half, color=colour, capsize=3, linewidth=1)
@@ -120,6 +121,6 @@ def _plot(found: Sweep, which: str, on_front: Sequence[bool]) -> Markup:
                 [ratio["value"]], [y], marker="o", color=colour, gid=f"{PICKED}{at}", linestyle=""
             )
         axes.set_xlabel("latency, of the original's")
-        axes.set_ylabel(NAMES[which] + (", %" if which == "accuracy" else ""))
+        axes.set_ylabel(named(found, which) + (", %" if which == "accuracy" else ""))
         axes.grid(True, axis="both")
         return svg(figure, "front", label)

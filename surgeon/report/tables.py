@@ -139,10 +139,10 @@ def sensitivity(found: dict[str, Any]) -> Table:
 
 def sweep(found: dict[str, Any]) -> Table:
     """The rows of a sweep, the front marked."""
-    from surgeon.report.sweep import NAMES, compared_by, quality
+    from surgeon.report.sweep import compared_by, named, quality
 
     which = compared_by(found)
-    numbers = ("limit", "latency", "of the original", "file", "parameters", NAMES[which])
+    numbers = ("limit", "latency", "of the original", "file", "parameters", named(found, which))
     made = table("", *numbers, "on the front", right=numbers)
     for one in found["rows"]:
         if "why" in one:

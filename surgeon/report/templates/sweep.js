@@ -47,7 +47,7 @@
       if (dot) dot.classList.toggle("away", !kept.has(row.at));
     }
     shown.textContent = `${inside.length} of ${rows.length} cuts`;
-    const timed = inside.filter((row) => row.ratio !== null);
+    const timed = inside.filter((row) => row.front);
     timed.sort((a, b) => sign * (b.quality - a.quality) || a.ratio - b.ratio);
     take(timed.length ? timed[0].at : null);
   }
