@@ -7,38 +7,90 @@ from typing import Annotated
 import typer
 
 from surgeon.cli import options as o
+from surgeon.cli import parse
 from surgeon.cli.screen import Screen
 
 Models = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODEL...", help="Any form of MODEL, and .onnx files", show_default=False
+        metavar="MODEL...",
+        help="Any form of MODEL, and files of runtimes: .onnx, .tflite, .pte",
+        show_default=False,
     ),
 ]
-Batch = Annotated[int, typer.Option(min=1, help="Examples in one run, where the input is guessed")]
+Batch = Annotated[
+    int | None,
+    typer.Option(min=1, help="Examples in one run; 1 where the input is guessed"),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZES", help="Last sizes of the inputs: 256,256 for pictures, 64 for tokens"
+    ),
+]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="ort (default), openvino, torch, torch-compile, ncnn, executorch, litert; several with ',' or repeated",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="PLACE", help="Where to time: local, ssh://user@host[:port], adb[:serial]"
+    ),
+]
 MaxTime = Annotated[float, typer.Option(min=0.1, help="Seconds of timing for each model, at most")]
+Percentiles = Annotated[
+    str, typer.Option(metavar="LIST", help="Beside the median, where there are runs enough: 90,99")
+]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Time by layer, from the runtime's own profiler")
+]
 
 
 def bench(
     models: Models,
     arch: o.Arch = None,
     input: o.Input = None,
-    batch: Batch = 1,
+    batch: Batch = None,
+    shape: Shape = None,
+    runtime: Runtimes = None,
+    device: Device = "local",
+    threads: o.Threads = 1,
     max_time: MaxTime = 30.0,
+    percentiles: Percentiles = "90",
+    profile: Profile = False,
     allow: o.Allow = None,
     unsafe_pickle: o.UnsafePickle = False,
-    threads: o.Threads = 1,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Latency, memory and size on ONNX Runtime; two or more models are timed in random turns."""
-    from surgeon.report import tables
-    from surgeon.report.contest import Terms, contest
+    """Latency, memory and size in one or more runtimes; two or more models are timed in random turns."""
+    from surgeon.report import tables, text
+    from surgeon.report.contest import Looking, contest
+    from surgeon.report.entrants import Terms
 
     screen = Screen(json, quiet)
     how = o.opening(arch, input, allow, unsafe_pickle, threads)
-    terms = Terms(how.arch, how.input, how.allow, how.unsafe_pickle, threads, batch)
-    found = contest(models, terms, max_time, screen.step)
+    terms = Terms(
+        how.arch,
+        how.input,
+        how.allow,
+        how.unsafe_pickle,
+        threads,
+        batch,
+        parse.sizes(shape, "--shape"),
+        parse.names(runtime),
+        device,
+    )
+    looking = Looking(max_time, parse.percents(percentiles), profile)
+    found = contest(models, terms, looking, screen.step)
     screen.notes(found["notes"])
     screen.show(tables.timings(found["models"]), "", *found["conditions"])
+    for one in found["models"]:
+        if one["profile"]:
+            screen.show("", text.layers(one), tables.profile(one))
     screen.data(found)

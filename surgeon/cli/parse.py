@@ -158,3 +158,30 @@ def limits(text: str, option: str, points: int) -> list[str]:
     first, last = (end.value for end in ends)
     step = (last - first) / max(points - 1, 1)
     return [f"{round(first + k * step, 4):g}x" for k in range(points)]
+
+
+def names(texts: Iterable[str] | None) -> tuple[str, ...]:
+    """['ort,openvino', 'ncnn'] -> ('ort', 'openvino', 'ncnn'), each once."""
+    parts = [part.strip() for text in texts or () for part in text.split(",")]
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def sizes(text: str | None, option: str) -> tuple[int, ...]:
+    """'256,256' or '256x256' -> (256, 256); nothing -> ()."""
+    if text is None:
+        return ()
+    parts = text.lower().replace("x", ",").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise BadInput(f"{option} {text!r} is not a list of sizes", "write 256,256")
+    return tuple(int(part) for part in parts)
+
+
+def percents(text: str) -> tuple[float, ...]:
+    """'p50,p90' or '50,90' -> (50.0, 90.0)."""
+    try:
+        found = tuple(float(part.strip().lower().removeprefix("p")) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < one < 100 for one in found):
+        raise BadInput(f"--percentiles {text!r} cannot be read", "write 50,90,99")
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ def _read(answer: Mapping[str, Any]) -> Comparison:
         answer["place"]["pressure"],
     )
     facts = {name: _facts(one) for name, one in told.items()}
-    return Comparison(found.first, found.timings, found.ratios, facts, answer["place"])
+    return replace(found, facts=facts, place=answer["place"])
 
 
 def _facts(told: Mapping[str, Any]) -> Facts:

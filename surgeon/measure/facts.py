@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from surgeon.measure.runtime import Runner
 
-TITLES = {"ort": "onnxruntime"}  # as they call themselves
+TITLES = {"ort": "onnxruntime", "torch-compile": "torch.compile"}  # as they call themselves
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Facts:
     @property
     def title(self) -> str:
         """'onnxruntime 1.31.1'."""
-        return f"{TITLES.get(self.runtime, self.runtime)} {self.version}"
+        return f"{TITLES.get(self.runtime, self.runtime)} {self.version.partition('+')[0]}"
 
 
 def told(runner: Runner) -> Facts:

@@ -30,6 +30,7 @@ Verdict = Literal["faster", "slower", "no difference"]
 
 P90_RUNS = 64  # below this the 90th percentile rests on fewer than seven runs
 P99_RUNS = 500
+_BEYOND = 5  # runs beyond a percentile that it takes at least
 SMALLEST_DIFFERENCE = 0.01  # a relative difference below this is not called one
 
 
@@ -95,7 +96,8 @@ class Ratio:
 class Comparison:
     """Timings of all callables, and the ratio of each but the first to the first.
 
-    `facts` are the runtime's about each, `place` those of the machine, where a runner timed them.
+    `facts` are the runtime's about each, `place` those of the machine, where a runner timed them; `laps` are the
+    seconds of every run.
     """
 
     first: str
@@ -103,6 +105,7 @@ class Comparison:
     ratios: dict[str, Ratio]
     facts: Mapping[str, Facts] = field(default_factory=dict)
     place: Mapping[str, Any] = field(default_factory=dict)
+    laps: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON; all times in seconds."""
@@ -145,6 +148,7 @@ def comparison(sampled: Mapping[str, Laps], pressure: float | None = None) -> Co
         first=first,
         timings={name: timing(laps, pressure) for name, laps in sampled.items()},
         ratios={name: _ratio(log_ratios(sampled[name].laps, base)) for name in others},
+        laps={name: laps.laps for name, laps in sampled.items()},
     )
 
 
@@ -175,6 +179,24 @@ def _share(sampled: Laps) -> float | None:
     if sampled.cpu_s is None:
         return None
     return sampled.cpu_s / max(sampled.around_s, 1e-9)
+
+
+def runs_for(percent: float) -> int:
+    """How many runs a percentile needs before it means something: 64 for p90, 500 for p99, 5000 for p99.9."""
+    if percent == 50:
+        return 1
+    return max(P90_RUNS, round(_BEYOND / (1 - max(percent, 100 - percent) / 100)))
+
+
+def percentiles(laps: Sequence[float], percents: Sequence[float]) -> dict[str, float | None]:
+    """{'p90': seconds}; None where there are too few runs for it."""
+    ranked = sorted(laps)
+    return {
+        f"p{percent:g}": quantile(ranked, percent / 100)
+        if len(ranked) >= runs_for(percent)
+        else None
+        for percent in percents
+    }
 
 
 def _ratio(logs: Sequence[float]) -> Ratio:

@@ -1,168 +1,188 @@
-"""Models of any form, made ready and timed under the same conditions."""
+"""Models of any form timed under the same conditions, and what the runs say, as plain data."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from surgeon.errors import BadInput
-from surgeon.export import export_onnx
-from surgeon.files.inputs import example, parse_inputs
-from surgeon.files.source import open_model
+from surgeon.export import relative_error
 from surgeon.measure.bench import Entry, race
 from surgeon.measure.facts import told
-from surgeon.measure.latency import Budget, Comparison, compare, time_one
+from surgeon.measure.latency import (
+    Budget,
+    Comparison,
+    compare,
+    percentiles,
+    runs_for,
+    time_one,
+)
+from surgeon.measure.layers import placed
 from surgeon.measure.runtime import OrtRunner, Runner, TorchRunner
+from surgeon.report.entrants import Entrant, Progress, Terms, entrants
 from surgeon.report.environment import processor
-from surgeon.runner.engines.ort import library
-from surgeon.trace.inputs import Inputs
 
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How models are opened, and what they are run on."""
-
-    arch: str | None = None
-    input: str | None = None
-    allow: tuple[str, ...] = ()
-    unsafe_pickle: bool = False
-    threads: int = 1
-    batch: int = 1
+_BUSY = 5  # percent of the time in which something waited for a CPU
+_TELEMETRY = {"ort": "onnxruntime", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
-class _Contestant:
-    name: str
-    inputs: Inputs
-    path: Path | None = None  # of its ONNX file
-    model: nn.Module | None = None  # where there is none
-    notes: tuple[str, ...] = ()
+class Looking:
+    """How long to time, at most, and what beside the median is looked at; `percentiles` in percent."""
+
+    max_s: float = 30.0
+    percentiles: tuple[float, ...] = (90.0,)
+    profile: bool = False
+
+    @property
+    def budget(self) -> Budget:
+        """As many runs as the percentiles need, where they fit into the time."""
+        runs = max([Budget().min_runs, *map(runs_for, self.percentiles)])
+        return Budget(min_s=min(2.0, self.max_s), max_s=self.max_s, min_runs=runs)
 
 
 def contest(
-    refs: Sequence[str], terms: Terms, max_s: float, progress: Progress = lambda _what: None
+    refs: Sequence[str],
+    terms: Terms,
+    looking: Looking | None = None,
+    progress: Progress = lambda _what: None,
 ) -> dict[str, Any]:
-    """Time every model; with two or more, interleaved and compared with the first.
+    """Time every model in every runtime asked for; two or more are interleaved and compared with the first.
 
-    Plain data: one entry a model, notes, and the conditions as lines. Raises BadInput for what
-    cannot be opened or run.
+    Plain data: one entry a model and runtime, notes, the conditions as lines, the place. Raises SurgeonError for
+    what cannot be opened, made, reached or run.
     """
+    looking = looking or Looking()
     torch.set_num_threads(terms.threads)
-    budget = Budget(min_s=min(2.0, max_s), max_s=max_s)
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
-        entered = []
-        for number, name in enumerate(_labels(refs)):
-            progress(f"make {name} ready")
-            entered.append(_enter(refs[number], name, terms, Path(folder) / f"{number}.onnx"))
+        entered, notes = entrants(refs, terms, Path(folder), progress)
         progress("time" if len(entered) == 1 else "time, in random turns")
-        found = _timed(entered, terms.threads, budget)
-    ratios = found.as_dict()["ratios"]
-    models = [
-        {
-            "name": c.name,
-            "runtime": found.facts[c.name].title,
-            "precision": found.facts[c.name].precision,
-            "inputs": [list(x.shape) for x in c.inputs.tensors],
-            "latency": found.timings[c.name].as_dict(),
-            "noise": found.timings[c.name].noise,
-            "ratio": ratios.get(c.name) if isinstance(ratios, dict) else None,
-            "load_s": found.facts[c.name].load_s,
-            "file_bytes": found.facts[c.name].file_bytes,
-            "peak_memory": found.facts[c.name].peak_memory,
-        }
-        for c in entered
-    ]
-    # of the inputs the conditions speak, as they were run and not as they were guessed
-    said = [note for c in entered for note in c.notes if not note.startswith("input ")]
-    notes = list(dict.fromkeys(said))
-    return {"models": models, "notes": notes, "conditions": list(_conditions(models, terms))}
+        names = _names(entered)
+        found = _timed(dict(zip(names, entered, strict=True)), terms, looking)
+        models = [
+            _entry(name, one, found, looking) for name, one in zip(names, entered, strict=True)
+        ]
+    notes += _too_few(models, looking)
+    if looking.profile:
+        mute = [m["name"] for m in models if m["profile"] is None]
+        notes += [f"{name}: its runtime tells no times by layer" for name in mute]
+    conditions = list(_conditions(models, terms, found.place))
+    return {"models": models, "notes": notes, "conditions": conditions, "place": dict(found.place)}
 
 
-def _labels(refs: Sequence[str]) -> list[str]:
-    """The references, numbered where one is given twice."""
-    return [
-        ref if ref not in refs[:at] else f"{ref} #{refs[: at + 1].count(ref)}"
-        for at, ref in enumerate(refs)
-    ]
+def _names(entered: Sequence[Entrant]) -> list[str]:
+    """A name for each: the model's, with the runtime where there are several of them."""
+    several = len({one.runtime for one in entered}) > 1
+    return [f"{one.model} ({one.runtime})" if several else one.model for one in entered]
 
 
-def _timed(entered: list[_Contestant], threads: int, budget: Budget) -> Comparison:
-    entries = {c.name: Entry(c.path, c.inputs, "ort", threads) for c in entered if c.path}
+def _timed(entered: Mapping[str, Entrant], terms: Terms, looking: Looking) -> Comparison:
+    entries = {
+        name: Entry(one.path, one.inputs, one.runtime, terms.threads)
+        for name, one in entered.items()
+        if one.path is not None
+    }
+    want = ("memory", "first", "outputs", *(["profile"] if looking.profile else []))
     if len(entries) == len(entered):
-        return race(entries, budget=budget, want=("memory",))
-    runners = {c.name: _runner(c, threads) for c in entered}
+        return race(entries, terms.device, looking.budget, want)
+    runners = {name: _runner(name, one, terms.threads) for name, one in entered.items()}
     if len(runners) == 1:
         [(name, runner)] = runners.items()
-        found = Comparison(name, {name: time_one(runner, budget)}, {})
+        found = Comparison(name, {name: time_one(runner, looking.budget)}, {})
     else:
-        found = compare(runners, budget)
+        found = compare(runners, looking.budget)
     return replace(found, facts={name: told(runner) for name, runner in runners.items()})
 
 
-def _runner(c: _Contestant, threads: int) -> Runner:
-    if c.path is not None:
-        return OrtRunner(c.path, c.inputs, threads)
-    assert c.model is not None
-    return TorchRunner(c.model, c.inputs, threads, c.name)
+def _runner(name: str, one: Entrant, threads: int) -> Runner:
+    """For this process, where a network is in the race that no file can hold."""
+    if one.module is not None:
+        return TorchRunner(one.module, one.inputs, threads, name)
+    if one.runtime != "ort" or one.path is None:
+        raise BadInput(
+            f"{name} cannot be timed beside a network that runs in surgeon's own process",
+            "bench them one after the other, or with --runtime ort,torch",
+        )
+    return OrtRunner(one.path, one.inputs, threads)
 
 
-def _conditions(models: list[dict[str, Any]], terms: Terms) -> Iterator[str]:
+def _entry(name: str, one: Entrant, found: Comparison, looking: Looking) -> dict[str, Any]:
+    facts, timing = found.facts[name], found.timings[name]
+    ratio = found.ratios.get(name)
+    profile = facts.profile
+    if profile is not None and one.path is not None and one.path.suffix == ".onnx":
+        profile = placed(profile, one.path)
+    return {
+        "name": name,
+        "model": one.model,
+        "runtime": facts.title,
+        "precision": facts.precision,
+        "threads": facts.threads,
+        "inputs": [list(x.shape) for x in one.inputs.tensors],
+        "latency": timing.as_dict(),
+        "percentiles": percentiles(found.laps.get(name, ()), looking.percentiles),
+        "noise": timing.noise,
+        "ratio": asdict(ratio) if ratio else None,
+        "load_s": facts.load_s,
+        "file_bytes": facts.file_bytes,
+        "peak_memory": facts.peak_memory,
+        "output_error": _error(one, facts.outputs),
+        "profile": None if profile is None else [dict(layer) for layer in profile],
+    }
+
+
+def _error(one: Entrant, outputs: Sequence[Any] | None) -> float | None:
+    """The largest difference from PyTorch on the same input, relative to the output's range."""
+    if one.outputs is None or outputs is None:
+        return None
+    if len(outputs) != len(one.outputs):
+        return float("inf")
+    pairs = zip(outputs, one.outputs, strict=True)
+    return max((relative_error(got, want) for got, want in pairs), default=0.0)
+
+
+def _too_few(models: Sequence[Mapping[str, Any]], looking: Looking) -> list[str]:
+    notes = []
+    for name, share in ((f"p{share:g}", share) for share in looking.percentiles):
+        lacking = [m["latency"]["runs"] for m in models if m["percentiles"].get(name) is None]
+        if lacking:
+            notes.append(
+                f"{name} needs {runs_for(share)} runs, there were {min(lacking)}: give a longer --max-time"
+            )
+    return notes
+
+
+def _conditions(
+    models: Sequence[Mapping[str, Any]], terms: Terms, place: Mapping[str, Any]
+) -> Iterator[str]:
     runtimes = sorted({f"{m['runtime']} in {m['precision']}" for m in models})
     threads = f"{terms.threads} thread" + "s" * (terms.threads > 1)
-    yield f"{', '.join(runtimes)}, {threads}, {processor()}"
+    where = "" if terms.device == "local" else f" ({terms.device})"
+    yield f"{', '.join(runtimes)}, {threads}, {place.get('cpu') or processor()}{where}"
     for shapes in sorted({str(m["inputs"]) for m in models}):
         yield f"inputs {shapes}; medians with 95 % intervals"
+    talkers = [name for name in _TELEMETRY.values() if any(name in m["runtime"] for m in models)]
+    if talkers:
+        yield f"telemetry of {' and '.join(talkers)} is switched off here, which it is not by default"
+    yield from _signs(models, place)
+
+
+def _signs(models: Sequence[Mapping[str, Any]], place: Mapping[str, Any]) -> Iterator[str]:
+    """What the machine itself says against the timings."""
     pressure = max((m["latency"]["pressure"] or 0.0 for m in models), default=0.0)
-    if pressure > 5:
+    if pressure > _BUSY:
         yield f"a busy machine: {pressure:.0f} % of the last ten seconds something waited for a CPU"
-
-
-def _enter(ref: str, name: str, terms: Terms, draft: Path) -> _Contestant:
-    if ref.endswith(".onnx"):
-        path = Path(ref)
-        inputs = parse_inputs(terms.input) if terms.input else _own_inputs(path, terms)
-        return _Contestant(name, inputs, path)
-    arch = terms.arch if Path(ref).exists() else None
-    source = open_model(ref, arch, terms.input, terms.allow, terms.unsafe_pickle)
-    inputs = source.inputs if terms.input else source.inputs.first().times(terms.batch)
-    try:
-        path = export_onnx(source.model, draft, inputs, dynamic_batch=False).path
-    except BadInput as error:
-        note = f"{name}: timed in PyTorch, as there is no ONNX file: {error.message}"
-        return _Contestant(name, inputs, None, source.model, (*source.notes, note))
-    return _Contestant(name, inputs, path, None, source.notes)
-
-
-_TYPES = {"float": torch.float32, "float16": torch.float16, "double": torch.float64,
-          "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}  # fmt: skip
-
-
-def _own_inputs(path: Path, terms: Terms) -> Inputs:
-    """Noise of the shapes that an ONNX file declares; open dimensions are the batch."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file", "check the path")
-    ort = library()
-    try:
-        declared = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()
-    except Exception as error:  # onnxruntime's errors share no base
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"ONNX Runtime cannot load {path}: {said}", "is it whole?") from error
-    found = []
-    for seed, value in enumerate(declared):
-        kind = value.type.removeprefix("tensor(").removesuffix(")")
-        if kind not in _TYPES:
-            raise BadInput(f"{path}: input {value.name} is of type {value.type}", "give --input")
-        open_after_first = [d for d in value.shape[1:] if not isinstance(d, int)]
-        if open_after_first:
-            raise BadInput(f"{path}: sizes of input {value.name} are open", "give --input")
-        shape = tuple(d if isinstance(d, int) else terms.batch for d in value.shape)
-        found.append(example(shape, _TYPES[kind], seed))
-    return Inputs(tuple(found))
+    if place.get("throttled"):
+        yield f"the machine was slowed down: {place['throttled']}"
+    told = []
+    if place.get("governor"):
+        told.append(f"clock governor {place['governor']}")
+    if place.get("temperature") is not None:
+        told.append(f"{place['temperature']:.0f} C")
+    if told:
+        yield ", ".join(told)

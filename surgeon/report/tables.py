@@ -92,22 +92,38 @@ def _couples(names: list[str], shown: int = 4) -> str:
 
 def timings(found: list[dict[str, Any]]) -> Table:
     """Contestants of a bench, the first being what the others are compared with."""
-    numbers = ("median [95 %]", "p90", "first run", "load", "file", "peak memory")
-    made = table("", "model", *numbers, "against the first", "noise", right=numbers)
+    asked = list(found[0]["percentiles"])
+    compared = any(one["output_error"] is not None for one in found)
+    numbers = ("median [95 %]", *asked, "first run", "load", "file", "peak memory")
+    checked = ("off PyTorch",) if compared else ()
+    columns = ("model", "runtime", *numbers, "against the first", *checked, "noise")
+    made = table("", *columns, right=(*numbers, *checked))
     for one in found:
-        timing, ratio = one["latency"], one["ratio"]
-        sizes = [
-            text.size(n) if n is not None else "-" for n in (one["file_bytes"], one["peak_memory"])
-        ]
+        timing, ratio, error = one["latency"], one["ratio"], one["output_error"]
+        times = (*one["percentiles"].values(), timing["first_s"], one["load_s"])
+        sizes = (one["file_bytes"], one["peak_memory"])
         row(
             made,
-            one["name"],
+            one["model"],
+            f"{one['runtime']}, {one['precision']}",
             text.latency(timing),
-            *(text.seconds(s) for s in (timing["p90_s"], timing["first_s"], one["load_s"])),
-            *sizes,
+            *(text.seconds(s) for s in times),
+            *(text.size(n) if n is not None else "-" for n in sizes),
             text.compared(ratio) if ratio else "",
+            *(["-" if error is None else f"{error:.0e}"] if compared else []),
             one["noise"],
         )
+    return made
+
+
+def profile(one: dict[str, Any], shown: int = 12) -> Table:
+    """The slowest layers of a contestant, and what share of all of them each takes; `text.layers` stands above it."""
+    layers = one["profile"]
+    total = sum(layer["s"] for layer in layers) or 1.0
+    made = table("", "layer", "module", "op", "time", "share", right=("time", "share"))
+    for layer in sorted(layers, key=lambda layer: -layer["s"])[:shown]:
+        cells = layer["layer"], layer.get("module") or "", layer["op"]
+        row(made, *cells, text.seconds(layer["s"]), f"{layer['s'] / total:.1%}")
     return made
 
 

@@ -207,6 +207,12 @@ def latency(timing: dict[str, Any]) -> str:
     return f"{seconds(timing['median_s'])} [{low:.4g}, {high:.4g}]"
 
 
+def layers(one: dict[str, Any]) -> str:
+    """How many layers a runtime told times of, and their sum."""
+    total = sum(layer["s"] for layer in one["profile"])
+    return f"{one['name']}: {len(one['profile'])} layers, {seconds(total)} together; the slowest:"
+
+
 def compared(ratio: dict[str, Any]) -> str:
     """'x0.45 [0.44, 0.46] faster'."""
     return f"x{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] {ratio['verdict']}"

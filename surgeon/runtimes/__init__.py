@@ -10,6 +10,7 @@ from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.measure.target import checked_runtime
+from surgeon.runner.engines import PACKAGES
 from surgeon.runtimes import executorch, litert, ncnn, onnx, torch
 from surgeon.runtimes.runtime import Runtime
 
@@ -32,6 +33,14 @@ def runtime(name: str) -> Runtime:
     return RUNTIMES[checked_runtime(name)]
 
 
+def require(wanted: Runtime, *, running: bool = False) -> None:
+    """BadInput with the pip line where what makes its files is not installed, or with `running` what runs them here."""
+    packages = [wanted.package, PACKAGES[wanted.name][0]] if running else [wanted.package]
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise BadInput(f"{wanted.title} needs {package}, which is not installed", wanted.hint)
+
+
 def make(model: nn.Module, inputs: Any, name: str, path: Path) -> tuple[Path, tuple[str, ...]]:
     """Write the file of `model` for runtime `name`, for inputs of just these sizes: (where it is, notes).
 
@@ -39,7 +48,6 @@ def make(model: nn.Module, inputs: Any, name: str, path: Path) -> tuple[Path, tu
     make it of this network.
     """
     found = runtime(name)
-    if importlib.util.find_spec(found.package) is None:
-        raise BadInput(f"{found.title} needs {found.package}, which is not installed", found.hint)
+    require(found)
     path = path.with_suffix(found.suffix)
     return path, found.make(model, inputs, path)

@@ -25,7 +25,7 @@ def exported(model: nn.Module, inputs: Any, title: str) -> torch.export.Exported
 
 
 def _make(model: nn.Module, inputs: Any, path: Path) -> tuple[str, ...]:
-    program = exported(model, inputs, "PyTorch in a process of its own")
+    program = exported(model, inputs, "torch.export")
     with mute():
         torch.export.save(program, path)
     return ()

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Mapping, Sequence
 
 from surgeon.runner.arrays import feed
+from surgeon.runner.quantised import quantised
 from surgeon.runner.refusal import Refusal, first_line
 
 _ERRORS_ONLY = 3
@@ -38,7 +39,7 @@ class Engine:
         self._session = _session(path, threads)
         self.load_s = time.perf_counter() - start
         expected = self._session.get_inputs()
-        self.precision = _precision(expected)
+        self.precision = "int8" if quantised(path) else _precision(expected)
         self._feed = feed([value.name for value in expected], arrays)
 
     def __call__(self) -> None:

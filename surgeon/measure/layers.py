@@ -1,0 +1,69 @@
+"""Which module a line of a runtime's profile belongs to: followed in the ONNX file from the node's name to the weights it takes.
+
+Runtimes fuse nodes and name the result after one of them, or after what the last one gives. A layer is placed where
+exactly one module's weights can be meant, and left without a module where none or several can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+_BLOCKED = "_nchwc"  # ONNX Runtime's mark of a node that runs on its blocked layout
+_SAME = {"Convolution": "Conv", "FusedConv": "Conv", "FusedGemm": "Gemm", "FullyConnected": "Gemm"}
+
+
+def placed(profile: Sequence[Mapping[str, Any]], path: Path) -> tuple[dict[str, Any], ...]:
+    """The same lines with "module": the path of a module, or None."""
+    graph = _Graph(onnx.load(str(path), load_external_data=False).graph)
+    direct = {at: graph.node(line["layer"]) for at, line in enumerate(profile)}
+    taken = {id(node) for node in direct.values() if node is not None and graph.module(node)}
+    return tuple(
+        {**line, "module": graph.behind(direct[at], _kind(line["op"]), taken)}
+        for at, line in enumerate(profile)
+    )
+
+
+def _kind(op: str) -> str:
+    """The ONNX op that a runtime's own stands for."""
+    return _SAME.get(op, op)
+
+
+class _Graph:
+    """Nodes by their names and by what they give."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._weights = {tensor.name for tensor in graph.initializer}
+        self._maker = {name: node for node in graph.node for name in node.output}
+        self._named = {node.name: node for node in graph.node if node.name}
+
+    def node(self, layer: str) -> onnx.NodeProto | None:
+        """The node that a runtime's name speaks of."""
+        name = layer.removesuffix(_BLOCKED)
+        return self._named.get(name) or self._maker.get(name)
+
+    def module(self, node: onnx.NodeProto) -> str | None:
+        """The module whose weights a node takes."""
+        owners = {name.rpartition(".")[0] for name in node.input if name in self._weights}
+        owners.discard("")
+        return owners.pop() if len(owners) == 1 else None
+
+    def behind(self, node: onnx.NodeProto | None, op: str, taken: set[int]) -> str | None:
+        """Of the nearest node of type `op` before this one, in what may have been fused, that no other line names."""
+        if node is None:
+            return None
+        if found := self.module(node):
+            return found
+        level, seen = [node], {id(node)}
+        while level:
+            before = [self._maker[n] for one in level for n in one.input if n in self._maker]
+            level = [one for one in before if id(one) not in seen]
+            seen |= {id(one) for one in level}
+            of_type = [one for one in level if one.op_type == op and self.module(one)]
+            free = [one for one in of_type if id(one) not in taken]
+            if of_type:
+                return self.module(free[0]) if len(free) == 1 else None
+        return None
