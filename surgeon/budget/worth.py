@@ -4,7 +4,7 @@ Every layer that makes the group's channels loses them, and each counts: one cha
 channel of every block that adds to it. A channel counts as its score relative to the group's mean, over the share of
 the group's importance that is still there: the first channels of two groups are compared as they are, and the last
 ones of a group are dear. Summed up, a group of n channels that L layers make, and that keeps the share s of its
-importance, has lost -L n log(s). `benchmarks/worth.py` compares it with other ways.
+importance, has lost -L n log(s). `benchmarks/accuracy.py` (rows `surgeon l2`) says what it is worth.
 """
 
 from __future__ import annotations
