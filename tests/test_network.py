@@ -13,6 +13,7 @@ from surgeon.errors import OutOfReach, SurgeonError
 from surgeon.graph import Graph
 from surgeon.report.boxes import boxes, short
 from surgeon.report.document import dumps
+from surgeon.report.page import page
 
 
 class Block(nn.Module):
@@ -117,6 +118,8 @@ def test_every_network_is_written_down_as_it_was_cut(case: Case):
             group["name"], (group["size"], group["size"])
         )
         assert ("why" in group) <= (group["size"] == group["kept"])
+    drawn = page(json.loads(dumps(result.report)))
+    assert drawn.count("<tr class=") == len(net["nodes"])
     sizes = slim_sizes(model, result.plan.keep)
     for layer in net["layers"]:
         before, after = sizes[layer["layer"]]

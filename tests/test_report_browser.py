@@ -325,6 +325,18 @@ def test_without_scripts_everything_is_there_to_read(show: Any):
     assert shown.page.locator("svg.plot").count() == 3
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing_to_complain_of(show: Any, scheme: str):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    for report in (small(), swept()):
+        # axe is a script that the page itself would not run
+        shown = show(report, color_scheme=scheme, bypass_csp=True)
+        if shown.nodes:
+            shown.page.locator("#nodes tbody tr").nth(2).click()
+        found = axe.run(shown.page).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+
+
 def limits(shown: Shown) -> list[str]:
     """Of the rows of the sweep's table that are to be seen, in order."""
     rows = shown.page.locator("#cuts tbody tr:not(.dense):visible th").all_inner_texts()
