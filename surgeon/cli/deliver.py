@@ -108,10 +108,14 @@ def _report(
 ) -> dict[str, Any]:
     """report.json. arch: what the source's weights belong to; places: where the folder will be, and where its files are now."""
     from surgeon import __version__
-    from surgeon.report.folder import FILES
+    from surgeon.report.folder import MODELS
 
     out, now = places
-    files = {name: (now / name).stat().st_size for name in FILES[:6] if (now / name).exists()}
+    files = {
+        name: (now / name).stat().st_size
+        for name in (*MODELS, "plan.json")
+        if (now / name).exists()
+    }
     about = {"surgeon": __version__, "output": str(out), "arch": arch, "files": files}
     return {**about, "metric": metric, **result.as_dict()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -145,6 +146,16 @@ def target(device: str | None, runtime: str | None, threads: int) -> Target:
 
     given = {"device": device, "runtime": runtime}
     return Target(threads=threads, **{key: text for key, text in given.items() if text is not None})
+
+
+def timed_on(target: Target, asked: Mapping[str, object], no_measure: bool) -> dict[str, object]:
+    """What is asked of the target where a limit is measured there; nothing where none is."""
+    limits = sorted(asked.keys() & {"max_latency", "max_memory", "max_size"})
+    if limits and no_measure:
+        raise BadInput(
+            f"--{limits[0].replace('_', '-')} is met by measuring", "leave out --no-measure"
+        )
+    return vars(target) if limits else {}
 
 
 def opening(

@@ -194,7 +194,7 @@ def shrink(
     }
     asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}
     target = o.target(device, runtime, threads)
-    asked |= vars(target) if asked.keys() & {"max_latency", "max_memory", "max_size"} else {}
+    asked |= o.timed_on(target, asked, no_measure)
     given = c.calibration(data, samples, mean, std, recover)
     told = tuple(tune_with or ())
     regime = g.RegimeOptions(steps, schedule, tune, told, teacher, rewind, reinit, restart)

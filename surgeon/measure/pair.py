@@ -11,14 +11,12 @@ from surgeon.errors import SurgeonError
 from surgeon.measure import Budget, Comparison, Measurement, measure
 from surgeon.measure.bench import made, timed
 from surgeon.measure.target import Target
+from surgeon.measure.widths import READ_ONNX
 
 if TYPE_CHECKING:
     from torch import nn
 
     from surgeon.trace.inputs import Inputs
-
-
-READ_ONNX = ("ort", "openvino")
 
 
 @dataclass(frozen=True)

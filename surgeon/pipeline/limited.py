@@ -36,6 +36,7 @@ from surgeon.trace.inputs import Inputs
 
 ROUNDS = 6
 _BUDGET = Budget()
+_BESIDE = Budget(min_s=0.5, max_s=3.0)  # where latency is told, and not limited
 _TRIES = 12  # aims until a plan comes out that was not measured
 
 
@@ -45,11 +46,11 @@ class Round:
     `fill`: how much of the tightest limit it uses."""
 
     plan: Plan
-    done: Cut
     aims: Mapping[str, float]
     reading: Reading
     met: bool
     fill: float
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For report.json."""
@@ -89,11 +90,10 @@ def shrink_to_limits(
     traced: Traced = run("trace and couple", lambda: trace(model, inputs))
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
         rounds = _Rounds((traced, inputs, wanted[1]), asked, Path(folder), run)
-        best = rounds.searched()
-        result = finished(
-            (model, inputs, traced), best.done, best.plan, rounds.notes, run, (wanted[0], False)
-        )
-        if result.model is not best.done.model:  # the oracle had it cut as a program
+        best, done = rounds.searched()
+        given = model, inputs, traced
+        result = finished(given, done, best.plan, best.notes, run, (wanted[0], False))
+        if result.model is not done.model:  # the oracle had it cut as a program
             best = rounds.again(best, result)
     if "compensate" in asked.material.recover:
         result = run("recover", lambda: recovered(result, traced, asked.material))
@@ -120,8 +120,9 @@ class _Rounds:
         widths = request.round_to if isinstance(request.round_to, Widths) else known(target)
         pad = Pad(widths.block, widths.block)
         one = single(self._inputs)
+        budget = _BUDGET if request.max_latency else _BESIDE
         self._stand = run(
-            "export the original", lambda: Stand(self._traced.model, one, target, folder, _BUDGET)
+            "export the original", lambda: Stand(self._traced.model, one, target, folder, budget)
         )
         amounts = run("time the original", lambda: self._stand.original(list(request.measured)))
         limits = {what: limit.share(amounts[what]) for what, limit in request.measured.items()}
@@ -131,15 +132,10 @@ class _Rounds:
         self._found: Scored = run(
             "score", lambda: scored(self._traced, self._asked.request, asked.material)
         )
-        self.notes: tuple[str, ...] = ()
+        self._best: tuple[Round, Cut] | None = None  # the largest network that meets every limit
 
-    @property
-    def best(self) -> Round | None:
-        """The largest network that meets every limit."""
-        return max((r for r in self.all if r.met), key=lambda r: r.fill, default=None)
-
-    def searched(self) -> Round:
-        """Rounds until one is close to the limits, or there are no more."""
+    def searched(self) -> tuple[Round, Cut]:
+        """Rounds until one is close to the limits, or there are no more: the best of them."""
         for _ in range(ROUNDS):
             try:
                 plan = self._next()
@@ -147,16 +143,14 @@ class _Rounds:
                 break
             if plan is None:
                 break
-            last = self._measured(plan)
+            last = self._measured(*plan)
             if last.met and last.fill >= CLOSE:
                 break
-        if (
-            self.best is None
-        ):  # six rounds were over, or what is predicted says that it is out of reach
+        if self._best is None:  # all were over, or what is predicted says that it is out of reach
             self._floor()
-        if self.best is None:
+        if self._best is None:
             raise self._unreached()
-        return self.best
+        return self._best
 
     def again(self, best: Round, result: Result) -> Round:
         """The best round, measured with what was delivered in place of it."""
@@ -164,45 +158,44 @@ class _Rounds:
         reading = self._run("measure", lambda: self._stand.read(result.model, limits))
         return replace(best, reading=reading, met=self.search.meets(reading.shares))
 
-    def _next(self) -> Plan | None:
-        """A plan that was not measured yet; None where there is none between those that were."""
+    def _next(self) -> tuple[Plan, tuple[str, ...]] | None:
+        """A plan that was not measured yet, and its notes; None where there is none between those that were."""
+        found, coupling = self._found, self._traced.coupling
         for _ in range(_TRIES):
-            plan = self._plan(self._chosen())
+            aims = self.search.aims()
+            choice = choose(coupling, found.scores, self._asked.request, found.curves, aims=aims)
+            plan, notes = self._drawn(choice)
             same = next((r for r in self.all if r.plan.keep == plan.keep), None)
             if same is None:
-                return plan
+                return plan, notes
             self.search.nudge(up=same.met)
         return None
 
-    def _chosen(self) -> Choice:
-        found, coupling = self._found, self._traced.coupling
-        return choose(
-            coupling, found.scores, self._asked.request, found.curves, aims=self.search.aims()
-        )
-
-    def _plan(self, choice: Choice) -> Plan:
+    def _drawn(self, choice: Choice) -> tuple[Plan, tuple[str, ...]]:
         chosen = choice, self._found.broken
         proposal = drawn(self._traced, chosen, self._asked, self._source, self._inputs)
-        self.notes = proposal.notes
-        return proposal.plan
+        return proposal.plan, proposal.notes
 
-    def _measured(self, plan: Plan) -> Round:
+    def _measured(self, plan: Plan, notes: tuple[str, ...]) -> Round:
         search, limits = self.search, list(self.search.limits)
         aims = {what: aim.share for what, aim in search.aims().of.items()}
         number = f"round {len(self.all) + 1}"
         done, _ = self._run(f"{number}: cut", lambda: carried_out(self._traced, self._inputs, plan))
         reading = self._run(f"{number}: measure", lambda: self._stand.read(done.model, limits))
-        shares = reading.shares
-        found = Round(plan, done, aims, reading, search.meets(shares), search.fill(shares))
-        search.learn(self._work.left(removed_by(self._traced.coupling, plan)), shares)
+        met, fill = search.meets(reading.shares), search.fill(reading.shares)
+        found = Round(plan, aims, reading, met, fill, notes)
+        search.learn(self._work.left(removed_by(self._traced.coupling, plan)), reading.shares)
         self.all.append(found)
+        if met and (self._best is None or fill > self._best[0].fill):
+            self._best = found, done
         return found
 
     def _floor(self) -> None:
         """Measure the most that may go, once."""
-        plan = self._plan(most(self._traced.coupling, self._found.scores, self._asked.request))
+        found = self._found
+        plan, notes = self._drawn(most(self._traced.coupling, found.scores, self._asked.request))
         if not any(r.plan.keep == plan.keep for r in self.all):
-            self._measured(plan)
+            self._measured(plan, notes)
 
     def _unreached(self) -> OutOfReach:
         """With the least that was measured, and what holds it up."""

@@ -17,6 +17,9 @@ from surgeon.errors import BadInput, CheckFailed
 from surgeon.export import export_onnx
 from surgeon.files.atomic import write_bytes, write_text
 from surgeon.files.slim import save, save_safetensors
+from surgeon.measure.bench import made
+from surgeon.measure.target import Target
+from surgeon.measure.widths import READ_ONNX
 from surgeon.report.document import dumps
 from surgeon.report.page import page
 from surgeon.report.sweep_page import sweep_page
@@ -53,7 +56,20 @@ def write_models(
     if original is not None:
         progress("export slim.onnx, compare it with PyTorch")
         notes += _write_onnx(result, folder / "slim.onnx", original)
+    if result.limited is not None:
+        notes += _write_measured(result, result.limited.target, folder, progress)
     return tuple(notes)
+
+
+def _write_measured(
+    result: Result, target: Target, folder: Path, progress: Callable[[str], None]
+) -> tuple[str, ...]:
+    """The file that the target runs, where that is no ONNX file."""
+    if target.runtime in READ_ONNX:
+        return ()
+    progress(f"write slim for {target.runtime}")
+    path = made(result.model, result.inputs.first(), target, folder / "slim")
+    return (f"{path.name}: what was measured with {target.runtime}",)
 
 
 def write_reports(report: dict[str, Any], folder: Path) -> None:

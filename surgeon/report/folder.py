@@ -18,10 +18,10 @@ from types import FrameType
 from surgeon.errors import BadInput
 from surgeon.files.atomic import otherwise
 
-FILES = (
-    "slim.pth", "slim.safetensors", "slim.onnx", "slim.onnx.data", "slim.pt2", "plan.json",
-    "report.json", "report.html",
+MODELS = (
+    "slim.pth", "slim.safetensors", "slim.onnx", "slim.onnx.data", "slim.pt2", "slim.pte", "slim.ncnn", "slim.tflite",
 )  # fmt: skip
+FILES = (*MODELS, "plan.json", "report.json", "report.html")
 
 
 @contextmanager
