@@ -19,6 +19,7 @@ from surgeon.budget.search import CLOSE, Search
 from surgeon.budget.work import KINDS, Pad, Work
 from surgeon.errors import BadInput, OutOfReach
 from surgeon.measure import stand, widths
+from surgeon.measure.latency import Budget
 from surgeon.measure.pair import BeforeAfter
 from surgeon.measure.stand import Reading
 from surgeon.measure.target import Target
@@ -339,7 +340,14 @@ def test_out_of_reach_names_the_groups_that_were_kept(timed_by):
     assert "ignored (2)" in caught.value.message and "ignored (4)" in caught.value.message
 
 
-def test_on_this_machine_with_the_real_runtime():
+@pytest.fixture
+def short(monkeypatch):
+    """Rounds that take a moment."""
+    for name in ("_BUDGET", "_BESIDE"):
+        monkeypatch.setattr(limited, name, Budget(min_s=0.3, max_s=3.0))
+
+
+def test_on_this_machine_with_the_real_runtime(short):
     """A network whose latency is its multiply-adds: half of the time is reached and proven."""
     torch.manual_seed(0)
     model, x = Plain(96).eval(), torch.randn(1, 3, 48, 48)
@@ -350,9 +358,9 @@ def test_on_this_machine_with_the_real_runtime():
     assert stand.Stand  # the stand is the real one
 
 
-def test_memory_and_size_are_met_on_the_real_file():
+def test_memory_and_size_are_met_on_the_real_file(short):
     model, x = Plain(96).eval(), torch.randn(1, 3, 48, 48)
-    done = surgeon.shrink(model, x, max_size="0.5x")
+    done = surgeon.shrink(model, x, max_size="0.5x", round_to=4)
     share = done.limited.best.reading.shares["size"].value
     assert 0.9 * 0.5 <= share <= 0.5
     assert done.measured.after.onnx_bytes / done.measured.before.onnx_bytes == pytest.approx(share)

@@ -1,0 +1,102 @@
+"""Measured limits and sweeps on the command line: what is written, what is said, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import NET, Go, files, go, here, quick  # noqa: F401  fixtures
+
+from surgeon.measure.latency import Budget
+from surgeon.pipeline import limited
+from surgeon.report.sweep import best
+
+pytestmark = pytest.mark.usefixtures("quick", "short")
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds that take a moment."""
+    small = Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.3)
+    monkeypatch.setattr(limited, "_BUDGET", small)
+    monkeypatch.setattr(limited, "_BESIDE", small)
+
+
+def test_a_limit_on_the_size_of_the_file(go: Go):  # noqa: F811
+    code, out, _ = go("shrink", *NET, "--max-size", "0.6x", "--round-to", "1", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["request"]["max_size"] == "0.6x"
+    found = report["limited"]
+    assert found["target"] == {"device": "local", "runtime": "ort", "threads": 1}
+    share = found["reached"]["measured"]["size"]["share"]["value"]
+    assert share <= 0.6 and found["reached"]["met"] and 1 <= len(found["rounds"]) <= 6
+    before, after = (report["measured"][k]["onnx_bytes"] for k in ("before", "after"))
+    assert after / before == pytest.approx(share)
+    assert Path("net-slim/slim.onnx").stat().st_size == pytest.approx(after, rel=0.02)
+    assert (
+        json.loads(Path("net-slim/plan.json").read_text())["request"]["target"] == found["target"]
+    )
+
+
+def test_what_was_reached_is_shown(go: Go):  # noqa: F811
+    code, out, _ = go("shrink", *NET, "--max-size", "0.6x", "--round-to", "1")
+    assert code == 0 and "size: asked 0.6x, reached 0." in out and "measured round" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("--max-size", "100B", "--round-to", "1"), 3, "--max-size 100B cannot be reached with ort, 1 thread: the least"),
+        (("--max-size", "1GB"), 3, "the limits are met already"),
+        (("--max-latency", "5"), 2, "has no unit"),
+        (("--max-latency", "0.5x", "--no-measure"), 2, "leave out --no-measure"),
+        (("--max-latency", "0.5x", "--ratio", "0.5"), 2, "contradict"),
+        (("--max-latency", "0.5x", "--dry-run"), 2, "known once cuts were measured"),
+        (("--max-latency", "0.5x", "--steps", "2"), 2, "in one cut"),
+        (("--max-latency", "0.5x", "--runtime", "ortt"), 2, "did you mean ort?"),
+        (("--max-latency", "0.5x", "--device", "shh://pi"), 2, "did you mean"),
+    ],
+)  # fmt: skip
+def test_limits_that_cannot_be(go: Go, args: tuple[str, ...], code: int, said: str):  # noqa: F811
+    got, _, err = go("shrink", *NET, *args)
+    assert got == code and said in err, err
+    assert not Path("net-slim").exists()
+
+
+def test_a_sweep_cuts_to_each_limit_and_writes_a_page(go: Go):  # noqa: F811
+    code, out, err = go("sweep", *NET, "--max-params", "0.8x..0.4x", "--points", "3", "--json")
+    found = json.loads(out)
+    assert code == 0, err
+    assert [r["limit"] for r in found["rows"]] == ["0.8x", "0.6x", "0.4x"]
+    assert {"slim.pth", "slim.onnx", "plan.json", "report.html"} <= files("net-sweep/0.6x")
+    whole = found["dense"]["params"]
+    for row, limit in zip(found["rows"], (0.8, 0.6, 0.4), strict=True):
+        assert row["params"] <= limit * whole and row["ratio"] is not None
+    assert json.loads(Path("net-sweep/sweep.json").read_text())["rows"] == found["rows"]
+    assert "0.6x" in Path("net-sweep/sweep.html").read_text() and best(found) is not None
+
+
+def test_a_limit_out_of_reach_is_a_row_that_says_why(go: Go):  # noqa: F811
+    code, out, err = go("sweep", *NET, "--max-params", "0.6x,0.001x", "-o", "both")
+    assert code == 0 and "out of reach" in out and "cannot be reached" in err
+    rows = json.loads(Path("both/sweep.json").read_text())["rows"]
+    assert "why" not in rows[0] and "0.001x cannot be reached" in rows[1]["why"]
+    assert not Path("both/0.001x").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        ((), 2, "nothing was asked"),
+        (("--max-flops", "0.9x..0.5x", "--max-params", "0.9x..0.5x"), 2, "one quantity at a time"),
+        (("--max-latency", "0.5x"), 2, "a sweep is of several limits"),
+        (("--max-latency", "12ms..3ms"), 2, "a range is of shares"),
+        (("--max-latency", "0.9x..3"), 2, "has no unit"),
+        (("--max-params", "0.002x,0.001x"), 3, "none of the limits can be reached"),
+    ],
+)
+def test_sweeps_that_cannot_be(go: Go, args: tuple[str, ...], code: int, said: str):  # noqa: F811
+    got, _, err = go("sweep", *NET, *args)
+    assert got == code and said in err, err
+    assert not Path("net-sweep/sweep.html").exists()
