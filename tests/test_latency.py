@@ -75,6 +75,29 @@ def test_nor_is_it_on_a_host_with_a_neighbour():
     assert sum(c.ratios["after"].verdict == "no difference" for c in verdicts) >= 95
 
 
+@pytest.mark.parametrize("noise", [0.2, 0.5])
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 1.0])  # two rounds or three, five, fifty
+def test_nor_when_it_is_loud_and_time_is_short(noise, seconds):
+    budget = Budget(warmup_runs=1, warmup_s=0, min_s=0, max_s=seconds)
+    wrong = 0
+    for seed in range(300):
+        machine = Machine(seed)
+        runs = {name: machine.network(0.01, noise=noise, drift=0.4) for name in "ab"}
+        found = compare(runs, budget, machine.clock, seed).ratios["b"]
+        wrong += found.verdict != "no difference"
+    assert (
+        wrong <= 8
+    )  # 1 in 100 is 3; a verdict at 95 % is wrong more than 8 times, by the range of few rounds 50 times
+
+
+def test_a_large_difference_is_found_in_few_rounds():
+    machine = Machine(0)
+    runs = {"a": machine.network(2.0, noise=0.01), "b": machine.network(1.0, noise=0.01)}
+    found = compare(runs, Budget(warmup_runs=1, warmup_s=0, max_s=12), machine.clock)
+    assert found.ratios["b"].rounds <= 6
+    assert found.ratios["b"].verdict == "faster"
+
+
 @pytest.mark.parametrize(("after", "verdict"), [(0.009, "faster"), (0.011, "slower")])
 def test_ten_percent_is_found(after, verdict):
     found = [versus(seed, 0.01, after).ratios["after"] for seed in range(50)]

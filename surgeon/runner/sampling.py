@@ -89,17 +89,17 @@ def sample(
     return {name: watch.kept for name, watch in watches.items()}
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, low, high): the median and its 95 % interval from order statistics.
+def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """(median, low, high): the median and its interval (95 % unless `level` says else) from order statistics.
 
     The number of values below the true median is binomial(n, 1/2), whatever the distribution is, so
-    the k-th smallest and k-th largest bracket it. Below six values no pair reaches 95 %: minimum and
-    maximum are given. Raises ValueError on an empty sequence.
+    the k-th smallest and k-th largest bracket it. Below six values no pair reaches 95 %, below eight none 99 %:
+    minimum and maximum are given. Raises ValueError on an empty sequence.
     """
     if not values:
         raise ValueError("no values to take a median of")
     ranked = sorted(values)
-    rank = _rank(len(ranked))
+    rank = _rank(len(ranked), level)
     return quantile(ranked, 0.5), ranked[rank - 1], ranked[len(ranked) - rank]
 
 
@@ -117,15 +117,15 @@ def quantile(ranked: Sequence[float], share: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _rank(count: int) -> int:
-    """The largest k for which fewer than k of `count` fair coins fall heads at most (1 - LEVEL) / 2 of the time."""
+def _rank(count: int, level: float = LEVEL) -> int:
+    """The largest k for which fewer than k of `count` fair coins fall heads at most (1 - level) / 2 of the time."""
     constant = math.lgamma(count + 1) - count * math.log(2)
     # what lies further below the middle than six standard deviations adds less than 1e-8
     start = max(0, math.floor(count / 2 - 3 * math.sqrt(count)))
     below = 0.0
     for heads in range(start, count + 1):
         below += math.exp(constant - math.lgamma(heads + 1) - math.lgamma(count - heads + 1))
-        if below > (1 - LEVEL) / 2:
+        if below > (1 - level) / 2:
             return max(heads, 1)
     return 1
 
