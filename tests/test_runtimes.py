@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def installed(name: str) -> str:
     for package in (RUNTIMES[name].package, engines.PACKAGES[name][0]):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
+    if name == "torch-compile" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("there is no C++ compiler")
     return name
 
 
@@ -140,6 +143,16 @@ def test_a_network_that_cannot_be_made_into_a_file_is_refused(name: str, tmp_pat
     installed(name)
     with pytest.raises(BadInput, match="cannot be given this network"):
         made(Decides(), torch.ones(1, 4), Target(runtime=name), tmp_path / "net")
+
+
+def test_compiling_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Linear(4, 4).eval(), torch.randn(1, 4)
+    path = made(model, x, Target(runtime="torch-compile"), tmp_path / "net")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "none")
+    with pytest.raises(BadInput, match=r"cannot run net\.pt2: InvalidCxxCompiler") as caught:
+        timed({"net": path}, x, Target(runtime="torch-compile"), QUICK)
+    assert "such as g++" in str(caught.value.hint)
 
 
 def test_an_op_that_ncnn_has_not_is_named(tmp_path: Path) -> None:

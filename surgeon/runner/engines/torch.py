@@ -19,6 +19,8 @@ def library() -> Any:
 class Engine:
     """The module of an exported program, and the tensors that it is run on."""
 
+    advice = ""
+
     def __init__(self, path: Path, arrays: Mapping[str, Any], threads: int) -> None:
         torch = library()
         torch.set_num_threads(threads)
@@ -50,7 +52,7 @@ class Engine:
             found = self._run()
         except Exception as error:
             said = "PyTorch cannot run " + self._name + ": " + first_line(error)
-            raise Refusal("cannot run", said) from error
+            raise Refusal("cannot run", said, self.advice) from error
         leaves = self._torch.utils._pytree.tree_leaves(found)
         return [_array(leaf) for leaf in leaves if isinstance(leaf, self._torch.Tensor)]
 

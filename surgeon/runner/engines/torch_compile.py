@@ -14,6 +14,8 @@ library = eager.library
 class Engine(eager.Engine):
     """The module compiled by inductor, with nothing in its cache."""
 
+    advice = "it takes a C++ compiler there, such as g++; --runtime torch does without"
+
     def prepared(self, module: Any, folder: Path) -> Any:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
         return self._torch.compile(module, dynamic=False)
