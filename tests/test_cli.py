@@ -200,7 +200,12 @@ class TestShrink:
         assert report["metric"]["before"] == report["measured"]["before"]["params"]
         assert report["metric"]["after"] == report["measured"]["after"]["params"]
         assert report["files"]["slim.onnx"] == Path("net-slim/slim.onnx").stat().st_size
-        assert "parameters" in Path("net-slim/report.html").read_text()
+        for side in ("before", "after"):
+            lines = report["measured"][side]["profile"]
+            assert {"conv1", "conv2", "fc"} <= {line["module"] for line in lines}
+            assert all(line["s"] >= 0 for line in lines)
+        page = Path("net-slim/report.html").read_text()
+        assert "parameters" in page and "Time by layer" in page
         slim = surgeon.load("net-slim/slim.pth")
         assert slim.get_parameter("conv1.weight").shape == (4, 3, 3, 3)
 

@@ -275,6 +275,9 @@ class Clock:
         told = {k: shares[k] for k in ("latency", *quantities)}
         return Reading(told, told, _Nothing())
 
+    def profiled(self, reading: Reading) -> object:
+        return reading.comparison
+
 
 class _Nothing:
     timings: ClassVar = {"before": None, "after": None}

@@ -7,10 +7,14 @@ exactly one module's weights can be meant, and left without a module where none 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
+
+if TYPE_CHECKING:
+    from surgeon.measure.latency import Comparison
 
 _BLOCKED = "_nchwc"  # ONNX Runtime's mark of a node that runs on its blocked layout
 _SAME = {"Convolution": "Conv", "FusedConv": "Conv", "FusedGemm": "Gemm", "FullyConnected": "Gemm"}
@@ -25,6 +29,22 @@ def placed(profile: Sequence[Mapping[str, Any]], path: Path) -> tuple[dict[str, 
         {**line, "module": graph.behind(direct[at], _kind(line["op"]), taken)}
         for at, line in enumerate(profile)
     )
+
+
+def with_modules(found: Comparison, files: Mapping[str, Path]) -> Comparison:
+    """The same comparison of these files, the lines of its profiles placed where the file is ONNX."""
+    facts = dict(found.facts)
+    for name, path in files.items():
+        profile = facts[name].profile
+        if profile is not None and path.suffix == ".onnx":
+            facts[name] = replace(facts[name], profile=placed(profile, path))
+    return replace(found, facts=facts)
+
+
+def with_profiles(found: Comparison, other: Comparison) -> Comparison:
+    """The same comparison, with the profiles of another one of the same networks."""
+    facts = {n: replace(own, profile=other.facts[n].profile) for n, own in found.facts.items()}
+    return replace(found, facts=facts)
 
 
 def _kind(op: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from surgeon.errors import SurgeonError
 from surgeon.measure import Budget, Comparison, Measurement, measure
 from surgeon.measure.bench import made, timed
+from surgeon.measure.layers import with_modules
 from surgeon.measure.target import Target
 from surgeon.measure.widths import READ_ONNX
 
@@ -39,6 +40,7 @@ class BeforeAfter:
                 peak_memory=speed.facts[name].peak_memory,
                 runtime=speed.facts[name].title,
                 threads=speed.facts[name].threads,
+                profile=speed.facts[name].profile,
             )
             for name, count in (("before", self.before), ("after", self.after))
         ]
@@ -102,7 +104,8 @@ def _timed(
         slim_onnx = None
     old = made(models[0], inputs, target, folder / "before.onnx")
     new = slim_onnx or made(models[1], inputs, target, folder / "after.onnx")
-    return timed({"before": old, "after": new}, inputs, target, budget, ("memory",))
+    files = {"before": old, "after": new}
+    return with_modules(timed(files, inputs, target, budget, ("memory", "profile")), files)
 
 
 def _takes(path: Path, inputs: Inputs) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.budget.limit import Span
-from surgeon.errors import BadInput
+from surgeon.errors import BadInput, SurgeonError
 from surgeon.measure.bench import made, timed
 from surgeon.measure.latency import Budget, Comparison
+from surgeon.measure.layers import with_modules, with_profiles
 from surgeon.measure.target import Target
 
 if TYPE_CHECKING:
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
 
 _WANT = ("memory",)
 _WIDE = 0.04  # of a ratio: an interval that tells little; somebody else needed the machine
+_FEW = Budget(warmup_runs=1, warmup_s=0.0, min_runs=1, min_s=0.0, max_s=0.0)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A slim network beside the original, by quantity: its own amounts (seconds, bytes), and shares of the original's."""
+    """A slim network beside the original, by quantity: its own amounts (seconds, bytes), and shares of the original's.
+    `files`: of both."""
 
     amounts: Mapping[str, Span]
     shares: Mapping[str, Span]
     comparison: Comparison
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for report.json."""
@@ -63,7 +67,15 @@ class Stand:
         shares = {name: span.over(whole[name].value) for name, span in slim_amounts.items()}
         ratio = seen.ratios["after"]
         shares["latency"] = Span(ratio.value, ratio.low, ratio.high)
-        return Reading(slim_amounts, shares, seen)
+        return Reading(slim_amounts, shares, seen, pair)
+
+    def profiled(self, reading: Reading) -> Comparison:
+        """What was read, with times by layer where the runtime tells them: from a few runs more, as they cost time."""
+        try:
+            seen = timed(reading.files, self._inputs, self._target, _FEW, ("profile",))
+        except SurgeonError:  # what was measured is there all the same
+            return reading.comparison
+        return with_modules(with_profiles(reading.comparison, seen), reading.files)
 
     def _steady(self, pair: Mapping[str, Path]) -> Comparison:
         """The pair timed, again where the first interval was wide: the narrower of the two."""

@@ -18,7 +18,7 @@ from surgeon.budget.search import CLOSE, Search
 from surgeon.budget.work import Pad, Work
 from surgeon.cut import Cut
 from surgeon.errors import OutOfReach
-from surgeon.measure.latency import Budget
+from surgeon.measure.latency import Budget, Comparison
 from surgeon.measure.pair import counted, single
 from surgeon.measure.stand import Reading, Stand
 from surgeon.measure.target import Target
@@ -95,10 +95,11 @@ def shrink_to_limits(
         result = finished(given, done, best.plan, best.notes, run, (wanted[0], False))
         if result.model is not done.model:  # the oracle had it cut as a program
             best = rounds.again(best, result)
+        speed = rounds.profiled(best)
     if "compensate" in asked.material.recover:
         result = run("recover", lambda: recovered(result, traced, asked.material))
     counts = counted(model, result.model, result.inputs)
-    measured = counts.with_speed(best.reading.comparison)
+    measured = counts.with_speed(speed)
     limited = Limited(asked.target, rounds.search.limits, tuple(rounds.all), best)
     notes = result.notes + _said(limited)
     return replace(result, measured=measured, limited=limited, notes=notes)
@@ -157,6 +158,10 @@ class _Rounds:
         limits = list(self.search.limits)
         reading = self._run("measure", lambda: self._stand.read(result.model, limits))
         return replace(best, reading=reading, met=self.search.meets(reading.shares))
+
+    def profiled(self, best: Round) -> Comparison:
+        """What was measured of the best round, with times by layer."""
+        return self._run("time by layer", lambda: self._stand.profiled(best.reading))
 
     def _next(self) -> tuple[Plan, tuple[str, ...]] | None:
         """A plan that was not measured yet, and its notes; None where there is none between those that were."""
