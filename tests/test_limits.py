@@ -16,7 +16,7 @@ from surgeon.budget.align import Grid, Widths, keep_count
 from surgeon.budget.limit import Span
 from surgeon.budget.mix import RATES, Mix, assumed, fitted
 from surgeon.budget.search import CLOSE, Search
-from surgeon.budget.work import KINDS, Pad, Work
+from surgeon.budget.work import KINDS, Work
 from surgeon.errors import BadInput, OutOfReach
 from surgeon.measure import stand, widths
 from surgeon.measure.latency import Budget
@@ -29,6 +29,7 @@ from surgeon.trace.inputs import Inputs
 
 torch.set_num_threads(1)
 X = torch.randn(1, 3, 32, 32)
+ANY = Widths.multiples(1)
 
 
 class Plain(nn.Sequential):
@@ -153,6 +154,17 @@ def test_probes_that_do_not_agree_are_not_kept(tmp_path, monkeypatch):
 RATES_OF = ("conv", "pointwise", "depthwise", "linear")
 
 
+def test_the_work_of_a_width_is_what_it_takes_to_run():
+    told = {"conv": {w: float((-(-w // 16)) ** 2) for w in PROBED}, "depthwise": {w: float(w) for w in PROBED}}  # fmt: skip
+    found = widths.sizes(told)
+    assert found["conv"][12] == found["conv"][16] == 16 and found["conv"][40] == 48
+    assert found["depthwise"][8] == 8 and 65 not in found["conv"]
+    grids = dict.fromkeys(RATES_OF, Grid(16, 4))
+    here = Widths(grids, found)
+    assert [here.worked("conv", n) for n in (3, 30, 65, 128)] == [16, 32, 80, 128]
+    assert [here.worked("linear", n) for n in (3, 13, 17)] == [4, 16, 32]
+
+
 def test_real_layers_are_timed_where_a_runtime_reads_onnx():
     found = widths.times(Target())
     assert set(found) == set(RATES_OF) and all(set(t) == set(PROBED) for t in found.values())
@@ -168,7 +180,7 @@ def test_work_by_kind_is_counted_with_widths_padded():
     group = next(g for g in traced.groups if g.name == "0")
     removed = traced.coupling.removed(group.atoms[:15])
     for block, left in ((1, 49), (16, 64)):
-        work = Work(traced.coupling, Pad(block, 0))
+        work = Work(traced.coupling, Widths.multiples(block))
         before, after = dict(zip(KINDS, work.whole, strict=True)), dict(zip(KINDS, work.after(removed), strict=True))  # fmt: skip
         gone = before["dense"] - after["dense"]
         pixels = 2 * 32 * 32 * 9
@@ -191,7 +203,7 @@ class Attention(nn.Module):
 
 
 def works(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    return dict(zip(KINDS, Work(surgeon.trace(model.eval(), x).coupling, Pad()).whole, strict=True))
+    return dict(zip(KINDS, Work(surgeon.trace(model.eval(), x).coupling, ANY).whole, strict=True))
 
 
 def test_depthwise_and_attention_are_kinds_of_their_own():
@@ -232,7 +244,7 @@ def test_a_noisy_measurement_counts_for_less():
 
 
 def test_a_search_aims_lower_after_rounds_that_were_over():
-    search = Search({"latency": 0.5}, np.ones(len(KINDS)), Pad(), {"latency": 1.0})
+    search = Search({"latency": 0.5}, np.ones(len(KINDS)), ANY, {"latency": 1.0})
     aims = [search.aims().of["latency"].share]
     over = {"latency": Span(0.51, 0.50, 0.52)}
     for _ in range(4):

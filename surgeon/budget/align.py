@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd, lcm, prod
 from typing import NamedTuple
 
@@ -55,14 +55,28 @@ class Near(NamedTuple):
 
 @dataclass(frozen=True)
 class Widths:
-    """The grid of each kind of layer, in channels that it makes."""
+    """The grid of each kind of layer, in channels that it makes.
+
+    `sizes`: by kind, how many channels kernels seem to work on when there are so many, told by time: 12 may cost what
+    16 do. Where nothing is told of a width, that is whole blocks, and below one block the width itself.
+    """
 
     grids: Mapping[str, Grid]
+    sizes: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     @staticmethod
     def multiples(of: int) -> Widths:
         """Every layer's channels are a multiple of the same number."""
         return Widths(dict.fromkeys(KINDS, Grid(of, of)))
+
+    def worked(self, kind: str, width: int) -> float:
+        """Channels that kernels work on."""
+        told = self.sizes.get(kind, {})
+        if wider := [w for w in told if w >= width]:
+            return told[min(wider)]
+        block, fine = self.grids[kind]
+        step = fine if width < block else block
+        return -(-width // step) * step
 
     @property
     def block(self) -> int:

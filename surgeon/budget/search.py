@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from surgeon.budget.align import Widths
 from surgeon.budget.limit import Span
 from surgeon.budget.meter import Aim, Aims
 from surgeon.budget.mix import RATES, Mix, assumed, fitted
-from surgeon.budget.work import KINDS, Pad
+from surgeon.budget.work import KINDS
 
 Array = NDArray[np.float64]
 
@@ -25,12 +26,12 @@ _NUDGE = 0.997  # of the last aim, where a plan came out again
 class Search:
     """Limits as shares of the original's, by quantity, and what is known of how to meet them.
 
-    `work`: of the original, by kind. `pad`: how its kernels pad widths. `amounts`: of the original, in seconds and bytes.
+    `work`: of the original, by kind. `widths`: what its kernels make of widths. `amounts`: of the original, in seconds and bytes.
     """
 
     limits: Mapping[str, float]
     work: Array
-    pad: Pad
+    widths: Widths
     amounts: Mapping[str, float]
     seen: list[tuple[Array, Mapping[str, Span]]] = field(default_factory=list)
     _aim: dict[str, float] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Search:
         """What to cut to next."""
         for what, limit in self.limits.items():
             self._aim.setdefault(what, limit * (_AIM if what == "latency" else 1.0))
-        return Aims({w: Aim(self._aim[w], self._mix(w)) for w in self.limits}, self.pad)
+        return Aims({w: Aim(self._aim[w], self._mix(w)) for w in self.limits}, self.widths)
 
     def learn(self, left: Array, shares: Mapping[str, Span]) -> None:
         """A cut that leaves so much work was measured."""

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from surgeon.budget.align import Widths, kind_of
 from surgeon.budget.alive import Alive, renames, short_name
 from surgeon.budget.cost import computed, parameters
 from surgeon.budget.extents import Extents, product_of
@@ -38,30 +38,19 @@ _FUSED = {"native_batch_norm", "_native_batch_norm_legit_no_training", "relu", "
 
 @dataclass(frozen=True)
 class _Term:
-    """A product of extents, those in `padded` rounded up to the block, each by itself."""
+    """A product of extents; those in `padded` are widths of a layer of that kind, padded each by itself."""
 
     kind: str
-    coefficient: int
     plain: list[int]
     padded: tuple[list[int], ...] = ()
-
-
-class Pad(NamedTuple):
-    """Channels that count together: the block that kernels work on, and below what count they do not pad."""
-
-    block: int = 1
-    below: int = 1
-
-    def of(self, width: int) -> int:
-        """Channels that are worked on."""
-        return width if width <= self.below else -(-width // self.block) * self.block
+    layer: str = ""
 
 
 class Work:
     """`after(removed)` gives the work by kind, an array in the order of `KINDS`, for the inputs as traced."""
 
-    def __init__(self, coupling: Coupling, pad: Pad) -> None:
-        self._pad = pad
+    def __init__(self, coupling: Coupling, widths: Widths) -> None:
+        self._widths = widths
         self._classes = coupling.classes.count
         self._extents = Extents(coupling)
         self._terms = list(self._read(coupling.graph))
@@ -74,9 +63,9 @@ class Work:
         out = np.zeros(len(KINDS))
         out[_AT["fixed"]] = 1.0
         for term in self._terms:
-            n = term.coefficient * product_of(sizes, term.plain)
+            n = float(product_of(sizes, term.plain))
             for width in term.padded:
-                n *= self._pad.of(product_of(sizes, width))
+                n *= self._widths.worked(term.layer, product_of(sizes, width))
             out[_AT[term.kind]] += n
         out[_AT["weights"]] = sum(product_of(sizes, refs) for refs in self._weights)
         out[_AT["live"]] = self._alive.most(sizes)
@@ -112,10 +101,10 @@ class Work:
         of = self._extents.of
         if name in _PRODUCTS:
             a = node.args[1 if name == "baddbmm" else 0]
-            return _Term("products", 1, of(out) + of(a, len(a.shape) - 1))
+            return _Term("products", of(out) + of(a, len(a.shape) - 1))
         if name in _FUSED and self._after_convolution(node, made, users):
             return None
-        return _Term("moved", 1, of(out))
+        return _Term("moved", of(out))
 
     def _convolution(self, node: Node) -> _Term:
         x, weight, out = node.args[0], node.args[1], node.outputs[0]
@@ -125,15 +114,15 @@ class Work:
         rest += [r for d in range(2, len(weight.shape)) for r in of(weight, d)]
         groups = node.arg(8, 1)
         if groups > 1 and weight.shape[1] == 1:
-            return _Term("depthwise", 1, rest, (of(weight, 0),))
-        return _Term("dense", 1, rest, (of(weight, 0), of(weight, 1)))
+            return _Term("depthwise", rest, (of(weight, 0),), "depthwise")
+        return _Term("dense", rest, (of(weight, 0), of(weight, 1)), kind_of(weight.shape) or "conv")
 
     def _linear(self, node: Node, out: Value) -> _Term:
         x = node.args[1 if "addmm" in node.op else 0]
         last = len(out.shape) - 1
         of = self._extents.of
         rows = [r for d in range(last) for r in of(out, d)]
-        return _Term("dense", 1, rows, (of(out, last), of(x, len(x.shape) - 1)))
+        return _Term("dense", rows, (of(out, last), of(x, len(x.shape) - 1)), "linear")
 
     @staticmethod
     def _after_convolution(node: Node, made: dict[Value, Node], users: Mapping[Value, int]) -> bool:

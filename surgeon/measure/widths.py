@@ -66,24 +66,39 @@ def probed(target: Target, cache: Path | None = None) -> Widths:
     version = (place.get("runtimes") or {}).get(target.runtime)
     key = f"{target.runtime} {version}, {target.threads} threads, {place.get('cpu')}"
     kept = _read(cache).get(key)
-    if kept is not None:
-        return Widths({kind: Grid(*grid) for kind, grid in kept.items()})
-    found = _agreed(target)
-    if found is None:  # too noisy a machine to tell: nothing is kept, the next run tries again
+    if kept is None:
+        kept = _agreed(target)
+    if kept is None:  # too noisy a machine to tell: nothing is kept, the next run tries again
         return known(target)
-    write_text(cache, json.dumps({**_read(cache), key: found}, indent=1) + "\n")
-    return Widths(found)
+    write_text(cache, json.dumps({**_read(cache), key: kept}) + "\n")
+    return Widths(
+        {kind: Grid(*kept["grids"][kind]) for kind in KINDS},
+        {kind: {int(w): size for w, size in kept["sizes"][kind].items()} for kind in KINDS},
+    )
 
 
-def _agreed(target: Target) -> dict[str, Grid] | None:
-    """What two probes said alike, for each kind; None where four do not agree."""
+def _agreed(target: Target) -> dict[str, Any] | None:
+    """What two probes said alike of each kind, and the sizes of the last one; None where four do not agree."""
     seen: list[dict[str, Grid]] = []
     for _ in range(_TRIES):
-        seen.append(grids(times(target)))
+        told = times(target)
+        seen.append(grids(told))
         votes = {kind: Counter(one[kind] for one in seen).most_common(1)[0] for kind in KINDS}
         if all(count >= _AGREE for _, count in votes.values()):
-            return {kind: grid for kind, (grid, _) in votes.items()}
+            return {
+                "grids": {kind: grid for kind, (grid, _) in votes.items()},
+                "sizes": sizes(told),
+            }
     return None
+
+
+def sizes(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    """By kind: the channels that a width costs, when 64 cost 64; of layers that make as many as they take, each side's."""
+    found: dict[str, dict[int, float]] = {}
+    for kind, told in seconds.items():
+        power = 1.0 if kind == "depthwise" else 0.5
+        found[kind] = {w: 64 * (told[w] / told[64]) ** power for w in sorted(told) if w <= 64}
+    return found
 
 
 def times(target: Target) -> dict[str, dict[int, float]]:

@@ -15,7 +15,7 @@ from surgeon.budget.align import Widths
 from surgeon.budget.choose import Choice, most
 from surgeon.budget.hold import holders
 from surgeon.budget.search import CLOSE, Search
-from surgeon.budget.work import Pad, Work
+from surgeon.budget.work import Work
 from surgeon.cut import Cut
 from surgeon.errors import OutOfReach
 from surgeon.measure.latency import Budget, Comparison
@@ -119,7 +119,6 @@ class _Rounds:
             request = replace(request, round_to=widths)
         self._asked = asked._replace(request=request)
         widths = request.round_to if isinstance(request.round_to, Widths) else known(target)
-        pad = Pad(widths.block, widths.block)
         one = single(self._inputs)
         budget = _BUDGET if request.max_latency else _BESIDE
         self._stand = run(
@@ -128,8 +127,8 @@ class _Rounds:
         amounts = run("time the original", lambda: self._stand.original(list(request.measured)))
         limits = {what: limit.share(amounts[what]) for what, limit in request.measured.items()}
         _refuse_met(limits)
-        self._work = Work(self._traced.coupling, pad)
-        self.search = Search(limits, self._work.whole, pad, amounts)
+        self._work = Work(self._traced.coupling, widths)
+        self.search = Search(limits, self._work.whole, widths, amounts)
         self._found: Scored = run(
             "score", lambda: scored(self._traced, self._asked.request, asked.material)
         )
@@ -212,7 +211,8 @@ class _Rounds:
         floor = removed_by(self._traced.coupling, least.plan)
         left = {x.name: x.why for x in least.plan.left}
         mix = self.search.aims().of[what].mix
-        held = holders(self._traced.coupling, floor, (self._work, mix), left)
+        plain = Work(self._traced.coupling, Widths.multiples(1))  # within a block, too
+        held = holders(self._traced.coupling, floor, (plain, mix), left)
         why = f"; what holds it up: {', '.join(map(str, held[:3]))}" if held else ""
         return OutOfReach(
             f"--max-{what} {limit} cannot be reached with {self._asked.target}: the least that was measured is "
