@@ -93,11 +93,18 @@ def _agreed(target: Target) -> dict[str, Any] | None:
 
 
 def sizes(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
-    """By kind: the channels that a width costs, when 64 cost 64; of layers that make as many as they take, each side's."""
+    """By kind: the channels that a width costs, when 64 cost 64; of layers that make as many as they take, each side's.
+
+    What a run takes besides its layers is told from 32 and 64 channels, of which the one costs a quarter of the other
+    (half of it, where channels meet none but themselves).
+    """
     found: dict[str, dict[int, float]] = {}
     for kind, told in seconds.items():
-        power = 1.0 if kind == "depthwise" else 0.5
-        found[kind] = {w: 64 * (told[w] / told[64]) ** power for w in sorted(told) if w <= 64}
+        power = 1 if kind == "depthwise" else 2
+        fixed = (2**power * told[32] - told[64]) / (2**power - 1)
+        fixed = min(max(fixed, 0.0), 0.9 * min(told.values()))
+        shares = {w: (told[w] - fixed) / (told[64] - fixed) for w in sorted(told) if w <= 64}
+        found[kind] = {w: max(64 * share ** (1 / power), float(w)) for w, share in shares.items()}
     return found
 
 
