@@ -48,13 +48,22 @@ def train_images(count: int, seed: int = 0, source: Path = PICTURES) -> Tensor:
 
 def train_data(source: Path = PICTURES, folder: Path | None = None) -> str:
     """All training images with their classes, as `surgeon.open_data` takes them; torchvision's go into a file of `folder`."""
+    return _data("train", source, folder)
+
+
+def test_data(source: Path = PICTURES, folder: Path | None = None) -> str:
+    """All test images with their classes, as `train_data` gives those of training."""
+    return _data("test", source, folder)
+
+
+def _data(split: str, source: Path, folder: Path | None) -> str:
     if source.suffix == ".zip":
-        return f"{source}:train"
+        return f"{source}:{split}"
     import numpy as np
 
-    path = (folder or source) / "cifar10-train.npz"
+    path = (folder or source) / f"cifar10-{split}.npz"
     if not path.exists():
-        found = _torchvision(source, train=True)
+        found = _torchvision(source, train=split == "train")
         np.savez(path, images=found.data, labels=np.array(found.targets))
     return str(path)
 

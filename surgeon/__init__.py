@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from surgeon.export import export_onnx
     from surgeon.files.slim import load, save
     from surgeon.files.source import open_model
+    from surgeon.int8.quantize import Int8File, quantize
     from surgeon.loop.pruner import Pruner
     from surgeon.mask import mask
     from surgeon.measure import measure
@@ -43,6 +44,7 @@ _HOME = {
     "CheckResult": "surgeon.check",
     "DataOptions": "surgeon.data",
     "Inputs": "surgeon.trace.inputs",
+    "Int8File": "surgeon.int8.quantize",
     "Plan": "surgeon.plan",
     "Pruner": "surgeon.loop.pruner",
     "Result": "surgeon.pipeline.result",
@@ -62,6 +64,7 @@ _HOME = {
     "open_data": "surgeon.data",
     "open_model": "surgeon.files.source",
     "propose": "surgeon.shrink",
+    "quantize": "surgeon.int8.quantize",
     "remove": "surgeon.shrink",
     "rule": "surgeon.teach",
     "save": "surgeon.files.slim",
@@ -72,9 +75,9 @@ _HOME = {
 }
 
 __all__ = [
-    "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "OutOfReach", "Plan", "Pruner", "Result",
+    "BadInput", "CheckFailed", "CheckResult", "DataOptions", "Inputs", "Int8File", "OutOfReach", "Plan", "Pruner", "Result",
     "Sensing", "Sensitivity", "SurgeonError", "Tuned", "Tuning", "Unproven", "__version__", "apply", "carry", "check", "compose", "criterion", "export_onnx", "load", "mask", "measure", "open_data",
-    "open_model", "propose", "remove", "rule", "save", "sensitivity", "shrink", "trace", "tune",
+    "open_model", "propose", "quantize", "remove", "rule", "save", "sensitivity", "shrink", "trace", "tune",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from surgeon.int8.quantize import Int8File
     from surgeon.pipeline.result import Result
 
 Row = tuple[str, str, str, str]  # what, before, after, change
@@ -216,6 +217,19 @@ def layers(one: dict[str, Any]) -> str:
 def compared(ratio: dict[str, Any]) -> str:
     """'x0.45 [0.44, 0.46] faster'."""
     return f"x{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] {ratio['verdict']}"
+
+
+def int8(file: Int8File) -> list[str]:
+    """What became of a network in eight bits."""
+    seen = file.seen
+    whose = "held-out" if seen.held_out else "calibration"
+    lines = [
+        f"{file.path}: {size(file.bytes)}, {file.bytes / file.float_bytes:.0%} of the float32 file's {size(file.float_bytes)}",
+        f"int8, {file.kind} ({file.target}), {file.layers} of {file.heavy} layers, calibrated on {file.calibrated_on} examples",
+        f"outputs differ by at most {file.worst_error:.1%} of their range and by {seen.error:.2g} of their variance on {seen.examples} {whose} examples",
+    ]
+    rates = [f"{k} {seen.before[k]:.2%} -> {seen.after[k]:.2%}" for k in seen.after]
+    return lines + ([f"float32 -> int8: {', '.join(rates)}"] if rates else [])
 
 
 def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
