@@ -364,3 +364,15 @@ def test_the_command_line_shows_it_and_what_is_missing(
     assert f"{python} -m pip install onnxruntime" in out
     assert run(["device", "ssh://device?python=/not/there"]) == 2
     assert "error: ssh://device has no /not/there" in capsys.readouterr().err
+
+
+def test_bench_times_on_the_device(
+    start: Start, network: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start()
+    file = str(network["0.onnx"])
+    words = ["--device", "ssh://device", "--max-time", "0.3", "--input", "1,8", "--json"]
+    assert run(["bench", file, file, *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["models"]) == 2
+    assert "ssh://device" in json.dumps(found)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-_MARK = b"DequantizeLinear"  # the op that every QDQ file has, by its name
+# ops by their names: QDQ files have the first, files of fused or dynamic quantisation one of the others
+_MARKS = (b"DequantizeLinear", b"QLinearConv", b"QLinearMatMul", b"MatMulInteger", b"ConvInteger")
 
 
 def quantised(path: Path) -> bool:
-    """True for int8 files of the QDQ kind."""
+    """True for int8 files."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        return whole.find(_MARK) >= 0
+        return any(whole.find(mark) >= 0 for mark in _MARKS)
