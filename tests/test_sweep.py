@@ -66,6 +66,9 @@ def test_cuts_are_compared_by_what_all_of_them_have():
     assert [r["front"] for r in found["rows"]] == [True, False]  # a lower error is better
     found = sweep(report_of(0.5), ("latency", "."), [row("a", "a", report_of(0.5))])
     assert compared_by(found) == "params"
+    text = sweep_page(json.loads(dumps(found)))
+    assert "compared by the parameters that they keep" in text and "parameters kept, %" in text
+    assert text.count("<th scope") == 11  # no column for what the table has already
 
 
 def test_what_is_slower_than_the_original_is_on_no_front():

@@ -77,7 +77,7 @@ def _figures(report: Report) -> list[dict[str, str]]:
                 "what": f"{metric['name']}, was {metric['before']:.6g}",
             }
         )
-    said = f"{check['error']:.0e}" if check else "none"
+    said = f"{check['error']:.0e}".replace("0e+00", "0") if check else "none"
     found.append(
         {"value": said, "what": "error of the proof" if check else "proof: it was left out"}
     )

@@ -16,6 +16,7 @@ from surgeon.report.sweep import QUALITIES, best, compared_by, front, named, qua
 from surgeon.report.web import embedded, fill, readable
 
 Sweep = Mapping[str, Any]
+_SCALES = {"accuracy": 100, "params": 100}  # shown in percent, parameters of the original's
 
 
 def sweep_page(found: Sweep) -> str:
@@ -35,7 +36,7 @@ def sweep_page(found: Sweep) -> str:
         "failed": [one for one in found["rows"] if "why" in one],
         "dense": _said({**found["dense"], "ratio": None}, which),
         "quality": named(found, which),
-        "own": which == "metric",
+        "which": which,
         "picked": picked,
         "plot": _plot(found, which, on_front)
         if any(c["ratio"] is not None for c in cuts)
@@ -94,7 +95,7 @@ def _commands(found: Sweep, one: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _plot(found: Sweep, which: str, on_front: Sequence[bool]) -> Markup:
     """Time against quality: every cut with its interval, the front as steps, the original."""
-    scale = 100 if which == "accuracy" else 1
+    scale = _SCALES.get(which, 1) / (found["dense"]["params"] if which == "params" else 1)
     points = [
         (at, one["ratio"], scale * (quality(one, which) or 0))
         for at, one in enumerate(found["rows"])
@@ -121,6 +122,6 @@ def _plot(found: Sweep, which: str, on_front: Sequence[bool]) -> Markup:
                 [ratio["value"]], [y], marker="o", color=colour, gid=f"{PICKED}{at}", linestyle=""
             )
         axes.set_xlabel("latency, of the original's")
-        axes.set_ylabel(named(found, which) + (", %" if which == "accuracy" else ""))
+        axes.set_ylabel(named(found, which) + (", %" if which in _SCALES else ""))
         axes.grid(True, axis="both")
         return svg(figure, "front", label)
