@@ -145,6 +145,17 @@ def test_a_network_that_cannot_be_made_into_a_file_is_refused(name: str, tmp_pat
         made(Decides(), torch.ones(1, 4), Target(runtime=name), tmp_path / "net")
 
 
+def test_torch_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes a folder for what it compiles as soon as it is imported."""
+    model, x = nn.Linear(4, 4).eval(), torch.randn(1, 4)
+    path = made(model, x, Target(runtime="torch"), tmp_path / "net")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    timed({"net": path}, x, Target(runtime="torch"), QUICK, ("first",))
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_compiling_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = nn.Linear(4, 4).eval(), torch.randn(1, 4)
     path = made(model, x, Target(runtime="torch-compile"), tmp_path / "net")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ def do(folder: Path) -> dict[str, Any]:
     if job["do"] != "time":
         raise Refusal("bad job", "no such thing to do: " + str(job["do"]))
     want = job.get("want", [])
+    _keep_caches(folder / "inductor")
     alones = {}
     if "memory" in want or "first" in want:  # before this process fills the caches
         alones = {model["name"]: _alone(folder, at) for at, model in enumerate(job["models"])}
@@ -68,6 +70,7 @@ def alone(folder: Path, at: int) -> dict[str, Any]:
     The peak is of resident memory after the runtime and the inputs are loaded, less what is resident then.
     """
     model = _job(folder)["models"][at]
+    _keep_caches(folder / f"inductor-{at}")
     arrays = read(folder / model["inputs"])
     found = engine(model["runtime"])
     baseline = memory.start_of_peak()
@@ -97,6 +100,11 @@ def _alone(folder: Path, at: int) -> dict[str, Any]:
         return json.loads(line[len(MARK) :]).get("ok", {})
     except (OSError, subprocess.SubprocessError, ValueError):
         return {}
+
+
+def _keep_caches(folder: Path) -> None:
+    """What torch compiles is new every time and goes with the job; torch makes a folder as soon as it is imported."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def _job(folder: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Engine:
         start = time.perf_counter()
         try:
             program = torch.export.load(str(path))
-            self._module = self.prepared(program.module(), path.parent)
+            self._module = self.prepared(program.module())
         except Exception as error:
             said = "PyTorch cannot load " + path.name + ": " + first_line(error)
             raise Refusal("cannot load", said) from error
@@ -40,8 +40,8 @@ class Engine:
         self.precision = str(floats[0] if floats else torch.float32).replace("torch.", "")
         self._args, self._kwargs = _call(torch, program.example_inputs, arrays)
 
-    def prepared(self, module: Any, folder: Path) -> Any:
-        """What is run: the module itself. `folder` is there as long as it runs."""
+    def prepared(self, module: Any) -> Any:
+        """What is run: the module itself."""
         return module
 
     def __call__(self) -> None:

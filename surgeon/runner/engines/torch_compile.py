@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 from surgeon.runner.engines import torch as eager
@@ -16,6 +14,5 @@ class Engine(eager.Engine):
 
     advice = "it takes a C++ compiler there, such as g++; --runtime torch does without"
 
-    def prepared(self, module: Any, folder: Path) -> Any:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+    def prepared(self, module: Any) -> Any:
         return self._torch.compile(module, dynamic=False)
