@@ -104,6 +104,14 @@ def test_time_by_layer_is_shown_only_where_it_was_told():
     assert "Time by layer" not in told(page(report))
 
 
+def test_a_file_is_called_what_it_is():
+    report = small()
+    assert "ONNX file 5 kB 2 kB" in told(page(report))
+    for side in ("before", "after"):
+        report["measured"][side]["runtime"] = "ncnn 1.0"
+    assert "file 5 kB 2 kB" in told(page(report)) and "ONNX file" not in told(page(report))
+
+
 class TestAsked:
     def test_limits_by_count_are_met_or_not(self):
         report = small()
@@ -206,6 +214,10 @@ def test_commands_are_of_this_result_and_quoted():
     assert ["surgeon", "bench", "small", "a b/slim.onnx", "--arch", "file.py:make net",
             "--input", "1,3,8,8;ids=1,4:int64"] in lines  # fmt: skip
     assert ["surgeon", "check", "small", "a b/slim.pth", "--arch", "file.py:make net"] in lines
+    report["limited"] = {"target": {"device": "ssh://pi", "runtime": "ncnn", "threads": 1}}
+    (line,) = (c["text"] for c in commands(report) if c["what"].startswith("Time"))
+    assert line.split()[-4:] == ["--device", "ssh://pi", "--runtime", "ncnn"]
+    assert "slim.pth" in line  # of which bench makes what that runtime reads
     report["files"] = {}
     assert not [c for c in commands(report) if c["language"] == "python"]
 

@@ -8,6 +8,8 @@ from pathlib import PurePath
 from typing import Any
 
 Command = dict[str, str]  # what, language, text
+_READ_ONNX = ("ort", "openvino")
+_USUAL = {"device": "local", "runtime": "ort", "threads": 1}
 
 
 def commands(report: Mapping[str, Any]) -> list[Command]:
@@ -46,13 +48,22 @@ def _shell(report: Mapping[str, Any]) -> Iterator[Command]:
     known = ("--arch", arch) if arch and arch != source else ()
     slim = str(place / "slim.pth")
     yield _line("Export to ONNX", "export", slim, "-o", "slim.onnx")
-    after = str(place / "slim.onnx") if "slim.onnx" in report["files"] else slim
-    yield _line("Time both, interleaved", "bench", source, after, *known, *_sizes(report))
+    target = _target(report)
+    onnx = "slim.onnx" in report["files"] and target.get("runtime", "ort") in _READ_ONNX
+    after = str(place / "slim.onnx") if onnx else slim
+    where = [word for key, value in target.items() for word in (f"--{key}", str(value))]
+    yield _line("Time both, interleaved", "bench", source, after, *known, *_sizes(report), *where)
     yield _line("Prove it again", "check", source, slim, *known)
     yield _line(
         "Cut the same from other weights", "apply", str(place / "plan.json"), source, *known
     )
     yield _line("Train it further", "tune", slim, "--data", "DIR", "--teacher", source, *known)
+
+
+def _target(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the limits were measured on, as far as it is not what is timed on anyway."""
+    found = (report.get("limited") or {}).get("target") or {}
+    return {key: found[key] for key, usual in _USUAL.items() if found.get(key, usual) != usual}
 
 
 def _sizes(report: Mapping[str, Any]) -> tuple[str, ...]:

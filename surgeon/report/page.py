@@ -17,7 +17,7 @@ _COSTS = {
     "params": "parameters",
     "flops": "FLOPs",
     "bytes": "weights",
-    "onnx_bytes": "ONNX file",
+    "onnx_bytes": "",  # by what ran it
     "peak_memory": "peak memory",
 }
 _LATER = {
@@ -98,7 +98,11 @@ def _costs(measured: Mapping[str, Any], limits: Mapping[str, float]) -> list[dic
     """The bars: shares of the original, of latency with its interval; and the limits that were asked for."""
     before, after = measured["before"], measured["after"]
     found: list[dict[str, Any]] = [
-        {"what": what, "share": after[key] / before[key], "limit": limits.get(key)}
+        {
+            "what": what or text.file_of(before["runtime"]),
+            "share": after[key] / before[key],
+            "limit": limits.get(key),
+        }
         for key, what in _COSTS.items()
         if before.get(key) and after.get(key) is not None
     ]

@@ -160,7 +160,7 @@ def rows(measured: dict[str, Any]) -> list[Row]:
     sizes = {
         "bytes": "weights",
         "zipped": "weights, zipped",
-        "onnx_bytes": "ONNX file",
+        "onnx_bytes": file_of(before["runtime"]),
         "peak_memory": "peak memory",
     }
     for key, what in sizes.items():
@@ -173,6 +173,11 @@ def rows(measured: dict[str, Any]) -> list[Row]:
         what = f"latency, {before['runtime']}, {threads}"
         out.append((what, latency(before["latency"]), latency(after["latency"]), said))
     return out
+
+
+def file_of(runtime: str) -> str:
+    """What the file is called that a runtime, as 'onnxruntime 1.31.1', was given; '' where nothing ran."""
+    return "ONNX file" if runtime.startswith(("onnxruntime", "openvino")) else "file"
 
 
 def _numbers(what: str, before: int, after: int) -> Row:
