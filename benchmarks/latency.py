@@ -6,7 +6,8 @@
 ResNet-56 trained on CIFAR-10 (top-1 on its test images) and mobilenet_v2 with random weights (error of the outputs on
 noise, of their variance), ONNX Runtime, one thread. Nothing is trained. Rows:
 
-- surgeon: `shrink(max_latency="0.5x")`, plain, and with images of the train split (without labels);
+- surgeon: `shrink(max_latency="0.5x")` with images of the train split (without labels), and without, by l2, after which
+  batch norms are recalibrated on these images;
 - surgeon's own --max-flops, with the same images, at the share of FLOPs that comes nearest below the limit;
 - torch-pruning, local and global, round_to 1 and 8, at the ratio that comes nearest below the limit, and then its batch
   norms recalibrated on the same images.
@@ -106,7 +107,7 @@ def ways(case: Case) -> dict[str, Callable[[Path], tuple[nn.Module | None, str]]
     data = list(case.images.split(32))
     found: dict[str, Callable[[Path], tuple[nn.Module | None, str]]] = {
         "surgeon --max-latency, with data": lambda _: _ours(case, data),
-        "surgeon --max-latency": lambda _: _ours(case, None),
+        "surgeon --max-latency, l2, recalibrated": lambda _: _recalibrated(case, _ours(case, None)),
         "surgeon --max-flops, with data": lambda folder: _searched(
             case, lambda share: _by_flops(case, share, data), folder, "FLOPs"
         ),
@@ -123,6 +124,10 @@ def _ours(case: Case, data: Any) -> tuple[nn.Module, str]:
     options: dict[str, Any] = {"data": data} if data else {}
     done = surgeon.shrink(case.model, case.one, max_latency=f"{LIMIT}x", **options)
     return done.model, f"{len(done.limited.rounds)} rounds"
+
+
+def _recalibrated(case: Case, cut: tuple[nn.Module, str]) -> tuple[nn.Module, str]:
+    return peer_cifar.recalibrated(cut[0], case.images), cut[1]
 
 
 def _by_flops(case: Case, share: float, data: Any) -> nn.Module:

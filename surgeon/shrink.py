@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from surgeon.errors import BadInput
-from surgeon.pipeline.asked import Asked, Options, asked
+from surgeon.pipeline.asked import Asked, Options, aligned, asked
 from surgeon.pipeline.limited import shrink_to_limits
 from surgeon.pipeline.proposed import Proposal, proposed
 from surgeon.pipeline.proven import carried_out, finished
@@ -53,6 +53,7 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     regime, wanted = _asked(ratio, options)
     if not regime.plain:
         return shrink_in_steps(model, inputs, wanted, Wanted(regime, check, measure, source), run)
+    wanted = aligned(wanted, run)
     if wanted.request.measured:
         return shrink_to_limits(model, inputs, wanted, run, (check, source))
     proposal = proposed(model, inputs, wanted, source, run)
@@ -80,8 +81,9 @@ def propose(
 
     A model on the meta device will do where the criterion reads no weights (criterion='random').
     """
-    request = asked(ratio, options)
-    return proposed(model, Inputs.of(example_inputs), request, source, Steps(progress))
+    run = Steps(progress)
+    request = aligned(asked(ratio, options), run)
+    return proposed(model, Inputs.of(example_inputs), request, source, run)
 
 
 def remove(

@@ -24,6 +24,7 @@ from surgeon.measure.pair import BeforeAfter
 from surgeon.measure.stand import Reading
 from surgeon.measure.target import Target
 from surgeon.measure.widths import PROBED, grids
+from surgeon.pipeline import asked as asking
 from surgeon.pipeline import limited
 from surgeon.trace.inputs import Inputs
 
@@ -299,9 +300,7 @@ class _Nothing:
 def timed_by(monkeypatch):
     def put(clock: Clock, grid: Grid = Grid(1, 1)) -> Clock:  # noqa: B008
         monkeypatch.setattr(limited, "Stand", clock)
-        monkeypatch.setattr(
-            limited, "probed", lambda _target: Widths(dict.fromkeys(RATES_OF, grid))
-        )
+        monkeypatch.setattr(asking, "probed", lambda _target: Widths(dict.fromkeys(RATES_OF, grid)))
         monkeypatch.setattr(BeforeAfter, "with_speed", lambda self, _speed: self)
         return clock
 
@@ -379,3 +378,14 @@ def test_memory_and_size_are_met_on_the_real_file(short):
     share = done.limited.best.reading.shares["size"].value
     assert 0.9 * 0.5 <= share <= 0.5
     assert done.measured.after.onnx_bytes / done.measured.before.onnx_bytes == pytest.approx(share)
+
+
+def test_auto_rounds_a_plain_ratio_to_what_was_probed(monkeypatch):
+    asked_of = []
+    grid = Widths(dict.fromkeys(RATES_OF, Grid(24, 24)))
+    monkeypatch.setattr(asking, "probed", lambda target: asked_of.append(target) or grid)
+    plan = surgeon.propose(net(), X, 0.4, round_to="auto", runtime="openvino").plan
+    assert {g.kept for g in plan.groups} == {48} and asked_of == [Target(runtime="openvino")]
+    assert plan.request["round_to"] == "auto"
+    surgeon.propose(net(), X, 0.4)
+    assert len(asked_of) == 1

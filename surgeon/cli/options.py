@@ -149,13 +149,13 @@ def target(device: str | None, runtime: str | None, threads: int) -> Target:
 
 
 def timed_on(target: Target, asked: Mapping[str, object], no_measure: bool) -> dict[str, object]:
-    """What is asked of the target where a limit is measured there; nothing where none is."""
+    """What is asked of the target where something is measured there before the cut; nothing where that is not."""
     limits = sorted(asked.keys() & {"max_latency", "max_memory", "max_size"})
     if limits and no_measure:
         raise BadInput(
             f"--{limits[0].replace('_', '-')} is met by measuring", "leave out --no-measure"
         )
-    return vars(target) if limits else {}
+    return vars(target) if limits or asked.get("round_to") == "auto" else {}
 
 
 def opening(

@@ -12,6 +12,8 @@ from surgeon.budget.limit import COUNTED, MEASURED
 from surgeon.budget.request import kinds
 from surgeon.errors import BadInput
 from surgeon.measure.target import Target
+from surgeon.measure.widths import probed
+from surgeon.pipeline.steps import Steps
 from surgeon.score import Criterion, Material, known
 from surgeon.score.loss import Loss
 from surgeon.sensitivity.record import Sensitivity
@@ -57,6 +59,16 @@ class Asked(NamedTuple):
     material: Material
     sensitivity: Sensitivity | None = None
     target: Target = Target()
+
+
+def aligned(wanted: Asked, run: Steps) -> Asked:
+    """With the widths that the target's kernels like, found by timing layers there, where round_to is 'auto'; limits that
+    are measured ask for them by themselves."""
+    request = wanted.request
+    if request.round_to != "auto" and not (request.measured and request.round_to is None):
+        return wanted
+    widths = run("find the widths that its kernels like", lambda: probed(wanted.target))
+    return wanted._replace(request=replace(request, round_to=widths))
 
 
 def asked(ratio: float | None, options: Options) -> Asked:

@@ -22,7 +22,7 @@ from surgeon.measure.latency import Budget, Comparison
 from surgeon.measure.pair import counted, single
 from surgeon.measure.stand import Reading, Stand
 from surgeon.measure.target import Target
-from surgeon.measure.widths import known, probed
+from surgeon.measure.widths import known
 from surgeon.pipeline.asked import Asked
 from surgeon.pipeline.proposed import Scored, drawn, scored
 from surgeon.pipeline.proven import carried_out, finished
@@ -114,10 +114,7 @@ class _Rounds:
         self._traced, self._inputs, self._source = given
         self._run, self.all = run, list[Round]()
         target, request = asked.target, asked.request
-        if request.round_to in (None, "auto"):
-            widths = run("find the widths that its kernels like", lambda: probed(target))
-            request = replace(request, round_to=widths)
-        self._asked = asked._replace(request=request)
+        self._asked = asked
         widths = request.round_to if isinstance(request.round_to, Widths) else known(target)
         one = single(self._inputs)
         budget = _BUDGET if request.max_latency else _BESIDE
