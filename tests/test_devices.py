@@ -221,6 +221,43 @@ def test_a_disk_that_is_full_there(tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=False)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_local_timing_ends_with_whoever_wanted_it(tmp_path: Path, number: int) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    script = f"""
+import numpy as np, onnx
+from onnx import TensorProto, helper
+from pathlib import Path
+from surgeon.measure.bench import timed
+from surgeon.measure.latency import Budget
+x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 8]) for n in "xy")
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+path = Path({str(tmp_path / "net.onnx")!r})
+onnx.save(model, path)
+timed({{"a": path}}, np.zeros((1, 8), np.float32), None, Budget(min_s=200.0, max_s=300.0))
+"""
+    there = {**os.environ, "TMPDIR": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=there, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert until(lambda: any(folder.glob("*/runner.pyz")), 60)
+    assert until(lambda: _children(process.pid))
+    runners = _children(process.pid)
+    os.kill(process.pid, number)
+    process.wait(30)
+    assert until(lambda: not any(alive(pid) for pid in runners))
+    assert until(lambda: not any(folder.glob("*/runner.pyz")))
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 ADB = """\
 #!/bin/sh
 echo "$@" >> {log}

@@ -31,10 +31,11 @@ class Local:
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
             program = folder / "runner.pyz"
             program.write_bytes(packed())
+            lease, held = os.pipe()  # `held` closes with this process, however it ends
             try:
                 done = subprocess.run(
-                    [sys.executable, str(program), str(folder)],
-                    stdin=subprocess.DEVNULL,
+                    [sys.executable, str(program), str(folder), "--leased"],
+                    stdin=lease,
                     capture_output=True,
                     env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
                     encoding="utf-8",
@@ -43,6 +44,9 @@ class Local:
                 )
             except OSError as error:
                 raise BadInput(f"the runner cannot be started: {error.strerror}") from error
+            finally:
+                os.close(lease)
+                os.close(held)
         return read_answer(done.stdout, done.stderr, _end(done.returncode))
 
     def probe(self) -> dict[str, Any]:

@@ -1,10 +1,15 @@
-"""`python runner.pyz FOLDER`: do what FOLDER/job.json says, print one marked line, leave the rest to stderr."""
+"""`python runner.pyz FOLDER`: do what FOLDER/job.json says, print one marked line, leave the rest to stderr.
+
+With `--leased` behind, stdin is a lease: when it closes, whoever started this is gone, and so are the folder and this process.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -16,10 +21,18 @@ from surgeon.runner.refusal import Refusal, first_line
 def main() -> None:
     """Exit 0 wherever the line could be printed, also when it says what went wrong."""
     out = os.dup(1)
+    if sys.argv[2:] == ["--leased"]:
+        threading.Thread(target=_leave, args=(sys.argv[1],), daemon=True).start()
     os.dup2(2, 1)  # runtimes print as they like, and the answer must stay the only line
     answer = _answer(sys.argv[1:])
     with os.fdopen(out, "w", encoding="utf-8") as stream:
         stream.write(MARK + json.dumps(answer) + "\n")
+
+
+def _leave(folder: str) -> None:
+    os.read(0, 1)  # nothing is ever written: this is its end
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 def _answer(arguments: list[str]) -> dict[str, Any]:
