@@ -114,6 +114,17 @@ class TestOptions:
         assert "ncnn, which is not installed" in err
         assert "pip install 'model-surgeon[ncnn]'" in err
 
+    def test_a_file_needs_no_converter(self, go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+        needs("openvino")
+        there = importlib.util.find_spec
+        export_onnx(nn.Conv2d(3, 4, 1).eval(), "a.onnx", torch.randn(1, 3, 8, 8))
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: there(name) if name == "openvino" else None
+        )
+        code, out, err = go("a.onnx", "--runtime", "openvino", "--json")
+        assert code == 0, err
+        assert json.loads(out)["models"][0]["runtime"].startswith("openvino")
+
     def test_a_network_that_one_runtime_does_not_take_is_left_out(self, go: Go) -> None:
         decides = ("m.py:decides", "--input", "1,3,8,8")
         code, _, err = go(*decides, "--runtime", "torch-compile,ort")

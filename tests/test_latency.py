@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from surgeon.measure import Budget, Comparison, compare, time_one
-from surgeon.runner.sampling import median_interval
+from surgeon.measure.latency import timing
+from surgeon.runner.sampling import Laps, median_interval
 
 
 class Machine:
@@ -187,6 +188,11 @@ def test_noise_is_said():
     machine = Machine(0)
     loud = time_one(machine.network(1.0, noise=0.8), Budget(max_s=8), machine.clock)
     assert "% wide" in loud.noise
+
+
+def test_of_brief_runs_the_cpu_clock_tells_nothing():
+    for seconds, said in ((1e-6, ""), (1e-3, "only 10 % of the time was spent on the CPU")):
+        assert timing(Laps([seconds] * 30, cpu_s=1.0, around_s=10.0)).noise == said
 
 
 def test_an_exception_of_the_run_passes_through_and_collection_is_back_on():

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["faster", "slower", "no difference"]
 
+_BRIEF_S = 5e-5  # reading the CPU clock takes a microsecond, so of shorter runs it tells nothing
 _SURE = 0.99  # of verdicts
 _BY_RANGE = {2: 31.83, 3: 3.008, 4: 1.316, 5: 0.843, 6: 0.628, 7: 0.507}  # 99 % on both sides
 P90_RUNS = 64  # below this the 90th percentile rests on fewer than seven runs
@@ -68,7 +69,7 @@ class Timing:
         if self.high_s - self.low_s > 0.05 * self.median_s:
             width = 100 * (self.high_s - self.low_s) / self.median_s
             signs.append(f"the interval is {width:.0f} % wide")
-        if self.cpu_share is not None and self.cpu_share < 0.9:
+        if self.cpu_share is not None and self.cpu_share < 0.9 and self.median_s > _BRIEF_S:
             signs.append(f"only {100 * self.cpu_share:.0f} % of the time was spent on the CPU")
         if (self.context_switches or 0) > self.runs:
             signs.append(f"{self.context_switches} involuntary context switches")

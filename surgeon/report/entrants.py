@@ -60,8 +60,9 @@ def entrants(
 
     BadInput for a model that cannot be opened, and for one that none of the runtimes takes.
     """
-    for name in terms.runtimes:
-        require(runtime(name), running=terms.device == "local")
+    for asked in map(runtime, terms.runtimes):
+        if terms.device == "local":
+            require(asked, running=True)
     found: list[Entrant] = []
     notes: list[str] = []
     for number, name in enumerate(labels(refs)):

@@ -35,10 +35,10 @@ def runtime(name: str) -> Runtime:
 
 def require(wanted: Runtime, *, running: bool = False) -> None:
     """BadInput with the pip line where what makes its files is not installed, or with `running` what runs them here."""
-    packages = [wanted.package, PACKAGES[wanted.name][0]] if running else [wanted.package]
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise BadInput(f"{wanted.title} needs {package}, which is not installed", wanted.hint)
+    package = PACKAGES[wanted.name][0] if running else wanted.package
+    if importlib.util.find_spec(package) is None:
+        hint = wanted.pip_line if running else wanted.hint
+        raise BadInput(f"{wanted.title} needs {package}, which is not installed", hint)
 
 
 def make(model: nn.Module, inputs: Any, name: str, path: Path) -> tuple[Path, tuple[str, ...]]:

@@ -32,5 +32,11 @@ def _make(model: nn.Module, inputs: Any, path: Path) -> tuple[str, ...]:
 
 
 LITERT = Runtime(
-    "litert", ".tflite", "litert_torch", "ai-edge-litert", _make, title=_TITLE, advice=_ADVICE
+    "litert",
+    ".tflite",
+    "litert_torch",
+    "model-surgeon[litert]",
+    _make,
+    title=_TITLE,
+    advice=_ADVICE,
 )

@@ -28,12 +28,17 @@ class Runtime:
     make: Make
     precision: str = "float32"
     title: str = ""
-    advice: str = ""  # instead of the pip line, where that would not do
+    advice: str = ""  # for making files, where the pip line would not do
 
     @property
     def hint(self) -> str:
-        """What to do where it is missing."""
-        return self.advice or f"pip install '{self.pip}'"
+        """What to do where what makes its files is missing."""
+        return self.advice or self.pip_line
+
+    @property
+    def pip_line(self) -> str:
+        """What installs it."""
+        return f"pip install '{self.pip}'"
 
 
 def not_made(title: str, error: BaseException) -> BadInput:
