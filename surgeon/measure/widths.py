@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 PROBED = (4, 8, 12, 16, 24, 32, 40, 48, 52, 56, 60, 61, 62, 63, 64, 65, 66, 68, 80)
+_FORMAT = 2  # of what is kept
 _AGREE = 2  # probes that must say the same
 _TRIES = 4
 READ_ONNX = ("ort", "openvino")
@@ -64,7 +65,7 @@ def probed(target: Target, cache: Path | None = None) -> Widths:
     cache = cache or _own_cache()
     place = open_device(target.device).probe()
     version = (place.get("runtimes") or {}).get(target.runtime)
-    key = f"{target.runtime} {version}, {target.threads} threads, {place.get('cpu')}"
+    key = f"{_FORMAT}: {target.runtime} {version}, {target.threads} threads, {place.get('cpu')}"
     kept = _read(cache).get(key)
     if kept is None:
         kept = _agreed(target)
