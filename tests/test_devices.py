@@ -86,6 +86,12 @@ def test_each_kind_opens_its_device() -> None:
     assert open_device("ssh://pi@h?python=/x").name == "ssh://pi@h"
 
 
+def test_a_target_of_no_device_is_refused_before_anything_is_made() -> None:
+    with pytest.raises(BadInput, match="is no device"):
+        Target("shh://pi@h")
+    assert Target("ssh://pi@h").device == "ssh://pi@h"
+
+
 def facts(**more: Any) -> dict[str, Any]:
     found = {"machine": "aarch64", "python": "3.11.2", "numpy": None, "runtimes": {"ort": None}}
     return {**found, **more}

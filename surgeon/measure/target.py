@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from surgeon.devices.address import address
 from surgeon.errors import BadInput
 from surgeon.runner.engines import PACKAGES
 
@@ -19,6 +20,7 @@ class Target:
 
     def __post_init__(self) -> None:
         checked_runtime(self.runtime)
+        address(self.device)  # a slip of the finger is told before anything is made for it
         if self.threads < 1:
             raise BadInput(f"threads: at least 1, not {self.threads}")
 
