@@ -337,10 +337,10 @@ class TestModels:
 
         own = files.export_onnx
 
-        def fail(model: object, path: Path, inputs: object) -> object:
+        def fail(model: object, path: Path, inputs: object, **how: object) -> object:
             if path.name != "original.onnx":
                 raise CheckFailed("output of the ONNX file differs")
-            return own(model, path, inputs)  # type: ignore[arg-type]
+            return own(model, path, inputs, **how)  # type: ignore[arg-type]
 
         monkeypatch.setattr(files, "export_onnx", fail)
         assert "--no-onnx" in refused("shrink", *NET, *RATIO, code=4)

@@ -246,7 +246,11 @@ timed({{"a": path}}, np.zeros((1, 8), np.float32), None, Budget(min_s=200.0, max
 """
     there = {**os.environ, "TMPDIR": str(folder)}
     process = subprocess.Popen(
-        [sys.executable, "-c", script], env=there, stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-c", script],
+        env=there,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=interruptible,
     )
     assert until(lambda: any(folder.glob("*/runner.pyz")), 60)
     assert until(lambda: _children(process.pid))
@@ -255,6 +259,11 @@ timed({{"a": path}}, np.zeros((1, 8), np.float32), None, Budget(min_s=200.0, max
     process.wait(30)
     assert until(lambda: not any(alive(pid) for pid in runners))
     assert until(lambda: not any(folder.glob("*/runner.pyz")))
+
+
+def interruptible() -> None:
+    """SIGINT as in a terminal: what a shell starts in the background is told to ignore it, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _children(pid: int) -> list[int]:

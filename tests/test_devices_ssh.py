@@ -19,6 +19,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sshd import MISSING, Sshd, alive, until
+from test_devices import interruptible
 
 from surgeon.cli.main import run
 from surgeon.devices import open_device, ssh
@@ -315,7 +316,9 @@ from surgeon.devices import open_device
 ssh.packed = lambda: {sleeping(told).encode()!r}
 open_device("ssh://device").run({{"do": "x"}}, {{}})
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.DEVNULL, preexec_fn=interruptible
+    )
     assert until(lambda: told.exists() and told.read_text(), 60)
     assert server.left()
     process.send_signal(getattr(signal, how))

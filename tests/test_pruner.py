@@ -158,7 +158,7 @@ def test_the_optimizer_and_its_schedule_go_on():
 def test_a_whole_loop(tmp_path):
     model = net(16)
     untouched = [p.shape for p in model.parameters()]
-    pruner = Pruner(model, X, 0.5, steps=3, schedule="polynomial", strength=1e-3)
+    pruner = Pruner(model, X, 0.5, steps=3, schedule="polynomial", strength=1e-3, round_to=1)
     optimizer = SGD(pruner.model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(3):
         epoch(pruner, optimizer, press=True)

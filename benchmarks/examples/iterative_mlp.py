@@ -52,12 +52,12 @@ def _one(seed: int, epochs: int, tuned: int) -> list[list[Any]]:
     rows: list[list[Any]] = [["dense", *_of(net), None, accuracy(net, test)]]
     slim: Any = net
     for step in range(STEPS):
-        slim = surgeon.shrink(slim, train[0][:2], ratio=RATIO, measure=False).model
+        slim = surgeon.shrink(slim, train[0][:2], ratio=RATIO, round_to=1, measure=False).model
         cut = accuracy(slim, test)
         fit(slim, train, tuned)
         rows.append([f"step {step + 1}", *_of(slim), cut, accuracy(slim, test)])
     share = 1 - (1 - RATIO) ** STEPS
-    slim = surgeon.shrink(net, train[0][:2], ratio=share, measure=False).model
+    slim = surgeon.shrink(net, train[0][:2], ratio=share, round_to=1, measure=False).model
     cut = accuracy(slim, test)
     fit(slim, train, tuned * STEPS)
     return [*rows, ["at once", *_of(slim), cut, accuracy(slim, test)]]
