@@ -263,6 +263,7 @@ class Clock:
 
     def __init__(self, latency, noise: float = 0.004) -> None:
         self.latency, self.noise, self.models = latency, noise, []
+        self.again, self.slower = 0, lambda reading: reading
 
     def __call__(self, model: nn.Module, inputs: Inputs, *_: object) -> Clock:
         self.base, self.inputs = model, inputs
@@ -291,6 +292,10 @@ class Clock:
     def profiled(self, reading: Reading) -> object:
         return reading.comparison
 
+    def confirmed(self, reading: Reading, quantities) -> Reading:
+        self.again += 1
+        return self.slower(reading)
+
 
 class _Nothing:
     timings: ClassVar = {"before": None, "after": None}
@@ -317,6 +322,26 @@ def test_the_limit_is_met_and_used(timed_by, limit: float, power: float):
     assert len(clock.models) <= limited.ROUNDS and done.check is not None
     assert done.report["limited"]["reached"]["met"]
     assert done.plan.request["max_latency"] == f"{limit}x"
+
+
+def test_what_is_not_confirmed_is_not_met(timed_by):
+    """A first reading that was lucky: the second process says 2 % more."""
+    clock = timed_by(Clock(lambda share: share))
+    worse = []
+
+    def slower(reading: Reading) -> Reading:
+        if worse:
+            return reading
+        worse.append(reading)
+        span = reading.shares["latency"]
+        told = {"latency": Span(span.value * 1.02, span.low * 1.02, span.high * 1.02)}
+        return Reading(told, told, reading.comparison, reading.files)
+
+    clock.slower = slower
+    done = surgeon.shrink(net(), X, max_latency="0.5x")
+    lucky = next(r for r in done.limited.rounds if r.reading.comparison is worse[0].comparison)
+    assert not lucky.met and clock.again >= 2
+    assert done.limited.best is not lucky and done.limited.best.met
 
 
 def test_an_absolute_limit_and_a_size(timed_by):
