@@ -344,6 +344,13 @@ def test_what_is_not_confirmed_is_not_met(timed_by):
     assert done.limited.best is not lucky and done.limited.best.met
 
 
+def test_on_a_noisy_target_the_last_round_is_safe_and_nothing_is_cut_to_the_bone(timed_by):
+    clock = timed_by(Clock(lambda share: share, noise=0.05))
+    done = surgeon.shrink(net(), X, max_latency="0.5x")
+    share = done.limited.best.reading.shares["latency"]
+    assert share.high <= 0.5 and share.value > 0.4 and len(clock.models) <= limited.ROUNDS
+
+
 def test_an_absolute_limit_and_a_size(timed_by):
     timed_by(Clock(lambda share: share))
     done = surgeon.shrink(net(), X, max_latency="8ms", max_size="180kB")

@@ -37,6 +37,7 @@ from surgeon.trace.inputs import Inputs
 ROUNDS = 6
 _BUDGET = Budget()
 _BESIDE = Budget(min_s=0.5, max_s=3.0)  # where latency is told, and not limited
+_LAST = 0.93  # of the aim, in the last round, where none before it met the limit
 _TRIES = 12  # aims until a plan comes out that was not measured
 
 
@@ -134,17 +135,17 @@ class _Rounds:
     def searched(self) -> tuple[Round, Cut]:
         """Rounds until one is close to the limits, or there are no more: the best of them."""
         for _ in range(ROUNDS):
+            if self._best is None and len(self.all) == ROUNDS - 1:
+                self.search.safer(_LAST)
             try:
                 plan = self._next()
-            except OutOfReach:
-                break
+            except OutOfReach:  # by what is predicted: the most that may go tells more
+                plan = self._floor()
             if plan is None:
                 break
             last = self._measured(*plan)
             if last.met and last.fill >= CLOSE:
                 break
-        if self._best is None:  # all were over, or what is predicted says that it is out of reach
-            self._floor()
         if self._best is None:
             raise self._unreached()
         return self._best
@@ -195,15 +196,17 @@ class _Rounds:
             self._best = found, done
         return found
 
-    def _floor(self) -> None:
-        """Measure the most that may go, once."""
+    def _floor(self) -> tuple[Plan, tuple[str, ...]] | None:
+        """The plan by which the most goes, and its notes; None where it was measured."""
         found = self._found
         plan, notes = self._drawn(most(self._traced.coupling, found.scores, self._asked.request))
-        if not any(r.plan.keep == plan.keep for r in self.all):
-            self._measured(plan, notes)
+        known = any(r.plan.keep == plan.keep for r in self.all)
+        return None if known else (plan, notes)
 
     def _unreached(self) -> OutOfReach:
         """With the least that was measured, and what holds it up."""
+        if (floor := self._floor()) is not None:
+            self._measured(*floor)
         least = min(self.all, key=lambda r: r.fill)
         what = max(
             self.search.limits, key=lambda w: least.reading.shares[w].value / self.search.limits[w]
@@ -214,9 +217,10 @@ class _Rounds:
         mix = self.search.aims().of[what].mix
         plain = Work(self._traced.coupling, Widths.multiples(1))  # within a block, too
         held = holders(self._traced.coupling, floor, (plain, mix), left)
+        how = "was not met in six rounds" if least.met else "cannot be reached"
         why = f"; what holds it up: {', '.join(map(str, held[:3]))}" if held else ""
         return OutOfReach(
-            f"--max-{what} {limit} cannot be reached with {self._asked.target}: the least that was measured is "
+            f"--max-{what} {limit} {how} with {self._asked.target}: the least that was measured is "
             f"{share.value:.3f}x ({share.low:.3f} to {share.high:.3f}){why}",
             f"ask for {share.high:.2f}x or more, or let more groups go (surgeon inspect)",
         )
