@@ -51,9 +51,9 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
     model, inputs = unwrapped(model), Inputs.of(example_inputs)
     _with_numbers(model, check or measure)
     regime, wanted = _asked(ratio, options)
+    wanted = aligned(wanted, run)
     if not regime.plain:
         return shrink_in_steps(model, inputs, wanted, Wanted(regime, check, measure, source), run)
-    wanted = aligned(wanted, run)
     if wanted.request.measured:
         return shrink_to_limits(model, inputs, wanted, run, (check, source))
     proposal = proposed(model, inputs, wanted, source, run)

@@ -185,6 +185,14 @@ def test_rounding_to_friendly_widths_is_said_and_can_be_switched_off(monkeypatch
     assert not ask("resnet18", ratio=0.5).notes  # nothing had to be rounded
 
 
+def test_shares_by_measured_losses_are_not_called_rounding():
+    coupling = known("resnet18")
+    scores = {g.name: np.arange(g.size, dtype=float) for g in coupling.groups if g.why_not is None}
+    curves = {n: [(0, 0.0), (len(s), float(k))] for k, (n, s) in enumerate(scores.items())}
+    choice = choose(coupling, scores, Request(ratio=0.3), curves)
+    assert choice.removed and not any("rounded" in note for note in choice.notes)
+
+
 def test_the_least_important_go_first():
     coupling = known("conv_chain")
     scores = {g.name: np.arange(g.size, dtype=float)[::-1] for g in coupling.groups}

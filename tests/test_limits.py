@@ -140,6 +140,17 @@ def test_widths_are_timed_once_for_a_runtime_and_kept(tmp_path, monkeypatch):
     assert widths.probed(Target(), cache) == first and len(asked) == 6
 
 
+def test_what_was_probed_is_written_once_and_needs_no_cache(tmp_path, monkeypatch):
+    table = {kind: {w: float((-(-w // 8)) ** 2) for w in PROBED} for kind in RATES_OF}
+    monkeypatch.setattr(widths, "times", lambda _target: table)
+    found = widths.probed(Target(), tmp_path / "new" / "w.json")
+    written = []
+    monkeypatch.setattr(widths, "write_text", lambda *given: written.append(given))
+    assert widths.probed(Target(), tmp_path / "new" / "w.json") == found and not written
+    (tmp_path / "file").write_text("")
+    assert widths.probed(Target(), tmp_path / "file" / "w.json") == found  # its folder is a file
+
+
 def test_probes_that_do_not_agree_are_not_kept(tmp_path, monkeypatch):
     blocks = iter((1, 4, 8, 16))
 

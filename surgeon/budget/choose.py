@@ -55,6 +55,7 @@ def choose(
             )
     field = field_of(coupling, scores, request, by_hand, gone)
     counts: Sequence[int] = ()
+    notes: tuple[str, ...] = ()
     if request.threshold is not None:
         counts = _below(field, request.threshold)
     elif request.limits or aims:
@@ -66,9 +67,9 @@ def choose(
         counts = _of_channels(field, request, curves)
     elif request.ratio is not None or request.ratio_for:
         counts = _counts(field, request.ratio or 0.0)
+        notes = _rounded(field, request, counts) if request.near and counts else ()
     choice = _choice(field, counts, by_hand)
-    if request.near and counts:
-        choice = replace(choice, notes=choice.notes + _rounded(field, request, counts))
+    choice = replace(choice, notes=choice.notes + notes)
     if not choice.removed:
         _nothing(field, request)
     return choice

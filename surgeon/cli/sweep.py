@@ -105,7 +105,7 @@ def _run(
     source, ref = model
     what, limits = asked
     out, rows, last = wanted.output or Path("sweep"), [], None
-    where = vars(wanted.target) if what in ("latency", "memory", "size") else {}
+    where = o.timed_on(wanted.target, {f"max_{what}": "", **common}, no_measure=False)
     for limit in limits:
         screen.step(f"{what} {limit}")
         options = {f"max_{what}": limit, "measure": False, "progress": screen.step, **where}

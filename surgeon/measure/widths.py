@@ -11,11 +11,13 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.budget.align import KINDS, Grid, Widths, block_of_this_cpu
 from surgeon.devices import open_device
+from surgeon.errors import SurgeonError
 from surgeon.files.atomic import write_text
 from surgeon.measure.bench import Entry, race
 from surgeon.measure.latency import Budget
@@ -69,9 +71,13 @@ def probed(target: Target, cache: Path | None = None) -> Widths:
     kept = _read(cache).get(key)
     if kept is None:
         kept = _agreed(target)
-    if kept is None:  # too noisy a machine to tell: nothing is kept, the next run tries again
-        return known(target)
-    write_text(cache, json.dumps({**_read(cache), key: kept}) + "\n")
+        if kept is None:  # too noisy a machine to tell: nothing is kept, the next run tries again
+            return known(target)
+        with suppress(
+            OSError, SurgeonError
+        ):  # where nothing can be kept, the next run probes again
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_text(cache, json.dumps({**_read(cache), key: kept}) + "\n")
     return Widths(
         {kind: Grid(*kept["grids"][kind]) for kind in KINDS},
         {kind: {int(w): size for w, size in kept["sizes"][kind].items()} for kind in KINDS},
@@ -196,9 +202,7 @@ def _model(kind: str, width: int, shape: tuple[int, ...]) -> onnx.ModelProto:
 def _own_cache() -> Path:
     from platformdirs import user_cache_path
 
-    folder = user_cache_path("surgeon")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "widths.json"
+    return user_cache_path("surgeon") / "widths.json"
 
 
 def _read(cache: Path) -> dict[str, Any]:
