@@ -113,6 +113,31 @@ def test_a_fault_is_found_whether_boxes_are_or_not(threshold: float):
             surgeon.check(model, spoiled(result.model, name), result.plan, image_list())
 
 
+class NormedFinder(Finder):
+    """Finds what its first feature shows, and normalises what it found: torch runs other ops where that is nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(0.9)
+        self.refine = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8))
+        with torch.no_grad():
+            self.score.weight.zero_()
+            self.score.weight[:, 0] = 100.0
+
+
+def test_a_slim_network_that_finds_nothing_follows_all_the_same():
+    torch.manual_seed(0)
+    model = NormedFinder().eval()
+    remove = {"neck": [0, 1], "refine.0": [2, 3]}
+    result = surgeon.remove(model, image_list(), remove, measure=False)
+    assert result.way == "module"
+    assert [len(found["boxes"]) > 0 for found in model(*image_list())] == [True, True]
+    assert [len(found["boxes"]) for found in result.model(*image_list())] == [0, 0]
+    assert result.model.refine[1].num_features == 6
+    for name in ("refine.0.weight", "refine.1.bias"):
+        with pytest.raises(CheckFailed):
+            surgeon.check(model, spoiled(result.model, name), result.plan, image_list())
+
+
 def test_what_is_decided_by_value_stays():
     torch.manual_seed(0)
     model = Finder(0.5).eval()

@@ -1,5 +1,6 @@
 """Layers that only a forward in train mode runs are cut with what they read, or left whole by name."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,28 @@ class WantsTargets(Auxiliary):
         return super().forward(x)
 
 
+class Dropped(nn.Module):
+    """What only training reads comes before layers that are dropped now and then (wav2vec 2's masked spans)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.span = nn.Linear(8, 12), nn.Parameter(torch.rand(12))
+        self.layers = nn.ModuleList(nn.Linear(12, 12) for _ in range(3))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if self.training:
+            masked = torch.zeros(x.shape[:-1], dtype=torch.bool)
+            masked[:, : int(np.random.randint(1, 3))] = True
+            x[masked] = self.span
+        for layer in self.layers:
+            if self.training and torch.rand([]) < 0.5:
+                continue
+            x = x + F.relu(layer(x))
+        return self.head(x)
+
+
 def shrunk(kind: type[Auxiliary]) -> tuple[Auxiliary, surgeon.Result]:
     model = randomise(kind()).eval()
     return model, surgeon.shrink(model, X, 0.5, measure=False)
@@ -116,6 +139,22 @@ def test_a_training_forward_that_fails_leaves_its_layers_whole() -> None:
     assert result.model.aside.weight.shape == (12, 16, 1, 1)
     assert result.model.stem.out_channels == 8
     assert any("left whole: aside.weight" in n for n in result.notes)
+
+
+def test_layers_are_dropped_by_numbers_that_are_drawn() -> None:
+    model, x = randomise(Dropped()).eval(), torch.rand(2, 6, 8)
+    result = surgeon.shrink(model, x, 0.5, measure=False)
+    assert result.way == "module"
+    assert result.model.span.shape == (6,)
+    assert result.model.train()(x).shape == (2, 6, 5)
+
+
+def test_nobody_elses_numbers_are_drawn() -> None:
+    model, x = Dropped().eval(), torch.rand(2, 6, 8)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    assert surgeon.trace(model, x).coupling.graph.training is not None
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all()
 
 
 @pytest.mark.parametrize("kind", [Auxiliary, Literal])

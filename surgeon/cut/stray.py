@@ -44,6 +44,7 @@ def stray(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
     """Why the first op of the cut model that was not planned is none that was, or None."""
     plans = _plans(original, sizes)
     read = {v.state[0] for node in original.nodes for v in node.inputs if v.state}
+    idle = _idle(slim)
     for node in slim.nodes:
         place = node.module, node.source
         if place not in plans:
@@ -51,8 +52,26 @@ def stray(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
             if own:
                 return f"it reads {own}, which the original's forward did not{_at(node)}"
         elif plans[place] and not any(p.allows(node) for p in plans[place]):
+            if node.index in idle and all(node.op not in p.ops for p in plans[place]):
+                continue
             return f"{node.op} runs there as it was not planned{_at(node)}"
     return None
+
+
+def _idle(slim: Graph) -> set[int]:
+    """Nodes that compute nothing: all that they give, or that is made of it, is empty. Where no box was found, torch
+    runs other ops (a batch norm copies its input and multiplies by a single scale)."""
+    used: dict[Value, list[int]] = defaultdict(list)
+    for node in slim.nodes:
+        for value in node.inputs:
+            used[value].append(node.index)
+    idle: set[int] = set()
+    returned = {*slim.outputs, *slim.ends}
+    for node in reversed(slim.nodes):
+        full = [v for v in node.outputs if v is not None and 0 not in v.shape]
+        if all(v not in returned and used[v] and idle.issuperset(used[v]) for v in full):
+            idle.add(node.index)
+    return idle
 
 
 def _at(node: Node) -> str:

@@ -7,12 +7,14 @@ are indices. A network whose Python looks at values (detectors) is recorded on r
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import (
@@ -39,6 +41,7 @@ from surgeon.trace.tensors import named_outputs, named_state, output_tensors, te
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
 _WRITTEN = 64  # numbers written in the code of a forward that are compared
 _LITERAL = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default})
+_DRAWS = frozenset({torch.ops.aten.rand, torch.ops.aten.randn})
 _SHORT = {
     "float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16",
     "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "b1",
@@ -143,10 +146,10 @@ def _record_training(
     twin: nn.Module, inputs: Inputs, recorder: Recorder, unread: set[Value]
 ) -> None:
     """Add a forward in train mode, if it runs and reads what the one in eval mode left."""
-    graph = recorder.graph
+    graph, recorder.training = recorder.graph, True
     start, outputs = len(graph.nodes), graph.outputs
     try:
-        with forward_mode(twin), module_paths(twin.train(), recorder), recorder:
+        with drawn_alike(), forward_mode(twin), module_paths(twin.train(), recorder), recorder:
             output = inputs.run(twin)
         graph.outputs += recorder.returned(output)
     except Exception:  # noqa: BLE001  it may want targets, or look at values: eval mode decides then
@@ -156,6 +159,21 @@ def _record_training(
     else:
         del graph.nodes[start:]
         graph.outputs = outputs
+
+
+@contextmanager
+def drawn_alike() -> Iterator[None]:
+    """What is drawn inside is the same each time, and the caller's random numbers are as they were."""
+    before = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 @contextmanager
@@ -210,6 +228,7 @@ class Recorder(TorchDispatchMode):
         self._known: Any = WeakIdKeyDictionary()  # tensor -> its value, while the tensor lives
         self._from_inputs: Any = WeakIdKeyDictionary()  # whose numbers another input would change
         self._inside = False  # a module that has a rule: its call is the op
+        self.training = False  # of a forward in train mode: what it draws decides what runs
 
     def begin(self, inputs: Any) -> None:
         """Mark the tensors of the inputs: what is computed from them is no constant."""
@@ -350,7 +369,14 @@ class Recorder(TorchDispatchMode):
         return arg
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return run_on_meta(func, args, kwargs) if self.on_meta else func(*args, **kwargs)
+        if not self.on_meta or (self.training and _draws_one(func, args)):
+            return func(*args, **kwargs)
+        return run_on_meta(func, args, kwargs)
+
+
+def _draws_one(func: Any, args: tuple[Any, ...]) -> bool:
+    """A single random number, for Python to look at: whether a layer is dropped this time."""
+    return func.overloadpacket in _DRAWS and not list(args[0])
 
 
 def _numbers(tensor: Tensor) -> tuple[Any, ...]:
