@@ -222,6 +222,20 @@ def test_a_repeat_whose_copies_are_cut():
         assert result.check is not None and result.check.error < 1e-9
 
 
+class CopiesToSize(Copies):
+    """The same, with the size that comes out written down (Mamba-2's groups)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        copies = self.a(x).repeat_interleave(2, 1, output_size=12)
+        return self.d(copies)
+
+
+def test_a_repeat_is_told_its_new_size():
+    result = surgeon.shrink(CopiesToSize(), X, ratio_for={"a": 0.5}, measure=False)
+    assert result.way == "program"
+    assert result.model.d.weight.shape == (5, 6, 1, 1)
+
+
 class KernelEach(nn.Module):
     """A kernel of its own for each example: the conv's groups are the batch."""
 

@@ -8,7 +8,7 @@ accepted only where the user's own forward computes the very same ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -181,7 +181,11 @@ def _repeat_interleave(call: Call, sizes: Sizes) -> Call:
     dim = call.arg(2, call.kwargs.get("dim"))
     if call.x is None or type(call.arg(1)) is not int or dim is None:
         return call
-    return call.put(1, sizes.shape(call.outputs[0])[dim] // sizes.shape(call.x)[dim])
+    length = sizes.shape(call.outputs[0])[dim]
+    new = call.put(1, length // sizes.shape(call.x)[dim])
+    if new.kwargs.get("output_size") is not None:
+        new = replace(new, kwargs={**new.kwargs, "output_size": length})
+    return new
 
 
 @_resizes("unflatten")
