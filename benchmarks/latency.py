@@ -91,6 +91,7 @@ def cases() -> Iterator[Case]:
     yield Case("mobilenet_v2", net, net, seen, error, "output error")
 
 
+@torch.no_grad()
 def _uneven(model: nn.Module) -> nn.Module:
     """Filters of different importance, as training leaves them: scales drawn log-normally."""
     for module in model.modules():
