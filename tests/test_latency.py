@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from surgeon.measure import Budget, Comparison, compare, time_one
-from surgeon.measure.latency import timing
+from surgeon.measure.latency import comparison, timing
+from surgeon.runner import sampling
 from surgeon.runner.sampling import Laps, median_interval
 
 
@@ -74,6 +75,44 @@ def test_one_network_against_itself_is_no_difference():
 def test_nor_is_it_on_a_host_with_a_neighbour():
     verdicts = [versus(s, 0.01, 0.01, drift=0.4, noise=0.1) for s in range(100)]
     assert sum(c.ratios["after"].verdict == "no difference" for c in verdicts) >= 95
+
+
+def test_rounds_in_which_a_core_was_lost_say_nothing_of_the_ratio():
+    first, mine = Laps([1.0] * 40), Laps([0.5] * 40)
+    for k in range(0, 40, 2):
+        first.laps[k], mine.laps[k] = 9.0, 8.5
+        (first if k % 4 else mine).disturbed.append(k)
+    found = comparison({"first": first, "mine": mine})
+    assert (found.ratios["mine"].value, found.ratios["mine"].rounds) == (0.5, 20)
+    assert found.timings["mine"].runs == 40  # a timing keeps every run
+
+
+def test_where_nearly_every_round_lost_a_core_all_of_them_count():
+    first, mine = Laps([2.0] * 40, disturbed=list(range(30))), Laps([1.0] * 40)
+    assert comparison({"first": first, "mine": mine}).ratios["mine"].rounds == 40
+
+
+def test_no_run_is_timed_right_after_the_core_was_lost(monkeypatch: pytest.MonkeyPatch):
+    """Of a machine that gives the core to others for 20 ms in every 5 ms, the run that comes next finds cold caches."""
+    machine, own, lost, cold = Machine(0), [0.0], [0], [0.0]
+
+    def network(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            took, cold[0] = seconds + cold[0], 0.0
+            if int((own[0] + took) / 0.005) > int(own[0] / 0.005):
+                lost[0] += 1
+                cold[0] = 0.001
+                machine.now += 0.02
+            own[0] += took
+            machine.now += took
+
+        return run
+
+    monkeypatch.setattr(sampling, "involuntary_switches", lambda: lost[0])
+    runs = {"before": network(0.001), "after": network(0.0005)}
+    found = compare(runs, Budget(max_s=10), machine.clock, 0)
+    assert found.ratios["after"].value == pytest.approx(0.5)
+    assert found.timings["after"].median_s == pytest.approx(0.0005)
 
 
 @pytest.mark.parametrize("noise", [0.2, 0.5])

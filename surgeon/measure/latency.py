@@ -84,8 +84,9 @@ class Timing:
 class Ratio:
     """How long a run takes relative to the first callable's: 0.5 is half the time.
 
-    `value` is the median over rounds, `low` to `high` its 95 % sign-test interval. The verdict is a
-    difference only where all of the 99 % interval lies more than 1 % away from equality.
+    `value` is the median over `rounds`, those in which neither lost its core (`quiet`), `low` to `high` its 95 %
+    sign-test interval. The verdict is a difference only where all of the 99 % interval lies more than 1 % away from
+    equality.
     """
 
     value: float
@@ -146,11 +147,11 @@ def compare(
 def comparison(sampled: Mapping[str, Laps], pressure: float | None = None) -> Comparison:
     """The timings of what was sampled together, and the ratios to the first."""
     first, *others = sampled
-    base = sampled[first].laps
+    base = sampled[first]
     return Comparison(
         first=first,
         timings={name: timing(laps, pressure) for name, laps in sampled.items()},
-        ratios={name: _ratio(log_ratios(sampled[name].laps, base)) for name in others},
+        ratios={name: _ratio(log_ratios(sampled[name], base)) for name in others},
         laps={name: laps.laps for name, laps in sampled.items()},
     )
 

@@ -7,6 +7,9 @@ One run is one call without arguments; what it runs is not known here. Two rules
   rounds' log ratios with its sign-test interval. Timed one after the other on a busy host, one network
   came out up to 21 % away from itself; interleaved, at most 1.4 %.
 
+A run that lost its core to others tells of them: a comparison looks at the rounds in which none did, where there are
+enough of these (`quiet`). A timing keeps every run.
+
 Within a round each timed run is preceded by untimed ones of the same callable, because otherwise
 every model finds its weights thrown out of the cache by the other, which does not happen in use:
 mobilenet_v2 beside resnet18 took 10 % longer than alone without them, 7 % with one, 4 % with four.
@@ -30,6 +33,9 @@ Clock = Callable[[], float]
 
 LEVEL = 0.95
 _SETTLE_S = 0.01
+_SETTLE_MOST = 5  # times as long, for the last run before a timed one to keep its core
+_QUIET_ROUNDS = 15  # fewer are no sample
+_QUIET_SHARE = 0.2  # of all rounds, or the quiet ones are odd ones
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Laps:
 
     `first_s` is the first call of all, before warm-up. `around_s` is the wall time of the laps and of
     reading the CPU clock, which is not free; `cpu_s` the CPU seconds within it; `switches` the involuntary
-    context switches during laps, None where the system does not tell.
+    context switches during laps, None where the system does not tell, and `disturbed` which laps saw some.
     """
 
     laps: list[float] = field(default_factory=list)
@@ -62,6 +68,7 @@ class Laps:
     cpu_s: float | None = 0.0
     around_s: float = 0.0
     switches: int | None = None
+    disturbed: list[int] = field(default_factory=list)
 
 
 def sample(
@@ -82,7 +89,7 @@ def sample(
     pace = _Pace(budget, clock, len(order))
     shuffle = random.Random(seed).shuffle
     with _no_garbage_collection():
-        while not pace.done(lambda: _widest([watch.kept.laps for watch in watches.values()])):
+        while not pace.done(lambda: _widest([watch.kept for watch in watches.values()])):
             shuffle(order)
             for watch in order:
                 watch.lap(settle=len(order) > 1)
@@ -103,9 +110,20 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[floa
     return quantile(ranked, 0.5), ranked[rank - 1], ranked[len(ranked) - rank]
 
 
-def log_ratios(mine: Sequence[float], first: Sequence[float]) -> list[float]:
-    """One number a round: how much longer `mine` took than `first`, as a logarithm."""
-    return [math.log(a / b) for a, b in zip(mine, first)]
+def log_ratios(mine: Laps, first: Laps) -> list[float]:
+    """One number a quiet round: how much longer `mine` took than `first`, as a logarithm."""
+    return [math.log(mine.laps[k] / first.laps[k]) for k in quiet(mine, first)]
+
+
+def quiet(mine: Laps, first: Laps) -> list[int]:
+    """The rounds in which neither run lost its core; all of them where these are few.
+
+    What a lost core costs is added to both networks, so that ratios come out too near to one.
+    """
+    count = min(len(mine.laps), len(first.laps))
+    lost = {*mine.disturbed, *first.disturbed}
+    kept = [k for k in range(count) if k not in lost]
+    return kept if len(kept) >= max(_QUIET_ROUNDS, _QUIET_SHARE * count) else list(range(count))
 
 
 def quantile(ranked: Sequence[float], share: float) -> float:
@@ -152,11 +170,13 @@ class _Stopwatch:
             runs += 1
 
     def _settle(self) -> None:
-        """Run untimed, at least once, until the caches are this callable's own."""
-        start = self._clock()
-        self._run()
-        while self._clock() - start < _SETTLE_S:
+        """Run untimed until the caches are this callable's own: not right after the core was lost, if that can be had."""
+        start, spent, lost = self._clock(), 0.0, True
+        while spent < _SETTLE_S or (lost and spent < _SETTLE_MOST * _SETTLE_S):
+            switches = involuntary_switches()
             self._run()
+            lost = switches != involuntary_switches()
+            spent = self._clock() - start
 
     def lap(self, *, settle: bool) -> None:
         if settle:
@@ -172,6 +192,8 @@ class _Stopwatch:
         after = involuntary_switches()
         if switches is not None and after is not None:
             kept.switches = (kept.switches or 0) + after - switches
+            if after > switches:
+                kept.disturbed.append(len(kept.laps) - 1)
 
 
 class _Pace:
@@ -199,11 +221,11 @@ class _Pace:
         return half_width() <= self._budget.precision
 
 
-def _widest(laps: Sequence[Sequence[float]]) -> float:
+def _widest(laps: Sequence[Laps]) -> float:
     """Half the width of the widest interval, relative: of the ratios to the first, or of the only median."""
     first, others = laps[0], laps[1:]
     if not others:
-        median, low, high = median_interval(first)
+        median, low, high = median_interval(first.laps)
         return (high - low) / 2 / median
     intervals = [median_interval(log_ratios(mine, first)) for mine in others]
     return max((high - low) / 2 for _, low, high in intervals)
