@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -379,4 +380,6 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Without the colours of a terminal, and without the advice that torch goes on with."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"\x1b\[[0-9;]*m", "", line).partition(" This is step ")[0]

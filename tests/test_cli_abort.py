@@ -41,7 +41,9 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in (found | folders).items() if "__pycache__" not in name}
 
 
-def interrupted(moment: str, args: list[str]) -> tuple[int, str]:
+def interrupted(
+    moment: str, args: list[str], number: signal.Signals = signal.SIGINT
+) -> tuple[int, str]:
     """Run a command and press Ctrl-C when this progress line appears: exit code and stderr."""
     process = subprocess.Popen(
         [*SURGEON, *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -51,7 +53,7 @@ def interrupted(moment: str, args: list[str]) -> tuple[int, str]:
     for line in process.stderr:
         said += line
         if moment in line:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             break
     _, rest = process.communicate(timeout=60)
     return process.returncode, said + rest
@@ -67,6 +69,16 @@ def test_ctrl_c_before_the_end_leaves_nothing(here: Path, moment: str) -> None:
     assert said.endswith("interrupted\n")
     assert "Traceback" not in said
     assert everything(here) == before
+
+
+def test_sigterm_leaves_nothing_either(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(here / "tmp"))
+    asked = ["shrink", "nets.py:net", "--max-latency", "0.7x", "-o", "out"]
+    code, said = interrupted("round 1: measure", asked, signal.SIGTERM)
+    assert code == 143
+    assert said.endswith("interrupted\n") and "Traceback" not in said
+    assert not list((here / "tmp").glob("surgeon-*")) and not Path("out").exists()
 
 
 def test_ctrl_c_leaves_an_earlier_result_alone(here: Path) -> None:

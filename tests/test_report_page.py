@@ -240,15 +240,44 @@ def test_the_commands_of_a_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyP
     report = json.loads(Path("it's slim/report.json").read_text())
     assert Path("it's slim/report.html").read_text() == page(report)
     by_name = {c["what"]: c["text"] for c in commands(report)}
+    scope: dict = {}
+    exec(NET, scope)
+    torch.save(scope["net"]()[0].state_dict(), "OTHER")
+    before = Path("it's slim/slim.pth").read_bytes()
     for what in ("Export to ONNX", "Prove it again", "Cut the same from other weights"):
         words = shlex.split(by_name[what])
         assert words[0] == "surgeon" and run([*words[1:], "-q"]) == 0, what
+    assert Path("it's slim/slim.pth").read_bytes() == before and Path("other-slim").is_dir()
     loaded: dict = {}
     exec(by_name["Load in PyTorch"], loaded)
-    x = torch.randn(3, 3, 4, 4)
-    given = {"inputs": [x.numpy()]}
-    exec(by_name["Run in ONNX Runtime"], given)
-    assert torch.allclose(loaded["model"](x), torch.from_numpy(given["outputs"][0]), atol=1e-5)
+    ran: dict = {}
+    exec(by_name["Run in ONNX Runtime"], ran)
+    x = torch.zeros(1, 3, 4, 4)
+    assert torch.allclose(loaded["model"](x), torch.from_numpy(ran["outputs"][0]), atol=1e-5)
+
+
+def test_a_limited_network_is_timed_on_one_example():
+    report = small()
+    report["model"]["inputs"] = [{"shape": [2, 3, 8, 8], "dtype": "float32"}]
+    report["limited"] = {"target": {"device": "local", "runtime": "ort", "threads": 1}}
+    (line,) = (c["text"] for c in commands(report) if c["what"].startswith("Time"))
+    assert line.split()[-2:] == ["--input", "1,3,8,8"]
+    report["model"]["inputs"].append({"shape": [5], "dtype": "int64"})  # they share no batch
+    (line,) = (c["text"] for c in commands(report) if c["what"].startswith("Time"))
+    assert shlex.split(line)[-1] == "2,3,8,8;5:int64"
+
+
+def test_widths_hold_the_first_layer_and_no_norm():
+    import surgeon
+    from surgeon.report.network import network
+
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)).eval()
+    proposal = surgeon.propose(model, torch.zeros(2, 1, 6, 6), 0.5)
+    report = small()
+    report["network"] = network(proposal.traced.coupling, proposal.plan)
+    shown = page(report).partition('id="widths"')[2]
+    names = [x["layer"] for x in report["network"]["layers"] if not x.get("along")]
+    assert names == ["0", "2"] and 'scope="row">0<' in shown and 'scope="row">1<' not in shown
 
 
 def test_the_service_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

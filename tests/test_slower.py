@@ -6,11 +6,12 @@ import pytest
 
 from surgeon.budget.align import Widths
 from surgeon.measure import Measurement
-from surgeon.measure.latency import Comparison, Ratio
+from surgeon.measure.latency import Comparison, Ratio, comparison
 from surgeon.measure.pair import BeforeAfter
 from surgeon.pipeline import slower
 from surgeon.pipeline.slower import notes_of
 from surgeon.plan import Cuts, Plan
+from surgeon.runner.sampling import Laps
 
 ONE = Measurement(100, 1000, 1000, 400, None, None, None, "onnxruntime", 1)
 
@@ -39,6 +40,18 @@ def test_a_cut_that_is_no_faster_says_why(verdict: str, sizes, said: str, monkey
     monkeypatch.setattr(slower, "known", lambda _target: Widths.multiples(16))
     (note,) = notes_of(measured(verdict), plan(*sizes))
     assert said in note
+
+
+def test_a_noisy_timing_says_so_and_a_quiet_one_nothing():
+    first, mine = (Laps([s] * 40, cpu_s=4.0, around_s=10.0) for s in (0.02, 0.01))
+    mine.disturbed = [0, 1, 2]
+    found = replace(measured("faster"), speed=comparison({"before": first, "after": mine}))
+    (note,) = notes_of(found, plan((64, 32)))
+    assert "only 40 % of the time was spent on the CPU" in note
+    assert "37 of 40 rounds, in which neither network lost its core" in note
+    first.cpu_s = mine.cpu_s = 10.0
+    quiet = replace(found, speed=comparison({"before": first, "after": mine}))
+    assert notes_of(quiet, plan((64, 32))) == ()
 
 
 def test_a_faster_one_says_nothing():

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from surgeon.cli.interrupt import stop_if_pressed
 from surgeon.cli.screen import Screen
+from surgeon.errors import SurgeonError
 from surgeon.measure.target import Target
 
 if TYPE_CHECKING:
     from surgeon.files.source import Source
+    from surgeon.measure.pair import BeforeAfter
     from surgeon.pipeline.result import Result
 
 
@@ -77,19 +79,13 @@ def _score(metric: Any, model: Any, wanted: Delivery, screen: Screen) -> dict[st
 def _measured(
     source: Source, result: Result, out: Path, wanted: Delivery, screen: Screen
 ) -> Result:
-    from surgeon.measure.pair import before_after, counted
     from surgeon.pipeline.slower import notes_of
 
-    onnx = out / "slim.onnx"
-    if result.limited is not None and result.measured is not None:
-        measured = replace(result.measured, notes=())
-    elif wanted.measure and wanted.onnx and onnx.exists():
-        screen.step("measure both, interleaved")
-        models = source.model, result.model
-        measured = before_after(*models, result.inputs, onnx, target=wanted.target)
-    else:
-        measured = counted(source.model, result.model, result.inputs)
-    notes = notes_of(measured, result.plan, wanted.target)
+    try:
+        measured = _taken(source, result, out, wanted, screen)
+        notes = notes_of(measured, result.plan, wanted.target)
+    except SurgeonError as error:  # the cut is proven and written all the same
+        measured, notes = None, (f"not measured: {error.message}",)
     result = replace(result, measured=measured, notes=(*result.notes, *notes))
     if wanted.examples is None:
         return result
@@ -98,6 +94,21 @@ def _measured(
     screen.step("run both on the examples")
     seen = evaluate(source.model, result.model, wanted.examples, wanted.held_out)
     return replace(result, evaluation=seen)
+
+
+def _taken(
+    source: Source, result: Result, out: Path, wanted: Delivery, screen: Screen
+) -> BeforeAfter:
+    """What both cost: as the limits' last round measured it, timed now, or only counted."""
+    from surgeon.measure.pair import before_after, counted
+
+    models, onnx = (source.model, result.model), out / "slim.onnx"
+    if result.limited is not None and result.measured is not None:
+        return replace(result.measured, notes=())
+    if wanted.measure and wanted.onnx and onnx.exists():
+        screen.step("measure both, interleaved")
+        return before_after(*models, result.inputs, onnx, target=wanted.target)
+    return counted(*models, result.inputs)
 
 
 def _report(

@@ -1,4 +1,7 @@
-"""Ctrl-C is remembered: libraries swallow KeyboardInterrupt, or turn it into errors of their own."""
+"""Ctrl-C is remembered: libraries swallow KeyboardInterrupt, or turn it into errors of their own.
+
+SIGTERM (`timeout`, a scheduler) ends a command in the same way, so that nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,20 @@ _times: list[int] = []
 
 
 def listen() -> None:
-    """From here on a Ctrl-C is noted, and raises KeyboardInterrupt as before."""
+    """From here on a Ctrl-C is noted, and raises KeyboardInterrupt as before; so does SIGTERM."""
     signal.signal(signal.SIGINT, _note)
+    signal.signal(signal.SIGTERM, _note)
     sys.unraisablehook = _quiet
 
 
 def pressed() -> bool:
     """Whether there was a Ctrl-C."""
     return bool(_times)
+
+
+def exit_code() -> int:
+    """128 and the signal, as shells have it."""
+    return 128 + (_times[0] if _times else signal.SIGINT)
 
 
 def stop_if_pressed() -> None:

@@ -47,6 +47,7 @@ def run(args: list[str]) -> int:
         code = INTERRUPTED if interrupt.pressed() else _bug(error, as_json)
     if code == INTERRUPTED:
         sys.stderr.write("interrupted\n")
+        return interrupt.exit_code()
     return code
 
 

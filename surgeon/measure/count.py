@@ -161,6 +161,11 @@ def _count(traced: _Traced) -> Flops:
         with _undisturbed(traced), torch.no_grad():
             by_module_and_op = analysis.by_module_and_operator()
     except Exception as error:
+        if odd := next((path for path, _ in traced.model.named_modules() if "/" in path), None):
+            raise BadInput(
+                f"FLOPs cannot be counted where a module's name holds a slash ({odd})",
+                "rename it",
+            ) from error
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
             f"the model's forward fails: {cause}", "check the input shapes (--input)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from surgeon.planning import removed_by
 from surgeon.trace.inputs import Inputs
 
 ROUNDS = 6
-_BUDGET = Budget()
+_BUDGET = Budget(max_s=15.0)  # of each network in a round: what is met is measured twice
 _BESIDE = Budget(min_s=0.5, max_s=3.0)  # where latency is told, and not limited
 _LAST = 0.93  # of the aim, in the last round, where none before it met the limit
 _TRIES = 12  # aims until a plan comes out that was not measured
@@ -222,7 +223,7 @@ class _Rounds:
         return OutOfReach(
             f"--max-{what} {limit} {how} with {self._asked.target}: the least that was measured is "
             f"{share.value:.3f}x ({share.low:.3f} to {share.high:.3f}){why}",
-            f"ask for {share.high:.2f}x or more, or let more groups go (surgeon inspect)",
+            f"ask for {ceil(100 * share.high) / 100:.2f}x or more, or let more groups go (surgeon inspect)",
         )
 
 

@@ -1,4 +1,4 @@
-"""Why a smaller network is no faster: said wherever one is measured, so that none is delivered silently."""
+"""What must be said of a measurement: why a smaller network is no faster, and what speaks against the timing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,23 @@ _SHOWN = 3
 def notes_of(measured: BeforeAfter, plan: Plan, target: Target | None = None) -> tuple[str, ...]:
     """The notes of a measurement on `target` (by default ONNX Runtime here), and why the cut network is no faster than
     the original, where it is not."""
-    return measured.notes + _said(measured, plan, target or Target())
+    return measured.notes + _said(measured, plan, target or Target()) + _doubts(measured)
+
+
+def _doubts(measured: BeforeAfter) -> tuple[str, ...]:
+    """What speaks against the timing; nothing where it was quiet."""
+    speed = measured.speed
+    if speed is None or "after" not in speed.timings:
+        return ()
+    timing, ratio = speed.timings["after"], speed.ratios["after"]
+    noise = "; ".join(dict.fromkeys(t.noise for t in speed.timings.values() if t.noise))
+    if not noise:
+        return ()
+    rounds = f"{ratio.rounds} of {timing.runs} rounds, in which neither network lost its core"
+    how = (
+        f"the ratio is of {rounds}" if ratio.rounds < timing.runs else "the ratio is of all rounds"
+    )
+    return (f"timed while others used the machine ({noise}): {how}",)
 
 
 def _said(measured: BeforeAfter, plan: Plan, target: Target) -> tuple[str, ...]:

@@ -35,10 +35,7 @@ def _python(report: Mapping[str, Any]) -> Iterator[Command]:
         yield _one(
             "Run in ONNX Runtime",
             "python",
-            "import onnxruntime as ort\n\n"
-            f"session = ort.InferenceSession({str(place / 'slim.onnx')!r})\n"
-            "names = [x.name for x in session.get_inputs()]\n"
-            "outputs = session.run(None, dict(zip(names, inputs)))  # inputs: numpy arrays",
+            _RUN.replace("PATH", repr(str(place / "slim.onnx"))),
         )
 
 
@@ -48,15 +45,15 @@ def _shell(report: Mapping[str, Any]) -> Iterator[Command]:
     known = ("--arch", arch) if arch and arch != source else ()
     slim = str(place / "slim.pth")
     yield _line("Export to ONNX", "export", slim, "-o", "slim.onnx")
+    yield _line("Export in eight bits", "export", slim, "--int8", "--data", "DIR")
     target = _target(report)
     onnx = "slim.onnx" in report["files"] and target.get("runtime", "ort") in _READ_ONNX
     after = str(place / "slim.onnx") if onnx else slim
     where = [word for key, value in target.items() for word in (f"--{key}", str(value))]
     yield _line("Time both, interleaved", "bench", source, after, *known, *_sizes(report), *where)
     yield _line("Prove it again", "check", source, slim, *known)
-    yield _line(
-        "Cut the same from other weights", "apply", str(place / "plan.json"), source, *known
-    )
+    again = ("apply", str(place / "plan.json"), "OTHER", "-o", "other-slim")
+    yield _line("Cut the same from other weights", *again, *(("--arch", arch) if arch else ()))
     yield _line("Train it further", "tune", slim, "--data", "DIR", "--teacher", source, *known)
 
 
@@ -67,14 +64,16 @@ def _target(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """--input, where the recorded inputs can be said so."""
-    parts = []
-    for entry in report["model"].get("inputs") or ():
-        if "shape" not in entry or not entry["shape"]:
-            return ()
+    """--input, where the recorded inputs can be said so: of one example where the file was made for one."""
+    parts, entries = [], report["model"].get("inputs") or ()
+    if not all(entry.get("shape") for entry in entries):
+        return ()
+    batched = len({entry["shape"][0] for entry in entries}) == 1
+    for entry in entries:
+        shape = [1, *entry["shape"][1:]] if report.get("limited") and batched else entry["shape"]
         kind = "" if entry["dtype"] == "float32" else f":{entry['dtype']}"
         name = f"{entry['name']}=" if "name" in entry else ""
-        parts.append(name + ",".join(map(str, entry["shape"])) + kind)
+        parts.append(name + ",".join(map(str, shape)) + kind)
     return ("--input", ";".join(parts)) if parts else ()
 
 
@@ -84,6 +83,18 @@ def _service(report: Mapping[str, Any]) -> Iterator[Command]:
     path = str(_place(report) / "slim.onnx")
     yield _one("Serve over HTTP: .npz in, .npz out", "python", _SERVICE.replace("PATH", repr(path)))
 
+
+_RUN = """\
+import numpy as np
+import onnxruntime as ort
+
+session = ort.InferenceSession(PATH)
+kinds = {"tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+inputs = {  # put your own here
+    x.name: np.zeros([n if isinstance(n, int) else 1 for n in x.shape], kinds.get(x.type, np.float32))
+    for x in session.get_inputs()
+}
+outputs = session.run(None, inputs)"""
 
 _SERVICE = """\
 import io

@@ -6,8 +6,8 @@ nodes   {layer, op, from, shape, kept?, groups?, output?}: a call of a module (`
         whose channels it carries, the largest share first; output: true where the model gives it out.
 groups  {name, kind, size, kept, exact, why?, makes, along, takes}: channels before and after; why: what kept a
         group whole; numbers of the nodes whose parameters make its channels, carry them and take them in.
-layers  {layer, node, out?, in?, params}: [before, after] of the channels that a layer's parameters make (or carry),
-        of those that they take in, and of the numbers in them.
+layers  {layer, node, out?, in?, along?, params}: [before, after] of the channels that a layer's parameters make (or
+        carry: then along is true), of those that they take in, and of the numbers in them.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ def _layers(
         entry: dict[str, Any] = {"layer": layer, "node": node}
         entry |= {"out": out} if out else {}
         entry |= {"in": taken} if taken else {}
+        entry |= {"along": True} if out and not sides.get("makes") else {}
         found.append({**entry, "params": params})
     return sorted(found, key=lambda entry: entry["node"])
 

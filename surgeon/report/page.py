@@ -141,7 +141,7 @@ def _noise(measured: Mapping[str, Any] | None) -> str:
 def _network(network: Mapping[str, Any] | None) -> dict[str, Any]:
     if not network:
         return {"nodes": [], "groups": [], "hues": [], "layers": [], "widths": None, "data": None}
-    layers = [x for x in network["layers"] if "out" in x and "in" in x]
+    layers = [x for x in network["layers"] if "out" in x and not x.get("along")]
     return {
         "nodes": drawn(network),
         "groups": network["groups"],

@@ -40,7 +40,7 @@
     pairs.push(["shape", node.kept ? `${shape(node.shape)} → ${shape(node.kept)}` : shape(node.shape)]);
     for (const layer of byNode.get(index) || []) {
       const own = layer.layer === node.layer ? "" : `${layer.layer}: `;
-      if (layer.out) pairs.push([own + (layer.in ? "makes" : "channels"), `${layer.out[0]} → ${layer.out[1]}`]);
+      if (layer.out) pairs.push([own + (layer.along ? "channels" : "makes"), `${layer.out[0]} → ${layer.out[1]}`]);
       if (layer.in) pairs.push([`${own}takes`, `${layer.in[0]} → ${layer.in[1]}`]);
       pairs.push([`${own}parameters`, layer.params.map(number).join(" → ")]);
     }
