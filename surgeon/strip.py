@@ -1,17 +1,27 @@
-"""What PyTorch's exporter notes about its own work, taken out of an ONNX graph."""
+"""What PyTorch's exporter notes about its own work, taken out of an ONNX graph; the module of each node is kept."""
 
 from __future__ import annotations
 
+import ast
 import re
 
 import onnx
+
+MODULE = "module"  # the note that stays on a node: the path of the module whose forward it is of
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def strip(proto: onnx.ModelProto) -> None:
     """Remove the notes in place, local source paths among them; call the open dimension "batch"."""
     graph = proto.graph
     del proto.metadata_props[:], graph.metadata_props[:]
-    parts = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
+    for node in graph.node:
+        path = _module(node)
+        del node.metadata_props[:]
+        if path:
+            node.metadata_props.add(key=MODULE, value=path)
+        node.ClearField("doc_string")
+    parts = (graph.input, graph.output, graph.value_info, graph.initializer)
     for item in (item for part in parts for item in part):
         del item.metadata_props[:]
         item.ClearField("doc_string")
@@ -20,6 +30,16 @@ def strip(proto: onnx.ModelProto) -> None:
         for node in function.node:
             del node.metadata_props[:]
     _name_batch(graph)
+
+
+def _module(node: onnx.NodeProto) -> str:
+    """'blocks.0.attn' of "['', 'blocks', 'blocks.0', 'blocks.0.attn', 'view_1']"; '' where nothing is told."""
+    told = next((x.value for x in node.metadata_props if x.key == _SCOPES), "[]")
+    try:
+        scopes = ast.literal_eval(told)
+    except (SyntaxError, ValueError):
+        return ""
+    return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
 
 
 def _name_batch(graph: onnx.GraphProto) -> None:

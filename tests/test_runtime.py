@@ -73,7 +73,7 @@ def test_what_cannot_run_is_refused(two, tmp_path):
     _, (x, y), path = two
     with pytest.raises(BadInput, match=r"takes 2 inputs \(x, y\), 1 were given"):
         OrtRunner(path, x)
-    with pytest.raises(BadInput, match="ONNX Runtime cannot run two"):
+    with pytest.raises(BadInput, match=r"takes x of \*,4, and is given 1,6"):
         OrtRunner(path, (y, x)).outputs()
     with pytest.raises(BadInput, match="there is no file"):
         OrtRunner(tmp_path / "none.onnx", x)

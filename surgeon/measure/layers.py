@@ -1,7 +1,7 @@
-"""Which module a line of a runtime's profile belongs to: followed in the ONNX file from the node's name to the weights it takes.
+"""Which module a line of a runtime's profile belongs to: what the ONNX file notes of the node, or whose weights it takes.
 
-Runtimes fuse nodes and name the result after one of them, or after what the last one gives. A layer is placed where
-exactly one module's weights can be meant, and left without a module where none or several can.
+Runtimes fuse nodes and name the result after one of them, or after what the last one gives. Of files without such notes
+a layer is placed where exactly one module's weights can be meant, and left without a module where none or several can.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from surgeon.strip import MODULE
+
 if TYPE_CHECKING:
     from surgeon.measure.latency import Comparison
 
 _BLOCKED = "_nchwc"  # ONNX Runtime's mark of a node that runs on its blocked layout
 _SAME = {"Convolution": "Conv", "FusedConv": "Conv", "FusedGemm": "Gemm", "FullyConnected": "Gemm"}
+_PRODUCTS = {"Gemm", "MatMul", "FusedMatMul"}  # with its bias, a MatMul becomes a Gemm
 
 
 def placed(profile: Sequence[Mapping[str, Any]], path: Path) -> tuple[dict[str, Any], ...]:
@@ -63,20 +66,25 @@ class _Graph:
     def node(self, layer: str) -> onnx.NodeProto | None:
         """The node that a runtime's name speaks of."""
         name = layer.removesuffix(_BLOCKED)
-        return self._named.get(name) or self._maker.get(name)
+        for said in (name, name.partition("/")[0]):  # 'node_MatMul_70/MatMulAddFusion'
+            if found := self._named.get(said) or self._maker.get(said):
+                return found
+        return None
 
     def module(self, node: onnx.NodeProto) -> str | None:
-        """The module whose weights a node takes."""
+        """The module in whose forward a node runs, or whose weights it takes."""
         owners = {name.rpartition(".")[0] for name in node.input if name in self._weights}
         owners.discard("")
-        return owners.pop() if len(owners) == 1 else None
+        told = next((x.value for x in node.metadata_props if x.key == MODULE), None)
+        return told or (owners.pop() if len(owners) == 1 else None)
 
     def behind(self, node: onnx.NodeProto | None, op: str, taken: set[int]) -> str | None:
         """Of the nearest node of type `op` before this one, in what may have been fused, that no other line names."""
         if node is None:
             return None
-        if found := self.module(node):
-            return found
+        direct = self.module(node)
+        if direct and (node.op_type == op or {node.op_type, op} <= _PRODUCTS):
+            return direct
         level, seen = [node], {id(node)}
         while level:
             before = [self._maker[n] for one in level for n in one.input if n in self._maker]
@@ -86,4 +94,4 @@ class _Graph:
             free = [one for one in of_type if id(one) not in taken]
             if of_type:
                 return self.module(free[0]) if len(free) == 1 else None
-        return None
+        return direct

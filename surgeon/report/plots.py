@@ -68,9 +68,9 @@ def widths(layers: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def times(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """Milliseconds of the slowest layers before and after. rows: layer, before, after in seconds or None."""
-    shown = sorted(rows, key=lambda r: -max(r["before"] or 0, r["after"] or 0))[:_SHOWN]
-    label = "Time of the slowest layers in milliseconds, before and after: " + "; ".join(
+    """Milliseconds of the layers whose time changed most, before and after. rows: layer, before, after in seconds or None."""
+    shown = sorted(rows, key=lambda r: -abs((r["before"] or 0) - (r["after"] or 0)))[:_SHOWN]
+    label = "Layers whose time changed most, milliseconds before and after: " + "; ".join(
         f"{_end(r['layer'])} {_ms(r['before'])} and {_ms(r['after'])}" for r in shown[:5]
     )
     with drawing(640, 34 * len(shown) + 40) as figure:

@@ -8,7 +8,7 @@ One run is one call without arguments; what it runs is not known here. Two rules
   came out up to 21 % away from itself; interleaved, at most 1.4 %.
 
 A run that lost its core to others tells of them: a comparison looks at the rounds in which none did, where there are
-enough of these (`quiet`). A timing keeps every run.
+enough of these (`quiet`), and else at the CPU time of such runs (`steady`). A timing keeps every run.
 
 Within a round each timed run is preceded by untimed ones of the same callable, because otherwise
 every model finds its weights thrown out of the cache by the other, which does not happen in use:
@@ -60,7 +60,8 @@ class Laps:
 
     `first_s` is the first call of all, before warm-up. `around_s` is the wall time of the laps and of
     reading the CPU clock, which is not free; `cpu_s` the CPU seconds within it; `switches` the involuntary
-    context switches during laps, None where the system does not tell, and `disturbed` which laps saw some.
+    context switches during laps, None where the system does not tell, `disturbed` which laps saw some, and
+    `disturbed_s` the CPU seconds of these.
     """
 
     laps: list[float] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Laps:
     around_s: float = 0.0
     switches: int | None = None
     disturbed: list[int] = field(default_factory=list)
+    disturbed_s: list[float] = field(default_factory=list)
 
 
 def sample(
@@ -112,7 +114,20 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[floa
 
 def log_ratios(mine: Laps, first: Laps) -> list[float]:
     """One number a quiet round: how much longer `mine` took than `first`, as a logarithm."""
-    return [math.log(mine.laps[k] / first.laps[k]) for k in quiet(mine, first)]
+    own, base = steady(mine), steady(first)
+    return [math.log(own[k] / base[k]) for k in quiet(mine, first)]
+
+
+def steady(sampled: Laps) -> list[float]:
+    """Seconds of every run; of one that lost its core the CPU seconds, as far as these are less.
+
+    On a core that others use all the time, a run longer than a time slice always waits for them once, and one that
+    is a little shorter never does, so that the wall clock says little of either.
+    """
+    found = list(sampled.laps)
+    for at, seconds in zip(sampled.disturbed, sampled.disturbed_s):
+        found[at] = min(found[at], seconds) if seconds > 0 else found[at]
+    return found
 
 
 def quiet(mine: Laps, first: Laps) -> list[int]:
@@ -187,13 +202,15 @@ class _Stopwatch:
         start = self._clock()
         self._run()
         kept.laps.append(self._clock() - start)
-        kept.cpu_s = (kept.cpu_s or 0.0) + time.process_time() - cpu
+        used = time.process_time() - cpu
+        kept.cpu_s = (kept.cpu_s or 0.0) + used
         kept.around_s += time.perf_counter() - around
         after = involuntary_switches()
         if switches is not None and after is not None:
             kept.switches = (kept.switches or 0) + after - switches
             if after > switches:
                 kept.disturbed.append(len(kept.laps) - 1)
+                kept.disturbed_s.append(used)
 
 
 class _Pace:

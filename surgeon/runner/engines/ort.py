@@ -49,8 +49,22 @@ class Engine:
         try:
             return list(self._session.run(None, self._feed))
         except Exception as error:  # as above
+            wrong = self._other_sizes()
+            if wrong:
+                hint = "export it for these sizes: surgeon export MODEL --input ..."
+                raise Refusal("cannot run", self._path.name + " takes " + wrong, hint) from error
             said = "ONNX Runtime cannot run " + self._path.name + ": " + first_line(error)
             raise Refusal("cannot run", said) from error
+
+    def _other_sizes(self) -> str:
+        """The first input whose fixed sizes are not those of the array that it is given; empty where all fit."""
+        for value in self._session.get_inputs():
+            wanted, given = list(value.shape), list(self._feed[value.name].shape)
+            pairs = zip(wanted, given)
+            if len(wanted) != len(given) or any(isinstance(n, int) and n != m for n, m in pairs):
+                said = ",".join(str(n) if isinstance(n, int) else "*" for n in wanted)
+                return f"{value.name} of {said}, and is given {','.join(map(str, given))}"
+        return ""
 
     def profile(self, runs: int) -> list[dict[str, Any]]:
         """By node of the optimised graph: the median over runs, from a session of its own."""
