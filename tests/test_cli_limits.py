@@ -77,6 +77,28 @@ def test_a_sweep_cuts_to_each_limit_and_writes_a_page(go: Go):  # noqa: F811
     assert "0.6x" in Path("net-sweep/sweep.html").read_text() and best(found) is not None
 
 
+def test_a_sweep_says_how_far_it_is_and_what_its_quality_is_of(
+    go: Go,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    import numpy as np
+
+    from surgeon.report import files as written
+
+    np.save("some.npy", np.random.default_rng(0).random((6, 3, 8, 8), np.float32))
+    notes: list[list[str]] = []
+    kept = written.write_sweep
+    monkeypatch.setattr(
+        written, "write_sweep", lambda found, out: (notes.append(found["notes"]), kept(found, out))
+    )
+    code, _, err = go("sweep", *NET, "--max-params", "0.8x,0.6x", "--eval-data", "some.npy")
+    assert code == 0, err
+    first, last = notes
+    assert "unfinished: 1 of 2 limits so far" in first
+    assert not any("unfinished" in note for note in last)
+    assert "quality is of 6 examples (held out from the cut)" in last
+
+
 def test_a_limit_out_of_reach_is_a_row_that_says_why(go: Go):  # noqa: F811
     code, out, err = go("sweep", *NET, "--max-params", "0.6x,0.001x", "-o", "both")
     assert code == 0 and "out of reach" in out and "cannot be reached" in err

@@ -194,6 +194,7 @@ class TestCommand:
             ("[]", "holds no report"),
             ("{}", "is not what surgeon writes"),
             ('{"model": 3}', "is not what surgeon writes"),
+            ('{"surgeon": "9.0.0"}', "was written by surgeon 9.0.0, and this is"),
         ],
     )
     def test_what_is_no_report_is_refused(

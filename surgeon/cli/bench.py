@@ -89,7 +89,8 @@ def bench(
     looking = Looking(max_time, parse.percents(percentiles), profile)
     found = contest(models, terms, looking, screen.step)
     screen.notes(found["notes"])
-    screen.show(tables.timings(found["models"]), "", *found["conditions"])
+    left = [f"not timed: {why}" for why in found["left"]]
+    screen.show(tables.timings(found["models"]), "", *left, *found["conditions"])
     for one in found["models"]:
         if one["profile"]:
             screen.show("", text.layers(one), tables.profile(one))

@@ -50,10 +50,7 @@ def report(
         try:
             drawn, told = draw(data), events(data)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            why = f"{type(error).__name__}: {error}"
-            raise BadInput(
-                f"{path} is not what surgeon writes ({why})", "shrink again, or restore the file"
-            ) from error
+            raise BadInput(*_not_ours(path, data, error)) from error
         write_text(path.with_suffix(".html"), drawn)
         written.append(path.with_suffix(".html"))
         if tensorboard is not None:
@@ -63,6 +60,18 @@ def report(
             written.append(place)
     screen.show(*(f"written: {path}" for path in written))
     screen.data({"written": [str(path) for path in written]})
+
+
+def _not_ours(path: Path, data: Mapping[str, Any], error: Exception) -> tuple[str, str]:
+    """Message and hint for numbers that no page can be made of."""
+    from surgeon import __version__
+
+    written = data.get("surgeon")
+    if isinstance(written, str) and written != __version__:
+        hint = "use that version, or shrink again"
+        return f"{path} was written by surgeon {written}, and this is {__version__}", hint
+    why = f"{type(error).__name__}: {error}"
+    return f"{path} is not what surgeon writes ({why})", "shrink again, or restore the file"
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +104,7 @@ def _run(
 
     source, ref = model
     what, limits = asked
-    out, rows, last = wanted.output or Path("sweep"), [], None
+    out, rows, last, found = wanted.output or Path("sweep"), [], None, None
     where = o.timed_on(wanted.target, {f"max_{what}": "", **common}, no_measure=False)
     for limit in limits:
         screen.step(f"{what} {limit}")
@@ -121,10 +121,22 @@ def _run(
             screen.notes([f"{limit}: {error.message}"])
             rows.append(s.unreached(limit, error.message))
         if last is not None:  # after each, so that what is done is not lost
-            write_sweep(s.sweep(last, (what, str(out)), rows, source.notes), out)
-    if last is None:
+            notes = (*source.notes, *_said(last, len(rows), len(limits)))
+            found = s.sweep(last, (what, str(out)), rows, notes)
+            write_sweep(found, out)
+    if found is None:
         raise OutOfReach(f"none of the limits can be reached: {rows[0]['why']}", "ask for less")
-    _show(s.sweep(last, (what, str(out)), rows, source.notes), out, screen)
+    _show(found, out, screen)
+
+
+def _said(last: dict[str, Any], done: int, asked: int) -> Iterator[str]:
+    """What the quality of a sweep's networks is of, and whether there are more to come."""
+    seen = (last.get("metrics") or {}).get("examples")
+    if seen:
+        how = "held out from the cut" if seen["held_out"] else "the cut saw them, or may have"
+        yield f"quality is of {seen['examples']} examples ({how})"
+    if done < asked:
+        yield f"unfinished: {done} of {asked} limits so far"
 
 
 def _show(found: dict[str, Any], out: Path, screen: Screen) -> None:

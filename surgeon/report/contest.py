@@ -54,13 +54,13 @@ def contest(
 ) -> dict[str, Any]:
     """Time every model in every runtime asked for; two or more are interleaved and compared with the first.
 
-    Plain data: one entry a model and runtime, notes, the conditions as lines, the place. Raises SurgeonError for
+    Plain data: one entry a model and runtime, notes, what was left out, the conditions as lines, the place. Raises SurgeonError for
     what cannot be opened, made, reached or run.
     """
     looking = looking or Looking()
     torch.set_num_threads(terms.threads)
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
-        entered, notes = entrants(refs, terms, Path(folder), progress)
+        entered, notes, left = entrants(refs, terms, Path(folder), progress)
         progress("time" if len(entered) == 1 else "time, in random turns")
         names = _names(entered)
         found = _timed(dict(zip(names, entered, strict=True)), terms, looking)
@@ -72,7 +72,8 @@ def contest(
         mute = [m["name"] for m in models if m["profile"] is None]
         notes += [f"{name}: its runtime tells no times by layer" for name in mute]
     conditions = list(_conditions(models, terms, found.place))
-    return {"models": models, "notes": notes, "conditions": conditions, "place": dict(found.place)}
+    said = {"notes": notes, "left": left, "conditions": conditions}
+    return {"models": models, **said, "place": dict(found.place)}
 
 
 def _names(entered: Sequence[Entrant]) -> list[str]:

@@ -55,8 +55,8 @@ class Entrant:
 
 def entrants(
     refs: Sequence[str], terms: Terms, folder: Path, progress: Progress
-) -> tuple[list[Entrant], list[str]]:
-    """Everything that can be timed, by model and then by runtime, and what is to be said of it and of what cannot.
+) -> tuple[list[Entrant], list[str], list[str]]:
+    """Everything that can be timed, by model and then by runtime, what is to be said of it, and what cannot be.
 
     BadInput for a model that cannot be opened, and for one that none of the runtimes takes.
     """
@@ -65,6 +65,7 @@ def entrants(
             require(asked, running=True)
     found: list[Entrant] = []
     notes: list[str] = []
+    left: list[str] = []
     for number, name in enumerate(labels(refs)):
         progress(f"make {name} ready")
         place = folder / str(number)
@@ -72,7 +73,8 @@ def entrants(
         enter = _Entry(name, refs[number], terms, place)
         found += enter.entrants()
         notes += enter.notes
-    return found, list(dict.fromkeys(notes))
+        left += enter.left
+    return found, list(dict.fromkeys(notes)), left
 
 
 def labels(refs: Sequence[str]) -> list[str]:
@@ -88,6 +90,7 @@ class _Entry:
 
     def __init__(self, name: str, ref: str, terms: Terms, folder: Path) -> None:
         self.notes: list[str] = []
+        self.left: list[str] = []  # why it is not timed in a runtime that was asked for
         self._name, self._ref, self._terms, self._folder = name, ref, terms, folder
         self._made: dict[Any, tuple[Path, tuple[str, ...]]] = {}
 
@@ -117,7 +120,7 @@ class _Entry:
             raise BadInput(
                 f"{self._name} is no file for {' or '.join(left)}", "give the model itself"
             )
-        self.notes += [f"{self._name} is no file for {title}" for title in left]
+        self.left += [f"{self._name} is no file for {title}" for title in left]
         if terms.input:
             inputs = sized(parse_inputs(terms.input), terms, guessed=False)
         elif path.suffix == ".onnx":
@@ -140,7 +143,7 @@ class _Entry:
                     refused.append(error)
         if not found:
             raise refused[0]
-        self.notes += [f"{self._name} is left out: {error.message}" for error in refused]
+        self.left += [f"{self._name} is left out: {error.message}" for error in refused]
         return found
 
     def _usual(self, whole: Entrant) -> Entrant:
