@@ -194,6 +194,8 @@ def _empty(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
         "cpu_s": None,
         "around_s": 0.0,
         "switches": None,
+        "disturbed": [],
+        "disturbed_s": [],
         "file_bytes": file.stat().st_size,
         "peak_memory": None,
         "profile": None,
