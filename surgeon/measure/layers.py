@@ -6,6 +6,7 @@ a layer is placed where exactly one module's weights can be meant, and left with
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,9 @@ class _Graph:
     """Nodes by their names and by what they give."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._weights = {tensor.name for tensor in graph.initializer}
+        used = Counter(name for node in graph.node for name in node.input)
+        # where several nodes take one, the exporter found them to be equal: its name is of the first
+        self._weights = {t.name for t in graph.initializer if used[t.name] == 1}
         self._maker = {name: node for node in graph.node for name in node.output}
         self._named = {node.name: node for node in graph.node if node.name}
 
@@ -72,11 +75,11 @@ class _Graph:
         return None
 
     def module(self, node: onnx.NodeProto) -> str | None:
-        """The module in whose forward a node runs, or whose weights it takes."""
+        """The module whose weights a node takes, or in whose forward it runs."""
         owners = {name.rpartition(".")[0] for name in node.input if name in self._weights}
         owners.discard("")
         told = next((x.value for x in node.metadata_props if x.key == MODULE), None)
-        return told or (owners.pop() if len(owners) == 1 else None)
+        return owners.pop() if len(owners) == 1 else told
 
     def behind(self, node: onnx.NodeProto | None, op: str, taken: set[int]) -> str | None:
         """Of the nearest node of type `op` before this one, in what may have been fused, that no other line names."""

@@ -31,7 +31,7 @@ from surgeon.graph import Graph, Node, Value
 from surgeon.trace.adapters import fixed_ranks
 from surgeon.trace.called import Called, send_calls
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.meta import run_on_meta
+from surgeon.trace.meta import ValuesLost, run_on_meta
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.place import place_of
 from surgeon.trace.plain import PLAIN
@@ -251,6 +251,8 @@ class Recorder(TorchDispatchMode):
             with self:
                 return PLAIN[func](*args, **kwargs)
         given = list(tensors_among((*args, *kwargs.values())))
+        if self.on_meta and any(self._lost(t) for t in given):
+            raise ValuesLost
         noted = tuple(
             [self._noted(a) for a in args]
         )  # before the op may change their shape in place
@@ -315,6 +317,11 @@ class Recorder(TorchDispatchMode):
             )
         )
         return out
+
+    def _lost(self, tensor: Tensor) -> bool:
+        """Whether these are indices whose numbers were never seen: torch made them of a list in the code, on the
+        device of what they index, before any mode is asked."""
+        return tensor.is_meta and not tensor.is_floating_point() and tensor not in self._known
 
     def _follow(self, func: Any, given: list[Tensor], outputs: Any) -> None:
         """What came from the inputs; and integers written in place are other values from then on."""
