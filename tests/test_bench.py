@@ -178,6 +178,16 @@ class TestOptions:
         assert "together; the slowest" in out
         assert "inside" in out
 
+    def test_files_whose_names_collide_are_timed_each(self, go: Go) -> None:
+        for folder, width in (("a", 4), ("b", 64)):
+            Path(folder).mkdir()
+            model = nn.Conv2d(3, width, 3).eval()
+            export_onnx(model, f"{folder}/2.onnx", torch.randn(1, 3, 8, 8))
+        code, out, err = go("a/2.onnx", "b/2.onnx", "--json")
+        assert code == 0, err
+        sizes = [one["file_bytes"] for one in json.loads(out)["models"]]
+        assert sizes == [Path(f"{folder}/2.onnx").stat().st_size for folder in "ab"]
+
     def test_files_of_another_runtime_are_refused(self, go: Go) -> None:
         export_onnx(nn.Conv2d(3, 4, 1).eval(), "a.onnx", torch.randn(1, 3, 8, 8))
         code, _, err = go("a.onnx", "--runtime", "torch")

@@ -9,7 +9,7 @@ import pytest
 from test_cli import NET, Go, files, go, here, quick  # noqa: F401  fixtures
 
 from surgeon.measure.latency import Budget
-from surgeon.pipeline import limited
+from surgeon.pipeline import limited, proposed
 from surgeon.report.sweep import best
 
 pytestmark = pytest.mark.usefixtures("quick", "short")
@@ -62,6 +62,46 @@ def test_limits_that_cannot_be(go: Go, args: tuple[str, ...], code: int, said: s
     got, _, err = go("shrink", *NET, *args)
     assert got == code and said in err, err
     assert not Path("net-slim").exists()
+
+
+def test_a_limit_in_numbers_is_one_in_every_file(go: Go):  # noqa: F811
+    code, out, _ = go("shrink", *NET, "--max-flops", "0.6x", "--no-measure", "--json", "-o", "rel")
+    whole = json.loads(out)["measured"]["before"]["flops"]
+    code, out, err = go(
+        "shrink", *NET, "--max-flops", f"{0.6 * whole / 1e6:.6f}M", "--no-onnx", "--json"
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["measured"]["after"]["flops"] <= 0.6 * whole
+    assert report["request"]["max_flops"].endswith("M") and Path("net-slim/report.html").exists()
+
+
+def test_what_is_counted_holds_beside_what_is_measured(go: Go):  # noqa: F811
+    both = ("--max-flops", "0.001x", "--max-latency", "0.9x")
+    code, _, err = go("shrink", *NET, *both)
+    assert code == 3 and "max_flops" in err.replace("-", "_"), err
+    assert not Path("net-slim").exists()
+    met_already = ("--max-flops", "0.5x", "--max-latency", "100s")
+    code, out, err = go("shrink", *NET, *met_already, "--json")
+    assert code == 0, err
+    measured = json.loads(out)["measured"]
+    assert measured["after"]["flops"] <= 0.5 * measured["before"]["flops"]
+
+
+def test_a_sensitivity_says_how_much_of_each_group_a_measured_limit_takes(
+    go: Go,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    import numpy as np
+
+    np.save("some.npy", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
+    asked = ("sensitivity", *NET, "--data", "some.npy", "-o", "s.json", "--ratios", "0.5,0.9")
+    assert go(*asked)[0] == 0
+    used, shares = [], proposed.shares
+    monkeypatch.setattr(proposed, "shares", lambda *given: used.append(shares(*given)) or used[-1])
+    code, out, err = go("shrink", *NET, "--max-size", "0.6x", "--sensitivity", "s.json", "--json")
+    assert code == 0, err
+    assert used and json.loads(out)["request"]["sensitivity"]
 
 
 def test_a_sweep_cuts_to_each_limit_and_writes_a_page(go: Go):  # noqa: F811

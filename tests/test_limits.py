@@ -61,7 +61,9 @@ def net(width: int = 64) -> nn.Module:
         ("800us", "max_latency", 8e-4, False, "800us"),
         ("4MB", "max_size", 4e6, False, "4MB"),
         ("512KiB", "max_memory", 512 * 1024, False, "512KiB"),
-        ("900M", "max_flops", 9e8, False, "9e+08"),
+        ("900M", "max_flops", 9e8, False, "900M"),
+        ("123456789", "max_params", 123456789, False, "123456789"),
+        ("9e+08", "max_flops", 9e8, False, "9e+08"),
     ],
 )
 def test_limits_as_people_write_them(
@@ -69,6 +71,7 @@ def test_limits_as_people_write_them(
 ):
     limit = Limit.parse(text, what)
     assert (limit.value, limit.relative, str(limit)) == (pytest.approx(value), relative, again)
+    assert Limit.parse(str(limit), what) == limit
     assert limit.share(2 * value) == pytest.approx(value if relative else 0.5)
 
 

@@ -42,7 +42,7 @@ class Limit:
             return text
         units, example = _UNITS.get(what.removeprefix("max_"), (_COUNT, "0.5x, 900M or 1.2G"))
         said = str(text).strip()
-        match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e-?\d+)?)\s*([a-zµ]*)", said.lower())
+        match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*([a-zµ]*)", said.lower())
         if match is None or (match.group(2) != "x" and match.group(2) not in units):
             lacks = match is not None and not match.group(2)
             why = "has no unit" if lacks else "is not a limit"
@@ -52,7 +52,7 @@ class Limit:
             raise BadInput(f"{what} '{text}' must be above 0, and at most 1x", f"write {example}")
         if unit == "x":
             return Limit(number, True)
-        return Limit(number * units[unit], False, said if units is not _COUNT else "")
+        return Limit(number * units[unit], False, said)
 
     def of(self, original: float) -> float:
         """The bound in absolute terms."""

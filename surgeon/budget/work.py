@@ -1,7 +1,7 @@
 """What a runtime has to do for a network, by kind, as a function of what is cut: what latency is predicted from.
 
 Kernels work on channels in blocks, so widths count as padded up to the block: 17 channels cost what 32 do. One
-coefficient a kind makes seconds of it (`predict.py`); nothing here is measured.
+coefficient a kind makes seconds of it (`mix.py`); nothing here is measured.
 """
 
 from __future__ import annotations

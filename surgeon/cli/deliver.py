@@ -81,11 +81,12 @@ def _measured(
 ) -> Result:
     from surgeon.pipeline.slower import notes_of
 
+    measured, notes = None, ()
     try:
         measured = _taken(source, result, out, wanted, screen)
         notes = notes_of(measured, result.plan, wanted.target)
     except SurgeonError as error:  # the cut is proven and written all the same
-        measured, notes = None, (f"not measured: {error.message}",)
+        notes = (f"not measured: {error.message}",) if measured is None else measured.notes
     result = replace(result, measured=measured, notes=(*result.notes, *notes))
     if wanted.examples is None:
         return result

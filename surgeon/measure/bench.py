@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def _file(files: dict[str, Path], path: Path) -> str:
     data = path.with_name(path.name + ".data")  # named in the file, so both keep their names
     name = path.name
     if files.get(name, path) != path or name in _TAKEN or not _PLAIN.fullmatch(name):
-        name = f"{len(files)}{path.suffix}"
+        name = next(n for k in count(len(files)) if (n := f"{k}{path.suffix}") not in files)
         if data.is_file():
             raise BadInput(f"{path.name} has its weights in {data.name}", "rename and export again")
     files[name] = path

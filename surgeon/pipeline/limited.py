@@ -15,6 +15,7 @@ from surgeon.budget import choose
 from surgeon.budget.align import Widths
 from surgeon.budget.choose import Choice, most
 from surgeon.budget.hold import holders
+from surgeon.budget.meter import Aims
 from surgeon.budget.search import CLOSE, Search
 from surgeon.budget.work import Work
 from surgeon.cut import Cut
@@ -25,7 +26,7 @@ from surgeon.measure.stand import Reading, Stand
 from surgeon.measure.target import Target
 from surgeon.measure.widths import known
 from surgeon.pipeline.asked import Asked
-from surgeon.pipeline.proposed import Scored, drawn, scored
+from surgeon.pipeline.proposed import Scored, drawn, judged
 from surgeon.pipeline.proven import carried_out, finished
 from surgeon.pipeline.recovered import recovered
 from surgeon.pipeline.result import Result
@@ -125,16 +126,19 @@ class _Rounds:
         )
         amounts = run("time the original", lambda: self._stand.original(list(request.measured)))
         limits = {what: limit.share(amounts[what]) for what, limit in request.measured.items()}
-        _refuse_met(limits)
+        if not request.limits:
+            _refuse_met(limits)
         self._work = Work(self._traced.coupling, widths)
         self.search = Search(limits, self._work.whole, widths, amounts)
-        self._found: Scored = run(
-            "score", lambda: scored(self._traced, self._asked.request, asked.material)
-        )
+        self._found: Scored = run("score", lambda: judged(self._traced, asked))
         self._best: tuple[Round, Cut] | None = None  # the largest network that meets every limit
 
     def searched(self) -> tuple[Round, Cut]:
         """Rounds until one is close to the limits, or there are no more: the best of them."""
+        if (
+            self._asked.request.limits
+        ):  # these are counted: where they cannot be met, nothing is measured
+            self._chosen(None)
         for _ in range(ROUNDS):
             if self._best is None and len(self.all) == ROUNDS - 1:
                 self.search.safer(_LAST)
@@ -163,16 +167,17 @@ class _Rounds:
 
     def _next(self) -> tuple[Plan, tuple[str, ...]] | None:
         """A plan that was not measured yet, and its notes; None where there is none between those that were."""
-        found, coupling = self._found, self._traced.coupling
         for _ in range(_TRIES):
-            aims = self.search.aims()
-            choice = choose(coupling, found.scores, self._asked.request, found.curves, aims=aims)
-            plan, notes = self._drawn(choice)
+            plan, notes = self._drawn(self._chosen(self.search.aims()))
             same = next((r for r in self.all if r.plan.keep == plan.keep), None)
             if same is None:
                 return plan, notes
             self.search.nudge(up=same.met)
         return None
+
+    def _chosen(self, aims: Aims | None) -> Choice:
+        found, coupling = self._found, self._traced.coupling
+        return choose(coupling, found.scores, self._asked.request, found.curves, aims=aims)
 
     def _drawn(self, choice: Choice) -> tuple[Plan, tuple[str, ...]]:
         chosen = choice, self._found.broken
@@ -220,10 +225,15 @@ class _Rounds:
         held = holders(self._traced.coupling, floor, (plain, mix), left)
         how = "was not met in six rounds" if least.met else "cannot be reached"
         why = f"; what holds it up: {', '.join(map(str, held[:3]))}" if held else ""
+        hint = (
+            "run it again, or ask for a little more or less: the cuts near this limit came out above it"
+            if least.met
+            else f"ask for {ceil(100 * share.high) / 100:.2f}x or more, or let more groups go (surgeon inspect)"
+        )
         return OutOfReach(
             f"--max-{what} {limit} {how} with {self._asked.target}: the least that was measured is "
             f"{share.value:.3f}x ({share.low:.3f} to {share.high:.3f}){why}",
-            f"ask for {ceil(100 * share.high) / 100:.2f}x or more, or let more groups go (surgeon inspect)",
+            hint,
         )
 
 

@@ -53,7 +53,7 @@ def proposed(
     run: Steps,
 ) -> Proposal:
     """The plan, with what was seen on the way. model: traced by now, or not yet."""
-    request, material, known = asked.request, asked.material, asked.sensitivity
+    request, material = asked.request, asked.material
     refuse_without_data(request.criterion, material.data is not None)
     if request.measured:
         raise BadInput(
@@ -69,8 +69,7 @@ def proposed(
         said = request.as_dict() | material.facts()
         plan, dead = run("find what is dead", lambda: dead_plan(traced, facts, said, material.data))
         return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
-    given = None if known is None else shares(known, traced)
-    choice, broken = run("score and plan", lambda: _choose(traced, request, material, given))
+    choice, broken = run("score and plan", lambda: _choose(traced, asked))
     return drawn(traced, (choice, broken), asked, source, inputs)
 
 
@@ -101,7 +100,7 @@ class Scored:
     `broken`: groups with NaN or infinite weights."""
 
     scores: dict[str, Array]
-    curves: dict[str, list[tuple[int, float]]] | None
+    curves: Mapping[str, Curve] | None
     broken: tuple[str, ...]
 
 
@@ -128,16 +127,19 @@ def scored(
     return Scored({**scores, **found.scores}, dict(found.curves), broken)
 
 
-def _choose(
-    traced: Traced, request: Request, material: Material, given: Mapping[str, Curve] | None
-) -> tuple[Choice, tuple[str, ...]]:
-    """given: curves that were measured before, for the shares."""
-    if given is not None:
-        rest = tuple(part for part in material.recover if part != "allocate")
-        material = replace(material, recover=rest)
-    found = scored(traced, request, material)
-    curves = found.curves if given is None else given
-    return choose(traced.coupling, found.scores, request, curves), found.broken
+def judged(traced: Traced, asked: Asked) -> Scored:
+    """As `scored`; the curves are those that were measured before, where a sensitivity is given."""
+    known, material = asked.sensitivity, asked.material
+    if known is None:
+        return scored(traced, asked.request, material)
+    rest = tuple(part for part in material.recover if part != "allocate")
+    found = scored(traced, asked.request, replace(material, recover=rest))
+    return replace(found, curves=shares(known, traced))
+
+
+def _choose(traced: Traced, asked: Asked) -> tuple[Choice, tuple[str, ...]]:
+    found = judged(traced, asked)
+    return choose(traced.coupling, found.scores, asked.request, found.curves), found.broken
 
 
 def _shared(known: Sensitivity | None, material: Material) -> tuple[str, ...]:

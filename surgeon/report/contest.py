@@ -17,15 +17,16 @@ from surgeon.measure.facts import told
 from surgeon.measure.latency import (
     Budget,
     Comparison,
-    compare,
+    comparison,
     percentiles,
     runs_for,
-    time_one,
 )
 from surgeon.measure.layers import placed
 from surgeon.measure.runtime import OrtRunner, Runner, TorchRunner
 from surgeon.report.entrants import Entrant, Progress, Terms, entrants
 from surgeon.report.environment import processor
+from surgeon.runner.noise import cpu_pressure
+from surgeon.runner.sampling import sample
 
 _BUSY = 5  # percent of the time in which something waited for a CPU
 _TELEMETRY = {"ort": "onnxruntime", "openvino": "openvino"}
@@ -92,11 +93,7 @@ def _timed(entered: Mapping[str, Entrant], terms: Terms, looking: Looking) -> Co
     if len(entries) == len(entered):
         return race(entries, terms.device, looking.budget, want)
     runners = {name: _runner(name, one, terms.threads) for name, one in entered.items()}
-    if len(runners) == 1:
-        [(name, runner)] = runners.items()
-        found = Comparison(name, {name: time_one(runner, looking.budget)}, {})
-    else:
-        found = compare(runners, looking.budget)
+    found = comparison(sample(runners, looking.budget), cpu_pressure())
     return replace(found, facts={name: told(runner) for name, runner in runners.items()})
 
 

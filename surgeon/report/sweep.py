@@ -36,6 +36,8 @@ NAMES = {
 def row(limit: str, folder: str, report: Mapping[str, Any]) -> Row:
     """A row of sweep.json from the report.json of a cut that was made for this limit."""
     measured = report["measured"]
+    if measured is None:
+        return unreached(limit, "it was cut, but not measured: see its report")
     after = measured["after"]
     ratio = (measured["latency_ratio"] or {}).get("after")
     found = {
