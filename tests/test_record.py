@@ -133,6 +133,22 @@ def test_no_weights_are_read_where_meta_will_do():
     assert graph.on_meta and graph.notes == ()
 
 
+def test_positions_that_a_model_on_the_meta_device_holds_are_never_known():
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(3, 2)
+            self.places = torch.tensor([5, 0, 2])
+
+        def forward(self, x):
+            return self.second(self.first(x)[:, self.places])
+
+    with torch.device("meta"):
+        model, x = Held(), torch.randn(2, 4)
+    graph = record(model, x)
+    assert graph.on_meta and any("index" in node.op for node in graph.nodes)
+
+
 def test_a_list_of_positions_in_the_code_is_known():
     graph = record(NETS["gather_list"].build(), NETS["gather_list"].inputs())
     node = next(n for n in graph.nodes if n.op == "aten.index.Tensor")

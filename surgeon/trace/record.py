@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any
@@ -36,7 +36,13 @@ from surgeon.trace.mode import forward_mode
 from surgeon.trace.place import place_of
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shell import shell, to_meta, valued
-from surgeon.trace.tensors import named_outputs, named_state, output_tensors, tensors_among
+from surgeon.trace.tensors import (
+    loose_of,
+    named_outputs,
+    named_state,
+    output_tensors,
+    tensors_among,
+)
 
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
 _WRITTEN = 64  # numbers written in the code of a forward that are compared
@@ -118,6 +124,7 @@ def prepared(model: nn.Module, *, on_meta: bool) -> tuple[nn.Module, Recorder]:
     recorder = Recorder(on_meta)
     for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
+    recorder.hold(t for module in twin.modules() for t in loose_of(module))
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)
     recorder.graph.fixed = fixed_ranks(twin)
@@ -226,6 +233,7 @@ class Recorder(TorchDispatchMode):
         self.on_meta = on_meta
         self.path = [""]
         self._known: Any = WeakIdKeyDictionary()  # tensor -> its value, while the tensor lives
+        self._held: Any = WeakIdKeyDictionary()  # by the model, and no state of it
         self._from_inputs: Any = WeakIdKeyDictionary()  # whose numbers another input would change
         self._inside = False  # a module that has a rule: its call is the op
         self.training = False  # of a forward in train mode: what it draws decides what runs
@@ -321,7 +329,8 @@ class Recorder(TorchDispatchMode):
     def _lost(self, tensor: Tensor) -> bool:
         """Whether these are indices whose numbers were never seen: torch made them of a list in the code, on the
         device of what they index, before any mode is asked."""
-        return tensor.is_meta and not tensor.is_floating_point() and tensor not in self._known
+        unseen = tensor not in self._known and tensor not in self._held
+        return unseen and tensor.is_meta and not tensor.is_floating_point()
 
     def _follow(self, func: Any, given: list[Tensor], outputs: Any) -> None:
         """What came from the inputs; and integers written in place are other values from then on."""
@@ -367,6 +376,11 @@ class Recorder(TorchDispatchMode):
         if name not in value.state:
             value.state = (*value.state, name)
         self.graph.state[name] = value
+
+    def hold(self, tensors: Iterable[Tensor]) -> None:
+        """What a model holds beside its state: of a model on the meta device nobody has these numbers."""
+        for tensor in tensors:
+            self._held[tensor] = True
 
     def _noted(self, arg: Any) -> Any:
         if isinstance(arg, Tensor):
