@@ -244,7 +244,7 @@ def test_a_mix_learns_from_what_was_measured():
     lefts = [np.append(rng.uniform(0.2, 1, len(KINDS) - 1), 1.0) for _ in range(12)]
     seen = [(left, Span.exact(truth.of(left))) for left in lefts]
     left, share = seen[-1][0], seen[-1][1].value
-    learnt = fitted(first, seen[:-1], share)
+    learnt = fitted(first, seen[:-1], share, np.ones(len(KINDS)))
     assert abs(learnt.of(left) - share) < 0.5 * abs(first.of(left) - share)
 
 
@@ -252,10 +252,19 @@ def test_a_noisy_measurement_counts_for_less():
     whole = dict.fromkeys(KINDS, 1e6) | {"fixed": 1.0}
     first, half = assumed(whole, RATES["latency"]), np.full(len(KINDS), 0.5)
     sure, noisy = Span(0.5, 0.499, 0.501), Span(0.37, 0.30, 0.48)
-    assert fitted(first, [(half, sure), (half, noisy)], 0.5).of(half) == pytest.approx(
-        0.5, rel=0.02
-    )
-    assert fitted(first, [(half, noisy)], 0.5).of(half) == pytest.approx(0.37, rel=0.05)
+    every = np.ones(len(KINDS))
+    both = fitted(first, [(half, sure), (half, noisy)], 0.5, every)
+    assert both.of(half) == pytest.approx(0.5, rel=0.02)
+    assert fitted(first, [(half, noisy)], 0.5, every).of(half) == pytest.approx(0.37, rel=0.05)
+
+
+def test_kinds_of_work_that_a_network_lacks_explain_nothing():
+    work = dict.fromkeys(KINDS, 0.0) | {"dense": 1e6, "moved": 1e5, "fixed": 1.0}
+    there = np.array([float(amount > 0) for amount in work.values()])
+    left = there * 0.5
+    found = fitted(assumed(work, RATES["latency"]), [(left, Span.exact(0.3))], 0.3, there)
+    assert not found.shares[there == 0].any()
+    assert found.of(left) == pytest.approx(0.3, rel=0.02)
 
 
 def test_a_search_aims_lower_after_rounds_that_were_over():

@@ -59,8 +59,9 @@ def assumed(
     return Mix(parts / total)
 
 
-def fitted(first: Mix, seen: Sequence[tuple[Array, Span]], near: float) -> Mix:
+def fitted(first: Mix, seen: Sequence[tuple[Array, Span]], near: float, whole: Array) -> Mix:
     """The mix that says best what was measured: seen are pairs of what is left by kind, and of the quantity.
+    whole: of the original itself, 1 of each kind of work that it has; kinds that it lacks explain nothing.
 
     Least squares of relative errors, no share negative, drawn a little towards the first guess. What is still wrong
     then is corrected by a factor: that of the measurements around `near`, where the next cut will be, and each
@@ -70,7 +71,6 @@ def fitted(first: Mix, seen: Sequence[tuple[Array, Span]], near: float) -> Mix:
 
     if not seen:
         return first
-    whole = np.ones(len(first.shares))
     trust = [1 / (_width(span) + _EXACT) for _, span in seen]
     rows = [(3.0, whole, 1.0)]
     rows += [(w * _EXACT, left, span.value) for w, (left, span) in zip(trust, seen, strict=True)]

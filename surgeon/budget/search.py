@@ -71,4 +71,5 @@ class Search:
         work = dict(zip(KINDS, self.work.tolist(), strict=True))
         whole = None if what == "latency" else self.amounts.get(what)
         first = assumed(work, RATES[what], whole)
-        return fitted(first, [(left, told[what]) for left, told in self.seen], self._aim[what])
+        seen = [(left, told[what]) for left, told in self.seen]
+        return fitted(first, seen, self._aim[what], (self.work > 0).astype(float))
