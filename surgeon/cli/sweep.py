@@ -115,8 +115,9 @@ def _run(
 
         try:
             folder = replace(wanted, output=out / limit)
-            last = delivered(source, cut, folder, screen)
-            rows.append(s.row(limit, limit, last))
+            done = delivered(source, cut, folder, screen)
+            rows.append(s.row(limit, limit, done))
+            last = done if done["measured"] else last
         except OutOfReach as error:
             screen.notes([f"{limit}: {error.message}"])
             rows.append(s.unreached(limit, error.message))

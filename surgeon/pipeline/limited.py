@@ -136,9 +136,8 @@ class _Rounds:
     def searched(self) -> tuple[Round, Cut]:
         """Rounds until one is close to the limits, or there are no more: the best of them."""
         if self._asked.request.limits:
-            self._chosen(
-                None
-            )  # raises where what is counted cannot be met: then nothing is measured
+            # raises where what is counted cannot be met: then nothing is measured
+            self._chosen(None)
         for _ in range(ROUNDS):
             if self._best is None and len(self.all) == ROUNDS - 1:
                 self.search.safer(_LAST)

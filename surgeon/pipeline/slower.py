@@ -25,11 +25,10 @@ def _doubts(measured: BeforeAfter) -> tuple[str, ...]:
     noise = "; ".join(dict.fromkeys(t.noise for t in speed.timings.values() if t.noise))
     if not noise:
         return ()
-    rounds = f"{ratio.rounds} of {timing.runs} rounds, in which neither network lost its core"
-    how = (
-        f"the ratio is of {rounds}" if ratio.rounds < timing.runs else "the ratio is of all rounds"
-    )
-    return (f"timed while others used the machine ({noise}): {how}",)
+    how = "all rounds, by CPU time where a core was lost"
+    if ratio.rounds < timing.runs:
+        how = f"{ratio.rounds} of {timing.runs} rounds, in which neither network lost its core"
+    return (f"timed while others used the machine ({noise}): the ratio is of {how}",)
 
 
 def _said(measured: BeforeAfter, plan: Plan, target: Target) -> tuple[str, ...]:
