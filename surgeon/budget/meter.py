@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.budget.align import Widths
 from surgeon.budget.cost import Cost
 from surgeon.budget.limit import Limit
 from surgeon.budget.mix import Mix
@@ -29,10 +28,10 @@ class Aim:
 
 @dataclass(frozen=True)
 class Aims:
-    """What to aim at, by quantity ('latency'), on kernels that make this of widths."""
+    """What to aim at, by quantity ('latency'), predicted from `work`."""
 
     of: Mapping[str, Aim]
-    widths: Widths
+    work: Work
 
 
 class Meter:
@@ -44,7 +43,7 @@ class Meter:
         self._aims = aims.of if aims else {}
         self._counted = tuple(limits)
         self._cost = Cost(coupling) if limits else None
-        self._work = Work(coupling, aims.widths) if aims and aims.of else None
+        self._work = aims.work if aims and aims.of else None
         self._none = np.zeros(coupling.classes.count, bool)
         self.bounds: dict[str, float] = {
             what: limit.of(self.whole[what]) for what, limit in limits.items()

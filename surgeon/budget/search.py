@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.budget.align import Widths
 from surgeon.budget.limit import Span
 from surgeon.budget.meter import Aim, Aims
 from surgeon.budget.mix import RATES, Mix, assumed, fitted
-from surgeon.budget.work import KINDS
+from surgeon.budget.pace import Paces
+from surgeon.budget.work import KINDS, Work
 
-Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 CLOSE = 0.97  # of a limit: from here on it is reached, and nothing more is wanted
 _AIM = 0.985  # between the two, so that an interval of 1 % to each side meets both
@@ -26,26 +26,39 @@ _NUDGE = 0.997  # of the last aim, where a plan came out again
 class Search:
     """Limits as shares of the original's, by quantity, and what is known of how to meet them.
 
-    `work`: of the original, by kind. `widths`: what its kernels make of widths. `amounts`: of the original, in seconds and bytes.
+    `work`: of the network. `amounts`: of the original, in seconds and bytes. `shares`: of its latency, what each
+    module takes, where its runtime tells that.
     """
 
     limits: Mapping[str, float]
-    work: Array
-    widths: Widths
+    work: Work
     amounts: Mapping[str, float]
-    seen: list[tuple[Array, Mapping[str, Span]]] = field(default_factory=list)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    seen: list[tuple[Mask, Mapping[str, Span]]] = field(default_factory=list)
     _aim: dict[str, float] = field(default_factory=dict)
     _missed: int = 0
+    _paces: Paces | None = None
+
+    def __post_init__(self) -> None:
+        names = tuple(sorted(self.work.modules & set(self.shares)))
+        if names:
+            self._follow(Paces(names, np.array([self.shares[n] for n in names])))
 
     def aims(self) -> Aims:
         """What to cut to next."""
         for what, limit in self.limits.items():
             self._aim.setdefault(what, limit * (_AIM if what == "latency" else 1.0))
-        return Aims({w: Aim(self._aim[w], self._mix(w)) for w in self.limits}, self.widths)
+        return Aims({w: Aim(self._aim[w], self._mix(w)) for w in self.limits}, self.work)
 
-    def learn(self, left: Array, shares: Mapping[str, Span]) -> None:
-        """A cut that leaves so much work was measured."""
-        self.seen.append((left, shares))
+    def learn(
+        self, removed: Mask, shares: Mapping[str, Span], times: Mapping[str, float] | None = None
+    ) -> None:
+        """A cut that removes these classes was measured; times: of modules, relative to the original's, where told."""
+        self.seen.append((removed, shares))
+        if self._paces is not None and times:
+            names = self._paces.names
+            told = np.array([times.get(name, np.nan) for name in names])
+            self._follow(self._paces.learnt(self.work.modules_left(names, removed), told))
         self._missed = 0 if self.meets(shares) else self._missed + 1
         if self._missed >= 3:  # what is predicted stays too low: noise, or a step in the kernels
             self.safer()
@@ -67,9 +80,12 @@ class Search:
         """How much of the tightest limit is used: 1 is all of it."""
         return max(shares[what].value / limit for what, limit in self.limits.items())
 
+    def _follow(self, paces: Paces) -> None:
+        self._paces, self.work = paces, self.work.paced(paces)
+
     def _mix(self, what: str) -> Mix:
-        work = dict(zip(KINDS, self.work.tolist(), strict=True))
-        whole = None if what == "latency" else self.amounts.get(what)
-        first = assumed(work, RATES[what], whole)
-        seen = [(left, told[what]) for left, told in self.seen]
-        return fitted(first, seen, self._aim[what], (self.work > 0).astype(float))
+        work = dict(zip(KINDS, self.work.whole.tolist(), strict=True))
+        timed = 1.0 if self._paces is not None else None
+        first = assumed(work, RATES[what], timed if what == "latency" else self.amounts.get(what))
+        seen = [(self.work.left(removed), told[what]) for removed, told in self.seen]
+        return fitted(first, seen, self._aim[what], (self.work.whole > 0).astype(float))

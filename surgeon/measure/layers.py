@@ -17,8 +17,10 @@ import onnx
 from surgeon.strip import MODULE
 
 if TYPE_CHECKING:
+    from surgeon.measure.facts import Facts
     from surgeon.measure.latency import Comparison
 
+_MOST = 0.5
 _BLOCKED = "_nchwc"  # ONNX Runtime's mark of a node that runs on its blocked layout
 _SAME = {"Convolution": "Conv", "FusedConv": "Conv", "FusedGemm": "Gemm", "FullyConnected": "Gemm"}
 _PRODUCTS = {"Gemm", "MatMul", "FusedMatMul"}  # with its bias, a MatMul becomes a Gemm
@@ -45,10 +47,21 @@ def with_modules(found: Comparison, files: Mapping[str, Path]) -> Comparison:
     return replace(found, facts=facts)
 
 
-def with_profiles(found: Comparison, other: Comparison) -> Comparison:
-    """The same comparison, with the profiles of another one of the same networks."""
-    facts = {n: replace(own, profile=other.facts[n].profile) for n, own in found.facts.items()}
-    return replace(found, facts=facts)
+def by_module(facts: Facts) -> dict[str, float]:
+    """Seconds of one run by module, of a profile whose lines were placed; nothing where there is none."""
+    found: dict[str, float] = {}
+    for line in facts.profile or ():
+        if module := line.get("module"):
+            found[module] = found.get(module, 0.0) + line["s"]
+    return found
+
+
+def shares(found: Comparison, name: str) -> dict[str, float]:
+    """Of one network's latency, what each module takes; nothing where its profile tells less than half of it."""
+    took = by_module(found.facts[name])
+    whole = max(found.timings[name].median_s, sum(took.values()))  # a profiled run takes longer
+    shares = {module: s / whole for module, s in took.items()}
+    return shares if sum(shares.values()) >= _MOST else {}
 
 
 def _kind(op: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.budget.limit import Span
-from surgeon.errors import BadInput, SurgeonError
+from surgeon.errors import BadInput
 from surgeon.measure.bench import made, timed
 from surgeon.measure.latency import Budget, Comparison
-from surgeon.measure.layers import with_modules, with_profiles
+from surgeon.measure.layers import by_module, shares, with_modules
 from surgeon.measure.target import Target
 
 if TYPE_CHECKING:
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from surgeon.trace.inputs import Inputs
 
-_WANT = ("memory",)
+_WANT = ("memory", "profile")
 _WIDE = 0.04  # of a ratio: an interval that tells little; somebody else needed the machine
-_FEW = Budget(warmup_runs=1, warmup_s=0.0, min_runs=1, min_s=0.0, max_s=0.0)
 
 
 @dataclass(frozen=True)
 class Reading:
     """A slim network beside the original, by quantity: its own amounts (seconds, bytes), and shares of the original's.
-    `files`: of both."""
+    `files`: of both. `times`: of modules, relative to the original's, where the runtime tells them."""
 
     amounts: Mapping[str, Span]
     shares: Mapping[str, Span]
     comparison: Comparison
     files: Mapping[str, Path] = field(default_factory=dict)
+    times: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for report.json."""
@@ -43,7 +43,10 @@ class Reading:
 
 
 class Stand:
-    """Networks of one make on one target. `inputs`: of one run; `folder` takes the files."""
+    """Networks of one make on one target. `inputs`: of one run; `folder` takes the files.
+
+    `modules`: of the original's latency, what each module takes, once it was timed; empty where the runtime does not tell.
+    """
 
     def __init__(
         self, model: nn.Module, inputs: Inputs, target: Target, folder: Path, budget: Budget
@@ -51,10 +54,13 @@ class Stand:
         self._inputs, self._target, self._folder, self._budget = inputs, target, folder, budget
         self._before = made(model, inputs, target, folder / "before")
         self._made = 0
+        self.modules: Mapping[str, float] = {}
 
     def original(self, quantities: Sequence[str]) -> dict[str, float]:
         """Amounts of the original alone: seconds, bytes."""
-        seen = timed({"before": self._before}, self._inputs, self._target, self._budget, _WANT)
+        files = {"before": self._before}
+        seen = timed(files, self._inputs, self._target, self._budget, _WANT)
+        self.modules = shares(with_modules(seen, files), "before")
         return {name: span.value for name, span in _amounts(seen, "before", quantities).items()}
 
     def read(self, slim: nn.Module, quantities: Sequence[str]) -> Reading:
@@ -72,20 +78,14 @@ class Stand:
         return max(reading, again, key=lambda r: r.shares["latency"].high)
 
     def _reading(self, pair: Mapping[str, Path], quantities: Sequence[str]) -> Reading:
-        seen = self._steady(pair)
+        seen = with_modules(self._steady(pair), pair)
         whole, slim_amounts = (_amounts(seen, name, quantities) for name in pair)
-        shares = {name: span.over(whole[name].value) for name, span in slim_amounts.items()}
+        found = {name: span.over(whole[name].value) for name, span in slim_amounts.items()}
         ratio = seen.ratios["after"]
-        shares["latency"] = Span(ratio.value, ratio.low, ratio.high)
-        return Reading(slim_amounts, shares, seen, pair)
-
-    def profiled(self, reading: Reading) -> Comparison:
-        """What was read, with times by layer where the runtime tells them: from a few runs more, as they cost time."""
-        try:
-            seen = timed(reading.files, self._inputs, self._target, _FEW, ("profile",))
-        except SurgeonError:  # what was measured is there all the same
-            return reading.comparison
-        return with_modules(with_profiles(reading.comparison, seen), reading.files)
+        found["latency"] = Span(ratio.value, ratio.low, ratio.high)
+        before, after = (by_module(seen.facts[name]) for name in pair)
+        times = {name: after.get(name, 0.0) / told for name, told in before.items() if told > 0}
+        return Reading(slim_amounts, found, seen, pair, times if after else {})
 
     def _steady(self, pair: Mapping[str, Path]) -> Comparison:
         """The pair timed, again where the first interval was wide: the narrower of the two."""

@@ -20,7 +20,7 @@ from surgeon.budget.search import CLOSE, Search
 from surgeon.budget.work import Work
 from surgeon.cut import Cut
 from surgeon.errors import OutOfReach
-from surgeon.measure.latency import Budget, Comparison
+from surgeon.measure.latency import Budget
 from surgeon.measure.pair import counted, single
 from surgeon.measure.stand import Reading, Stand
 from surgeon.measure.target import Target
@@ -98,7 +98,7 @@ def shrink_to_limits(
         result = finished(given, done, best.plan, best.notes, run, (wanted[0], False))
         if result.model is not done.model:  # the oracle had it cut as a program
             best = rounds.again(best, result)
-        speed = rounds.profiled(best)
+        speed = best.reading.comparison
     if "compensate" in asked.material.recover:
         result = run("recover", lambda: recovered(result, traced, asked.material))
     counts = counted(model, result.model, result.inputs)
@@ -128,8 +128,8 @@ class _Rounds:
         limits = {what: limit.share(amounts[what]) for what, limit in request.measured.items()}
         if not request.limits:
             _refuse_met(limits)
-        self._work = Work(self._traced.coupling, widths)
-        self.search = Search(limits, self._work.whole, widths, amounts)
+        work = Work(self._traced.coupling, widths)
+        self.search = Search(limits, work, amounts, self._stand.modules)
         self._found: Scored = run("score", lambda: judged(self._traced, asked))
         self._best: tuple[Round, Cut] | None = None  # the largest network that meets every limit
 
@@ -159,10 +159,6 @@ class _Rounds:
         limits = list(self.search.limits)
         reading = self._run("measure", lambda: self._stand.read(result.model, limits))
         return replace(best, reading=reading, met=self.search.meets(reading.shares))
-
-    def profiled(self, best: Round) -> Comparison:
-        """What was measured of the best round, with times by layer."""
-        return self._run("time by layer", lambda: self._stand.profiled(best.reading))
 
     def _next(self) -> tuple[Plan, tuple[str, ...]] | None:
         """A plan that was not measured yet, and its notes; None where there is none between those that were."""
@@ -195,7 +191,8 @@ class _Rounds:
             )
         met, fill = search.meets(reading.shares), search.fill(reading.shares)
         found = Round(plan, aims, reading, met, fill, notes)
-        search.learn(self._work.left(removed_by(self._traced.coupling, plan)), reading.shares)
+        removed = removed_by(self._traced.coupling, plan)
+        search.learn(removed, reading.shares, reading.times)
         self.all.append(found)
         if met and (self._best is None or fill > self._best[0].fill):
             self._best = found, done
@@ -220,7 +217,7 @@ class _Rounds:
         floor = removed_by(self._traced.coupling, least.plan)
         left = {x.name: x.why for x in least.plan.left}
         mix = self.search.aims().of[what].mix
-        plain = Work(self._traced.coupling, Widths.multiples(1))  # within a block, too
+        plain = self.search.work.on(Widths.multiples(1))  # within a block, too
         held = holders(self._traced.coupling, floor, (plain, mix), left)
         how = "was not met in six rounds" if least.met else "cannot be reached"
         why = f"; what holds it up: {', '.join(map(str, held[:3]))}" if held else ""

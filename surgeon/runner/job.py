@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from surgeon.runner import MARK, memory, noise
@@ -15,11 +16,12 @@ from surgeon.runner.arrays import packed, read
 from surgeon.runner.engines import engine
 from surgeon.runner.probe import probe
 from surgeon.runner.refusal import Refusal
-from surgeon.runner.sampling import Budget, sample
+from surgeon.runner.sampling import Budget, Laps, sample
 
 WANTED = ("memory", "profile", "outputs", "first")
 _ALONE_S = 300
-_PROFILED_RUNS = 20
+_PROFILED_RUNS = 3, 20  # at the least and the most; between them for
+_PROFILED_S = 2.0
 
 
 def do(folder: Path) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def do(folder: Path) -> dict[str, Any]:
             "load_s": one.load_s,
             "file_bytes": _bytes(folder / model["file"]),
             "peak_memory": None,
-            "profile": one.profile(_PROFILED_RUNS) if "profile" in want else None,
+            "profile": one.profile(_profiled(sampled[name])) if "profile" in want else None,
             "outputs": packed(outputs[name]) if "outputs" in want else None,
         }
         answers[name].update(vars(sampled[name]))
@@ -83,6 +85,12 @@ def alone(folder: Path, at: int) -> dict[str, Any]:
     reached = memory.peak()
     used = None if reached is None else max(reached - baseline, 0)
     return {"peak_memory": used, "load_s": one.load_s, "first_s": first_s}
+
+
+def _profiled(laps: Laps) -> int:
+    """How many runs are profiled."""
+    least, most = _PROFILED_RUNS
+    return min(max(int(_PROFILED_S / max(median(laps.laps), 1e-9)), least), most)
 
 
 def _alone(folder: Path, at: int) -> dict[str, Any]:
