@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from surgeon.budget import Limit
 from surgeon.budget.align import Grid, Widths, keep_count
 from surgeon.budget.limit import Span
 from surgeon.budget.mix import RATES, Mix, assumed, fitted
+from surgeon.budget.pace import Paces
 from surgeon.budget.search import CLOSE, Search
 from surgeon.budget.work import KINDS, Work
 from surgeon.errors import BadInput, OutOfReach
@@ -239,7 +241,7 @@ def test_a_mix_learns_from_what_was_measured():
     whole = dict.fromkeys(KINDS, 1e6) | {"fixed": 1.0}
     first = assumed(whole, RATES["latency"])
     assert first.of(np.ones(len(KINDS))) == pytest.approx(1.0)
-    truth = Mix(np.array([0.3, 0.3, 0, 0.2, 0, 0, 0.2]))
+    truth = Mix(np.array([0.3, 0.3, 0, 0.2, 0, 0, 0, 0.2]))
     rng = np.random.default_rng(0)
     lefts = [np.append(rng.uniform(0.2, 1, len(KINDS) - 1), 1.0) for _ in range(12)]
     seen = [(left, Span.exact(truth.of(left))) for left in lefts]
@@ -268,11 +270,12 @@ def test_kinds_of_work_that_a_network_lacks_explain_nothing():
 
 
 def test_a_search_aims_lower_after_rounds_that_were_over():
-    search = Search({"latency": 0.5}, np.ones(len(KINDS)), ANY, {"latency": 1.0})
+    coupling = surgeon.trace(net(), X).coupling
+    search = Search({"latency": 0.5}, Work(coupling, ANY), {"latency": 1.0})
     aims = [search.aims().of["latency"].share]
     over = {"latency": Span(0.51, 0.50, 0.52)}
     for _ in range(4):
-        search.learn(np.full(len(KINDS), 0.5), over)
+        search.learn(coupling.removed(coupling.group("0").atoms[:32]), over)
         aims.append(search.aims().of["latency"].share)
     assert aims[0] == aims[1] == aims[2] and aims[4] < aims[2]
     assert not search.meets(over) and search.meets({"latency": Span(0.49, 0.48, 0.499)})
@@ -287,6 +290,7 @@ class Clock:
     def __init__(self, latency, noise: float = 0.004) -> None:
         self.latency, self.noise, self.models = latency, noise, []
         self.again, self.slower = 0, lambda reading: reading
+        self.modules: dict[str, float] = {}
 
     def __call__(self, model: nn.Module, inputs: Inputs, *_: object) -> Clock:
         self.base, self.inputs = model, inputs
@@ -312,12 +316,42 @@ class Clock:
         told = {k: shares[k] for k in ("latency", *quantities)}
         return Reading(told, told, _Nothing())
 
-    def profiled(self, reading: Reading) -> object:
-        return reading.comparison
-
     def confirmed(self, reading: Reading, quantities) -> Reading:
         self.again += 1
         return self.slower(reading)
+
+
+class Modules(Clock):
+    """A target that tells how long each module takes; of some, a part stays whatever is cut."""
+
+    def __init__(self, stays: dict[str, float], told: bool) -> None:
+        super().__init__(self.shares_of, noise=0.002)
+        self.stays, self.told = stays, told
+
+    def original(self, quantities) -> dict[str, float]:
+        if self.told:
+            sizes = {n: m.weight.numel() for n, m in self.base.named_modules() if is_layer(m)}
+            self.modules = {n: size / sum(sizes.values()) for n, size in sizes.items()}
+        return super().original(quantities)
+
+    def times(self, slim: nn.Module) -> dict[str, float]:
+        sizes = {n: m.weight.numel() for n, m in self.base.named_modules() if is_layer(m)}
+        left = {n: slim.get_submodule(n).weight.numel() / size for n, size in sizes.items()}
+        stays = {n: self.stays.get(n, 0.0) for n in left}
+        return {n: stays[n] + (1 - stays[n]) * of for n, of in left.items()}
+
+    def shares_of(self, _: float) -> float:
+        sizes = {n: m.weight.numel() for n, m in self.base.named_modules() if is_layer(m)}
+        times = self.times(self.models[-1])
+        return sum(times[n] * size for n, size in sizes.items()) / sum(sizes.values())
+
+    def read(self, slim: nn.Module, quantities) -> Reading:
+        reading = super().read(slim, quantities)
+        return replace(reading, times=self.times(slim)) if self.told else reading
+
+
+def is_layer(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear)
 
 
 class _Nothing:
@@ -345,6 +379,60 @@ def test_the_limit_is_met_and_used(timed_by, limit: float, power: float):
     assert len(clock.models) <= limited.ROUNDS and done.check is not None
     assert done.report["limited"]["reached"]["met"]
     assert done.plan.request["max_latency"] == f"{limit}x"
+
+
+def test_where_modules_times_are_told_the_limit_is_met_sooner_and_what_saves_little_is_kept(
+    timed_by,
+):
+    """Three fifths of the last two convolutions' time stay, whatever is cut of them."""
+    stays = {"4": 0.6, "6": 0.6}
+    found = {}
+    for told in (True, False):
+        clock = timed_by(Modules(stays, told))
+        done = surgeon.shrink(net(), X, max_latency="0.6x")
+        kept = {n: done.model.get_submodule(n).out_channels for n in ("0", "2", "4", "6")}
+        assert done.limited.best.met
+        found[told] = len(clock.models), kept["6"]
+    assert found[True][0] <= 3 and found[True][0] <= found[False][0]
+    assert found[True][1] > found[False][1]
+
+
+def test_what_a_module_took_says_what_its_next_cut_is_worth():
+    names, whole = ("a", "b", "c"), np.ones(3)
+    paces = Paces(names, np.array([0.5, 0.3, 0.2]))
+    assert paces.times(whole) == pytest.approx(whole)
+    assert paces.times(np.array([0.5, 0.25, 0.0])) == pytest.approx([0.5, 0.25, 0.0])
+    learnt = paces.learnt(np.array([0.5, 0.25, 1.0]), np.array([0.7, 0.25, 1.0]))
+    assert learnt.times(np.array([0.5, 0.25, 1.0])) == pytest.approx([0.7, 0.25, 1.0])
+    # between what was seen on a line; below it towards the part that stays: 0.4 of a, nothing of b
+    assert learnt.times(np.array([0.75, 0.625, 1.0])) == pytest.approx([0.85, 0.625, 1.0])
+    assert learnt.times(np.array([0.25, 0.125, 1.0])) == pytest.approx([0.55, 0.125, 1.0])
+    # c was not cut: of it stays what stays of the others, by their time
+    stays = (0.5 * 0.4 + 0.3 * 0.0) / 0.8
+    assert learnt.times(np.array([1.0, 1.0, 0.5]))[2] == pytest.approx(stays + (1 - stays) * 0.5)
+    unknown = paces.learnt(np.full(3, 0.5), np.array([np.nan, 0.5, 0.6]))
+    assert np.isfinite(unknown.times(np.full(3, 0.3))).all()
+
+
+def test_a_deeper_cut_is_never_predicted_to_take_longer():
+    paces = Paces(("a",), np.ones(1)).learnt(np.array([0.3]), np.array([0.9]))
+    paces = paces.learnt(np.array([0.6]), np.array([0.7]))  # a noisy pair
+    times = [paces.times(np.array([left]))[0] for left in np.linspace(0, 1, 11)]
+    assert times == sorted(times) and times[-1] == 1.0
+
+
+def test_modules_work_is_what_is_left_of_their_layers():
+    coupling = surgeon.trace(net(), X).coupling
+    work = Work(coupling, ANY)
+    assert {"0", "2", "4", "6"} <= work.modules
+    removed = coupling.removed(coupling.group("0").atoms[:32])
+    assert work.modules_left(("0", "2", "4"), removed) == pytest.approx([0.5, 0.5, 1.0])
+    paced = work.paced(Paces(("0", "2"), np.array([0.2, 0.6])))
+    timed = KINDS.index("timed")
+    assert paced.whole[timed] == pytest.approx(0.8) and paced.after(removed)[
+        timed
+    ] == pytest.approx(0.4)
+    assert work.whole[timed] == 0  # the one without paces is as it was
 
 
 def test_what_is_not_confirmed_is_not_met(timed_by):

@@ -1,15 +1,19 @@
 """Times by layer, after a limit was searched for: of the files that were measured, beside what was measured."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from surgeon.errors import BadInput
 from surgeon.measure import stand
 from surgeon.measure.latency import Budget
+from surgeon.measure.layers import shares
 from surgeon.measure.target import Target
+from surgeon.runner import job
+from surgeon.runner.sampling import Laps
 from surgeon.trace.inputs import Inputs
 
 QUICK = Budget(warmup_runs=1, warmup_s=0.0, min_runs=6, min_s=0.0, max_s=0.2)
@@ -25,15 +29,24 @@ def stood(tmp_path: Path) -> stand.Stand:
     return stand.Stand(net(16), Inputs.of(torch.zeros(1, 3, 8, 8)), Target(), tmp_path, QUICK)
 
 
-def test_layers_have_their_modules_and_what_was_measured_stays(stood: stand.Stand):
+def test_layers_have_their_modules_and_modules_their_times(stood: stand.Stand):
+    assert not stood.modules
+    amounts = stood.original(["latency"])
+    assert amounts["latency"] > 0
+    assert {"0", "2"} <= set(stood.modules) and 0.5 <= sum(stood.modules.values()) <= 1.0001
     reading = stood.read(net(8), ["latency"])
-    assert reading.comparison.facts["after"].profile is None
-    found = stood.profiled(reading)
-    assert found.timings == reading.comparison.timings and found.ratios == reading.comparison.ratios
     for name in ("before", "after"):
-        profile = found.facts[name].profile
+        profile = reading.comparison.facts[name].profile
         assert profile and {"0", "2"} <= {line["module"] for line in profile}
-        assert found.facts[name].file_bytes == reading.comparison.facts[name].file_bytes
+    assert {"0", "2"} <= set(reading.times) and all(t > 0 for t in reading.times.values())
+
+
+def test_a_runtime_that_tells_no_layers_is_measured_all_the_same(tmp_path: Path):
+    one = Inputs.of(torch.zeros(1, 3, 8, 8))
+    place = stand.Stand(net(16), one, Target(runtime="torch"), tmp_path, QUICK)
+    assert place.original(["latency"])["latency"] > 0 and place.modules == {}
+    reading = place.read(net(8), ["latency"])
+    assert reading.times == {} and reading.shares["latency"].value > 0
 
 
 class Mlp(nn.Module):
@@ -52,7 +65,7 @@ def test_linear_layers_and_what_is_fused_with_them_are_their_modules(tmp_path: P
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
     place = stand.Stand(model, Inputs.of(torch.randn(1, 5, 8)), Target(), tmp_path, QUICK)
-    profile = place.profiled(place.read(model, ["latency"])).facts["after"].profile
+    profile = place.read(model, ["latency"]).comparison.facts["after"].profile
     assert profile is not None
     paths = {line["module"] for line in profile if "MatMul" in line["op"] or "Gemm" in line["op"]}
     assert paths == {"0.up", "0.down", "1.up", "1.down"}
@@ -60,13 +73,18 @@ def test_linear_layers_and_what_is_fused_with_them_are_their_modules(tmp_path: P
     assert str(Path(__file__).parent) not in file.read_bytes().decode("latin-1")
 
 
-def test_a_device_that_fails_then_loses_nothing(
-    stood: stand.Stand, monkeypatch: pytest.MonkeyPatch
-):
-    reading = stood.read(net(8), ["latency"])
+def test_a_slow_network_is_profiled_in_fewer_runs():
+    assert [job._profiled(Laps([s])) for s in (0.001, 0.25, 5.0)] == [20, 8, 3]
 
-    def gone(*_: object) -> None:
-        raise BadInput("the device is gone")
 
-    monkeypatch.setattr(stand, "timed", gone)
-    assert stood.profiled(reading) is reading.comparison
+def test_a_profile_that_tells_little_tells_no_shares():
+    line = {"layer": "x", "op": "Conv", "s": 0.002, "module": "0"}
+    other = {**line, "s": 0.003, "module": None}
+
+    class Told:
+        facts: ClassVar = {"a": SimpleNamespace(profile=(line, other))}
+        timings: ClassVar = {"a": SimpleNamespace(median_s=0.005)}
+
+    assert shares(Told, "a") == {}  # type: ignore[arg-type]
+    Told.facts = {"a": SimpleNamespace(profile=(line, line, other))}
+    assert shares(Told, "a") == {"0": pytest.approx(0.8)}  # type: ignore[arg-type]

@@ -84,8 +84,8 @@ class Stand:
         ratio = seen.ratios["after"]
         found["latency"] = Span(ratio.value, ratio.low, ratio.high)
         before, after = (by_module(seen.facts[name]) for name in pair)
-        times = {name: after.get(name, 0.0) / told for name, told in before.items() if told > 0}
-        return Reading(slim_amounts, found, seen, pair, times if after else {})
+        times = {n: after[n] / told for n, told in before.items() if n in after and told > 0}
+        return Reading(slim_amounts, found, seen, pair, times)
 
     def _steady(self, pair: Mapping[str, Path]) -> Comparison:
         """The pair timed, again where the first interval was wide: the narrower of the two."""
