@@ -61,6 +61,13 @@ class Classes:
         mask[self.le] = True
         return mask
 
+    def holding(self, held: Sequence[tuple[Ids, Why]]) -> Classes:
+        """The same, of which these classes stay too."""
+        frozen = self.frozen.copy()
+        for k, (classes, _) in enumerate(held, len(self.reasons)):
+            frozen[classes] = np.where(frozen[classes] < 0, k, frozen[classes])
+        return replace(self, frozen=frozen, reasons=(*self.reasons, *(why for _, why in held)))
+
     def close(self, removed: Mask) -> Mask:
         """Removed classes, with the product elements that go because a factor goes."""
         out = removed.copy()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,11 +37,26 @@ class Coupling:
     uses: list[Use]
     bound: dict[int, dict[str, Dim]]  # node -> its factors
     unknown: tuple[Node, ...]
+    held: tuple[tuple[Ids, Why], ...] = ()  # classes that stay for a reason found later
 
     @cached_property
     def classes(self) -> Classes:
         """Classes of elements."""
-        return self.algebra.solve()
+        return self.algebra.solve().holding(self.held)
+
+    def holding(self, atoms: Ids, why: str, node: int) -> Coupling:
+        """The same, of which these classes stay. node: where the reason arose."""
+        return replace(self, held=(*self.held, (atoms, Why(why, node))))
+
+    def at(self, node: Node) -> Ids:
+        """Classes that what goes into a node and what comes out of it depend on; of products, their factors."""
+        values = (*node.inputs, *(v for v in node.outputs if v is not None))
+        leaves = (leaf for v in values for dim in self.dims.get(v, ()) for leaf in dim)
+        ids = [leaf.ids for leaf in leaves if leaf.ids is not None]
+        labels = np.unique(self.classes.label[np.concatenate([np.zeros(0, np.int64), *ids])])
+        return np.unique(self.classes.atoms_of(np.zeros_like(labels), labels, 1).indices).astype(
+            np.int64
+        )
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

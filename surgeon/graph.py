@@ -48,6 +48,15 @@ class Node:
         """Every tensor argument, in order."""
         return list(_values(self.args)) + list(_values(tuple(self.kwargs.values())))
 
+    @property
+    def owners(self) -> Iterator[str]:
+        """Paths of the module that ran it and of all that hold that one, innermost first: 'a.b', 'a', ''."""
+        path = self.module
+        while path:
+            yield path
+            path = path.rpartition(".")[0]
+        yield ""
+
     def describe(self) -> str:
         """'aten.add.Tensor at layer1.0 (resnet.py:102)  f32[2,64,56,56], ... -> f32[2,64,56,56]'"""
         ins = ", ".join(str(v) for v in self.inputs)

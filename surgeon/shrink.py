@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
+from surgeon.cut import Cut
 from surgeon.errors import BadInput
 from surgeon.pipeline.asked import Asked, Options, aligned, asked
+from surgeon.pipeline.followed import followed
 from surgeon.pipeline.limited import shrink_to_limits
-from surgeon.pipeline.proposed import Proposal, proposed
+from surgeon.pipeline.proposed import Proposal, proposed, refuse_unready
 from surgeon.pipeline.proven import carried_out, finished
 from surgeon.pipeline.recovered import recovered
 from surgeon.pipeline.regime import Regime, Shrinking
@@ -20,6 +22,7 @@ from surgeon.pipeline.result import Result
 from surgeon.pipeline.settled import settled
 from surgeon.pipeline.steps import Progress, Steps
 from surgeon.pipeline.stepwise import Wanted, shrink_in_steps
+from surgeon.pipeline.traced import Traced, trace
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.tensors import named_state
 from surgeon.trace.wrappers import unwrapped
@@ -56,9 +59,16 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
         return shrink_in_steps(model, inputs, wanted, Wanted(regime, check, measure, source), run)
     if wanted.request.measured:
         return shrink_to_limits(model, inputs, wanted, run, (check, source))
-    proposal = proposed(model, inputs, wanted, source, run)
-    traced, plan = proposal.traced, proposal.plan
-    done, traced = run("cut", lambda: carried_out(traced, inputs, plan))
+    refuse_unready(wanted)
+
+    def tried(traced: Traced) -> tuple[Proposal, tuple[Cut, Traced]]:
+        found = proposed(traced, inputs, wanted, source, run)
+        return found, run("cut", lambda: carried_out(traced, inputs, found.plan))
+
+    proposal, (done, traced) = followed(
+        run("trace and couple", lambda: trace(model, inputs)), tried
+    )
+    plan = proposal.plan
     result = finished((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
     result = replace(result, dead=proposal.dead)
     if proposal.dead and wanted.material.data is not None:

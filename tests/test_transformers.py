@@ -1,7 +1,7 @@
 """Hugging Face transformers, small and untrained: cut without options, proven, and saved as they are saved."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 import surgeon
 from models.transformers import SMALL
+from surgeon.cut import choose
 from surgeon.trace.tensors import output_tensors
 
 pytest.importorskip("transformers")
@@ -52,6 +53,43 @@ def test_every_model_is_cut_in_half_and_proven(name: str):
     else:
         assert type(result.model) is type(model)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def _counted(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
+    return lambda *args: (calls.append(args), function(*args))[1]
+
+
+def test_what_ties_its_heads_to_its_width_is_cut_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    """LED's forward makes heads x head_dim the width of what comes in, and asks numbers of its mask, which torch.export
+    refuses: what its attention ties stays, and the rest goes."""
+    from transformers import LEDConfig, LEDForConditionalGeneration
+
+    widths = {"encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "d_model": 32, "vocab_size": 20}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "attention_window": [16]}
+    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    places = {"max_encoder_position_embeddings": 32, "max_decoder_position_embeddings": 32}
+    torch.manual_seed(0)
+    model = LEDForConditionalGeneration(LEDConfig(**widths, **heads, **layers, **places))
+    inputs = {
+        "input_ids": torch.arange(3, 19).repeat(2, 1),
+        "decoder_input_ids": torch.arange(3, 9).repeat(2, 1),
+    }
+    exports = []
+    monkeypatch.setattr(choose, "cut_program", _counted(choose.cut_program, exports))
+    result = surgeon.shrink(model, inputs, ratio=0.5, measure=False)
+    assert len(exports) == 1  # refused once, and not asked again
+    assert result.way == "module"
+    assert result.check is not None and result.check.error < 1e-12
+    assert {g.name.partition(".")[2]: g.kept for g in result.plan.groups} == {
+        "encoder.layers.0.fc1": 48,
+        "decoder.layers.0.fc1": 48,
+    }
+    held = {x.name.partition(".")[2]: x.why for x in result.plan.left if "surgery" in x.why}
+    attention = {f"decoder.layers.0.{a}" for a in ("self_attn", "encoder_attn")}
+    attention |= {"encoder.layers.0.self_attn.longformer_self_attn"}  # one head_dim for q and v
+    assert {name.rpartition(".")[0] for name in held} == attention
+    assert all("neither surgery follows aten." in why for why in held.values())
+    assert all("(modeling_led.py:" in why for why in held.values())
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGURED))

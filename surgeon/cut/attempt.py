@@ -2,59 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from surgeon.cut.fits import Misfit, misfit, written
+from surgeon.cut.fits import Misfit, first_off, misfit, written
 from surgeon.cut.lacking import Lacking, lacking, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
 from surgeon.errors import BadInput
 from surgeon.graph import Graph
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.record import record_as, record_until_failed
+from surgeon.trace.record import Stopped, record_as
 
 
 @dataclass
 class Attempt:
     """A slim module and what it is to be. Where it followed the cut, `lacks` is what its scales lack, and
-    `certain` whether that is seen without numbers: not where ops depend on the data."""
+    `certain` whether that is seen without numbers: not where ops depend on the data. Where it did not, `furthest` is
+    the last node of the original that any trial came to: attributes that were set may have led past the first."""
 
     slim: nn.Module
     inputs: Inputs
     sizes: Sizes
     lacks: Lacking = field(default_factory=dict)
     certain: bool = True
+    furthest: int | None = None
 
     def misfit(self, *, strict: bool = False) -> Misfit | None:
         """Where the forward is not the planned one; scales that follow a width are let pass.
 
         strict: op by op even where ops depend on the data, so that what fits is certain.
         """
+        found = self._misfit(strict=strict)
+        if found is not None and found.at is not None:
+            self.furthest = max(found.at, -1 if self.furthest is None else self.furthest)
+        return found
+
+    def _misfit(self, *, strict: bool) -> Misfit | None:
         original = self.sizes.coupling.graph
         try:
             after = self._record(self.inputs)
-        except BadInput as error:
+        except Stopped as error:
             failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
-            return Misfit(f"its own forward fails on the cut tensors: {failure}")
+            why = f"its own forward fails on the cut tensors: {failure}"
+            return Misfit(why, at=first_off(original, error.ran, self.sizes))
         lacks = lacking(original, after)
         if lacks and not original.on_meta:
             lacks = self._stable(lacks, after)
         found = misfit(original, after, self.sizes, frozenset(lacks))
         self.certain = found is None
         if found is not None and not strict and not original.on_meta:
-            why = stray(original, after, self.sizes)
-            found = Misfit(why) if why else None
+            found = stray(original, after, self.sizes)
         if found is None:
             self.lacks = lacks
+        elif found.at is None:
+            found = replace(found, at=first_off(original, after, self.sizes))
         return found
 
     def written(self) -> str | None:
         """What to write in forward, where it is a size in its code that keeps it from following."""
         original = self.sizes.coupling.graph
-        part = record_until_failed(self.slim, self.inputs, on_meta=original.on_meta)
+        try:
+            part = record_as(self.slim, self.inputs, on_meta=original.on_meta)
+        except Stopped as error:
+            part = error.ran
         return written(original, part, self.sizes)
 
     def _stable(self, lacks: Lacking, after: Graph) -> Lacking:

@@ -44,16 +44,37 @@ class Cut:
     notes: tuple[str, ...] = ()
 
 
-def cut(model: nn.Module, inputs: Any, coupling: Coupling, plan: Plan) -> Cut:
-    """A smaller copy of `model`; the model is not touched.
+class NotFollowed(SurgeonError):
+    """Neither surgery can carry out `plan`: there is no program, and the module does not follow at node `at` of the
+    original's graph, where one can be named. `refusal`: why there is no program, whatever is cut."""
 
-    Raises BadInput where the plan does not fit, SurgeonError where neither surgery can write it.
+    def __init__(self, why: str, plan: Plan, refusal: BadInput, at: int | None = None) -> None:
+        super().__init__(
+            f"neither surgery can cut this network: its own forward does not follow ({why}), "
+            f"and as a program: {refusal.message}",
+            refusal.hint,
+        )
+        self.plan, self.refusal, self.at = plan, refusal, at
+
+
+def cut(
+    model: nn.Module,
+    inputs: Any,
+    coupling: Coupling,
+    plan: Plan,
+    refusal: BadInput | None = None,
+) -> Cut:
+    """A smaller copy of `model`; the model is not touched. refusal: why it has no program, where that is known.
+
+    Raises BadInput where the plan does not fit, NotFollowed where neither surgery can follow it.
     """
     with torch.inference_mode(False):  # what is made here may be trained
-        return _cut(model, Inputs.of(inputs), coupling, plan)
+        return _cut(model, Inputs.of(inputs), coupling, plan, refusal)
 
 
-def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cut:
+def _cut(
+    model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan, refusal: BadInput | None
+) -> Cut:
     if isinstance(model, Program):
         program, certain = cut_program(model, inputs, plan)
         add_carries(program, plan)
@@ -63,22 +84,24 @@ def _cut(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> Cu
         add_carries(done.model, plan)
         return done
     try:
+        if refusal is not None:
+            raise NotFollowed(found.why, plan, refusal)
         return as_program(model, inputs, plan, found.why)
     except SurgeonError as error:
         slim = Attempt(done.model, inputs, Sizes(coupling, removed_by(coupling, plan)))
-        raise SurgeonError(error.message, slim.written() or error.hint) from error
+        error.hint = slim.written() or error.hint
+        if isinstance(error, NotFollowed):
+            error.at = found.at
+        raise
 
 
 def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:
-    """Program surgery. why: what keeps the module's own forward from it. Raises SurgeonError where it fails."""
+    """Program surgery. why: what keeps the module's own forward from it. Raises NotFollowed where there is no program,
+    SurgeonError where a size in it cannot be written."""
     try:
         program, certain = cut_program(model, inputs, plan)
     except BadInput as error:
-        raise SurgeonError(
-            f"neither surgery can cut this network: its own forward does not follow ({why}), "
-            f"and as a program: {error.message}",
-            error.hint,
-        ) from error
+        raise NotFollowed(why, plan, error) from error
     add_carries(program, plan)
     return Cut(program, "program", why, certain=certain, notes=program.notes)
 
@@ -107,12 +130,12 @@ def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[
     attempt = Attempt(slim, inputs, sizes)
     found = attempt.misfit()
     if found is not None and not repair(slim, sizes, lambda: attempt.misfit() is None):
-        return Cut(slim, "module"), found
+        return Cut(slim, "module"), replace(found, at=attempt.furthest)
     try:
         folds = fold(slim, sizes, plan.keep, attempt.lacks) if attempt.lacks else {}
     except Unfoldable as error:
         why = f"a scale follows a width, and cannot go into weights: {error}"
-        return Cut(slim, "module"), Misfit(why)
+        return Cut(slim, "module"), Misfit(why, at=min(attempt.lacks))
     # of what is inside a module that has a rule nothing was seen
     certain = attempt.certain and not any(True for _ in calls(sizes.coupling.graph))
     return Cut(slim, "module", folds=folds, certain=certain), None

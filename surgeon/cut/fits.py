@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from surgeon.cut.lacking import lack
 from surgeon.cut.sizes import Call, Positions, Sizes, resize
 from surgeon.graph import Graph, Node, Value
 
@@ -26,7 +27,7 @@ class Misfit:
 
     why: str
     certain: bool = True
-    at: int | None = None  # the original's node
+    at: int | None = None  # the original's node, where one can be named
 
 
 def misfit(
@@ -46,7 +47,7 @@ def misfit(
             return Misfit("torch runs other ops on tensors laid out otherwise", certain=False)
     if len(original.run) != len(slim.nodes):
         return Misfit(f"its forward runs {len(slim.nodes)} ops instead of {len(original.run)}")
-    used = {v for node in original.run for v in node.inputs} | set(original.outputs)
+    used = _used(original)
     for old, new in zip(original.run, slim.nodes, strict=True):
         why = _differs(old, new, sizes, (used, old.index in folded))
         if why:
@@ -55,10 +56,25 @@ def misfit(
     return None
 
 
+def first_off(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
+    """The first node of the original that the cut model's forward, as far as it came, did not run as planned;
+    scales that follow a width are let pass. None where every one ran."""
+    used = _used(original)
+    for old, new in zip(original.run, slim.nodes, strict=False):
+        if _differs(old, new, sizes, (used, lack(old, new) is not None)):
+            return old.index
+    rest = original.run[len(slim.nodes) :]
+    return rest[0].index if rest else None
+
+
+def _used(graph: Graph) -> set[Value]:
+    return {v for node in graph.run for v in node.inputs} | set(graph.outputs)
+
+
 def written(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
     """What to write where the first op of a cut forward that is not as planned, as far as the forward
     came, was given a size of the original's; None where something else differs first."""
-    used = {v for node in original.run for v in node.inputs} | set(original.outputs)
+    used = _used(original)
     for old, new in zip(original.run, slim.nodes, strict=False):
         if old.op != new.op:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from surgeon.graph import Graph
+from surgeon.graph import Graph, Node
 
 Lacking = Mapping[int, float]  # node -> the factor that its result lacks in the cut model
 
@@ -20,18 +20,25 @@ def lacking(original: Graph, slim: Graph) -> dict[int, float]:
     found = {}
     lines = {}
     for old, new in zip(original.run, slim.nodes, strict=True):
-        packet = old.op.rsplit(".", 1)[0]
-        if packet not in ("aten.mul", "aten.div") or len(old.args) < 2:
-            continue
-        a, b = old.args[1], new.args[1]
-        if type(a) in (int, float) and type(b) in (int, float) and a != b and a * b > 0:
-            by = found[old.index] = a / b if packet == "aten.mul" else b / a
-            lines[old.module, old.source, old.op, a] = by
+        if (by := lack(old, new)) is not None:
+            found[old.index] = by
+            lines[old.module, old.source, old.op, old.args[1]] = by
     for node in original.nodes[len(original.run) :] if lines else ():
         line = (node.module, node.source, node.op, node.arg(1))
         if type(line[3]) in (int, float) and line in lines:
             found[node.index] = lines[line]
     return found
+
+
+def lack(old: Node, new: Node) -> float | None:
+    """The factor that the result of one and the same op lacks, where its constant scale is another one."""
+    packet = old.op.rsplit(".", 1)[0]
+    if packet not in ("aten.mul", "aten.div") or min(len(old.args), len(new.args)) < 2:
+        return None
+    a, b = old.args[1], new.args[1]
+    if type(a) not in (int, float) or type(b) not in (int, float) or a == b or a * b <= 0:
+        return None
+    return a / b if packet == "aten.mul" else b / a
 
 
 def stable(lacks: Lacking, first: Graph, second: Graph) -> dict[int, float]:

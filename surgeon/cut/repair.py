@@ -107,7 +107,7 @@ def _wanted(
     wanted: _Wanted = defaultdict(lambda: defaultdict(set))
     for node in sizes.coupling.graph.nodes:
         for old, new in pairs(node, sizes):
-            for path in (node.module,) if own else _owners(node.module):
+            for path in (node.module,) if own else node.owners:
                 wanted[path][old].add(new)
     return wanted
 
@@ -158,14 +158,6 @@ def _run_length(call: Call, new: Call) -> Iterator[tuple[int, int]]:
     lengths = new.args[1]
     if isinstance(lengths, list) and len(set(lengths[:-1])) == 1 and lengths[-1] <= lengths[0]:
         yield call.args[1], lengths[0]
-
-
-def _owners(path: str) -> Iterator[str]:
-    """The module and all that hold it, innermost first: 'a.b', 'a', ''."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""
 
 
 def _of(module: nn.Module, changes: dict[int, int]) -> Iterator[Change]:

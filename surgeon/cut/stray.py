@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from surgeon.cut.fits import STRIDED
+from surgeon.cut.fits import STRIDED, Misfit
 from surgeon.cut.sizes import Call, Sizes, resize
 from surgeon.graph import Graph, Node, Value
 
@@ -40,8 +40,8 @@ class _Planned:
         )
 
 
-def stray(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
-    """Why the first op of the cut model that was not planned is none that was, or None."""
+def stray(original: Graph, slim: Graph, sizes: Sizes) -> Misfit | None:
+    """The first op of the cut model that was not planned, at the original's first of its line; or None."""
     plans = _plans(original, sizes)
     read = {v.state[0] for node in original.nodes for v in node.inputs if v.state}
     idle = _idle(slim)
@@ -50,12 +50,17 @@ def stray(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
         if place not in plans:
             own = next((v.state[0] for v in node.inputs if v.state and v.state[0] not in read), "")
             if own:
-                return f"it reads {own}, which the original's forward did not{_at(node)}"
+                return Misfit(f"it reads {own}, which the original's forward did not{_at(node)}")
         elif plans[place] and not any(p.allows(node) for p in plans[place]):
             if node.index in idle and all(node.op not in p.ops for p in plans[place]):
                 continue
-            return f"{node.op} runs there as it was not planned{_at(node)}"
+            why = f"{node.op} runs there as it was not planned{_at(node)}"
+            return Misfit(why, at=_first_at(original, place))
     return None
+
+
+def _first_at(original: Graph, place: _Place) -> int:
+    return next(n.index for n in original.nodes if (n.module, n.source) == place)
 
 
 def _idle(slim: Graph) -> set[int]:

@@ -118,12 +118,12 @@ class Pruner:
         if self.done:
             return self.model
         share = self._share()
-        found = self._next or self._cuts.proposal(share, self._now())
-        if found is None:
+        before = self._now()
+        done = self._cuts.step(share, before, self._next)
+        if done is None:
             self._taken, self._next = self._taken + 1, None
             return self.model
-        before = self._now()
-        result = self._cuts.cut(found.plan)
+        result = done[1]
         if self._in_place and result.way == "program":
             raise BadInput(
                 f"only a program can run what is left, and no module becomes one in place: {result.why}",

@@ -26,6 +26,7 @@ from surgeon.measure.stand import Reading, Stand
 from surgeon.measure.target import Target
 from surgeon.measure.widths import known
 from surgeon.pipeline.asked import Asked
+from surgeon.pipeline.followed import followed
 from surgeon.pipeline.proposed import Scored, drawn, judged
 from surgeon.pipeline.proven import carried_out, finished
 from surgeon.pipeline.recovered import recovered
@@ -90,11 +91,23 @@ def shrink_to_limits(
 
     OutOfReach where they cannot be met: with the least that was measured, and the groups that hold it up.
     """
-    traced: Traced = run("trace and couple", lambda: trace(model, inputs))
+
+    def tried(traced: Traced) -> Result:
+        return _to_limits((model, inputs, traced), asked, run, wanted)
+
+    return followed(run("trace and couple", lambda: trace(model, inputs)), tried)
+
+
+def _to_limits(
+    given: tuple[nn.Module, Inputs, Traced],
+    asked: Asked,
+    run: Steps,
+    wanted: tuple[bool, str | None],
+) -> Result:
+    model, inputs, traced = given
     with tempfile.TemporaryDirectory(prefix="surgeon-") as folder:
         rounds = _Rounds((traced, inputs, wanted[1]), asked, Path(folder), run)
         best, done = rounds.searched()
-        given = model, inputs, traced
         result = finished(given, done, best.plan, best.notes, run, (wanted[0], False))
         if result.model is not done.model:  # the oracle had it cut as a program
             best = rounds.again(best, result)

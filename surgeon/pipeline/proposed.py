@@ -53,13 +53,8 @@ def proposed(
     run: Steps,
 ) -> Proposal:
     """The plan, with what was seen on the way. model: traced by now, or not yet."""
+    refuse_unready(asked)
     request, material = asked.request, asked.material
-    refuse_without_data(request.criterion, material.data is not None)
-    if request.measured:
-        raise BadInput(
-            f"what a limit on {' and '.join(request.measured)} cuts is known once cuts were measured",
-            "leave out --dry-run, or ask for --max-flops or --ratio to see a plan",
-        )
     if isinstance(model, Traced):
         traced = model
     else:
@@ -71,6 +66,17 @@ def proposed(
         return Proposal(traced, plan, said_of(dead) + traced.notes, dead)
     choice, broken = run("score and plan", lambda: _choose(traced, asked))
     return drawn(traced, (choice, broken), asked, source, inputs)
+
+
+def refuse_unready(asked: Asked) -> None:
+    """BadInput for what no plan can be made of, whatever the model is."""
+    request = asked.request
+    refuse_without_data(request.criterion, asked.material.data is not None)
+    if request.measured:
+        raise BadInput(
+            f"what a limit on {' and '.join(request.measured)} cuts is known once cuts were measured",
+            "leave out --dry-run, or ask for --max-flops or --ratio to see a plan",
+        )
 
 
 def drawn(

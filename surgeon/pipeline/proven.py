@@ -29,7 +29,7 @@ def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]
 
     A batch of one was doubled to be traced; a program that has its batch fixed is captured with the one given.
     """
-    done = cut(traced.model, traced.inputs, traced.coupling, plan)
+    done = cut(traced.model, traced.inputs, traced.coupling, plan, traced.refusal)
     if not isinstance(done.model, Program) or done.model.takes(given):
         return done, traced
     with suppress(SurgeonError):

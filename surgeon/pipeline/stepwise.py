@@ -97,13 +97,13 @@ class _Course:
     def _step(self, step: int, kept: Kept) -> None:
         share = ratio_at(self._regime.schedule, step, self._regime.steps)
         before = self._last
-        found = self._cuts.proposal(share, before)
-        if found is None:
+        done = self._cuts.step(share, before)
+        if done is None:
             self._notes += (
                 f"step {step} removes no whole channel: nothing was cut or tuned in it",
             )
             return
-        result = replace(self._cuts.cut(found.plan), dead=found.dead)
+        result = replace(done[1], dead=done[0].dead)
         error = result.check.error if result.check is not None else None
         # where nothing is trained, the original's weights are what there is
         trained = before if self._regime.tune is not None else None

@@ -26,6 +26,7 @@ from surgeon.errors import OutOfReach, SurgeonError
 from surgeon.grouping import Group
 from surgeon.lineage import descent
 from surgeon.pipeline.asked import Asked
+from surgeon.pipeline.followed import followed
 from surgeon.pipeline.proposed import Proposal, Scored, proposed, scored
 from surgeon.pipeline.proven import carried_out, finished
 from surgeon.pipeline.recovered import recovered
@@ -64,9 +65,7 @@ class Successive:
         asked = self._asked._replace(request=request)
         try:
             if last is None:
-                found = proposed(self.traced, self._inputs, asked, self._source, self._run)
-                self.notes += found.notes
-                return found
+                return proposed(self.traced, self._inputs, asked, self._source, self._run)
             found = self._run("score and plan", lambda: self._again(asked, last))
         except OutOfReach:
             if share == 1:
@@ -94,6 +93,24 @@ class Successive:
         facts = model_facts(self.traced.graph, self._source, describe(self._inputs))
         plan = make_plan(coupling, choice, facts, asked.request.as_dict())
         return Proposal(self.traced, plan, choice.notes)
+
+    def step(
+        self, share: float, last: Result | None, known: Proposal | None = None
+    ) -> tuple[Proposal, Result] | None:
+        """A proposal and its cut; where neither surgery follows, what is cut there stays from now on. known: the proposal,
+        where it was made before. None, and raises, as `proposal` and `cut` do."""
+        said, first = len(self.traced.notes), [known] if known is not None else []
+
+        def tried(traced: Traced) -> tuple[Proposal, Result] | None:
+            self.traced = traced
+            found = first.pop() if first else self.proposal(share, last)
+            return None if found is None else (found, self.cut(found.plan))
+
+        gone = gone_of(self.traced.coupling, last.plan) if last is not None else {}
+        done = followed(self.traced, tried, gone)
+        if done is not None:
+            self.notes += done[0].notes if last is None else self.traced.notes[said:]
+        return done
 
     def cut(self, plan: Plan) -> Result:
         """The original cut by the whole plan, with its weights, and proven on them."""

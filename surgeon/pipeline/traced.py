@@ -26,6 +26,7 @@ class Traced:
     inputs: Inputs  # what it was traced with: a batch of one is doubled
     model: nn.Module  # what was traced: the caller's own, or a copy with plain weights
     notes: tuple[str, ...] = ()
+    refusal: BadInput | None = None  # why there is no program of it, once that was tried
 
     @property
     def groups(self) -> Any:

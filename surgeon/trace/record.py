@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -63,7 +63,7 @@ def record(model: nn.Module, inputs: Any) -> Graph:
     """
     inputs = Inputs.of(inputs)
     try:
-        return _record(model, inputs, on_meta=True, training=True)
+        return _recorded(*prepared(model, on_meta=True), inputs, training=True)
     except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
         from surgeon.trace.paths import record_paths  # it runs what is written here
 
@@ -76,21 +76,24 @@ def record(model: nn.Module, inputs: Any) -> Graph:
         return graph
 
 
+class Stopped(BadInput):
+    """A forward that failed. `ran`: what it did before."""
+
+    def __init__(self, why: BadInput, ran: Graph) -> None:
+        super().__init__(why.message, why.hint)
+        self.ran = ran
+
+
 def record_as(model: nn.Module, inputs: Inputs, *, on_meta: bool, training: bool = False) -> Graph:
     """As `record`, on tensors of the kind that is known to do and with the training forward where it
-    was written down (the original's, for its cut copy)."""
+    was written down (the original's, for its cut copy). Raises Stopped where the forward fails."""
+    ran = Graph()
     try:
-        return _record(model, inputs, on_meta=on_meta, training=training)
+        twin, recorder = prepared(model, on_meta=on_meta)
+        ran = recorder.graph
+        return _recorded(twin, recorder, inputs, training=training)
     except Exception as error:
-        raise forward_failed(error, inputs) from error
-
-
-def record_until_failed(model: nn.Module, inputs: Inputs, *, on_meta: bool) -> Graph:
-    """As `record_as`, of a forward that fails: the ops that ran before."""
-    twin, recorder = prepared(model, on_meta=on_meta)
-    with suppress(Exception):
-        run_recorded(twin, recorder, inputs.map(to_meta) if on_meta else inputs)
-    return recorder.graph
+        raise Stopped(forward_failed(error, inputs), ran) from error
 
 
 def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
@@ -107,9 +110,10 @@ def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
     )
 
 
-def _record(model: nn.Module, inputs: Inputs, *, on_meta: bool, training: bool = False) -> Graph:
-    twin, recorder = prepared(model, on_meta=on_meta)
-    if on_meta:
+def _recorded(
+    twin: nn.Module, recorder: Recorder, inputs: Inputs, *, training: bool = False
+) -> Graph:
+    if recorder.on_meta:
         inputs = inputs.map(to_meta)
     recorder.graph.outputs = run_recorded(twin, recorder, inputs)
     unread = _unread(recorder.graph) if training else set()

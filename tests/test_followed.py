@@ -1,0 +1,189 @@
+"""Where neither surgery follows at a place, the groups that are cut there stay, and the rest is cut and proven."""
+
+import inspect
+
+import pytest
+import torch
+from nets import draw
+from torch import Tensor, nn
+
+import surgeon
+from surgeon.cut import NotFollowed, cut
+from surgeon.loop import Pruner
+from surgeon.measure.latency import Budget
+from surgeon.pipeline import limited
+from surgeon.pipeline.followed import NOT_FOLLOWED
+from surgeon.pipeline.followed import held as without
+
+
+class Branching(nn.Module):
+    """Looks at its data, so that torch.export refuses it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if bool((x > 1e6).any()) else x
+
+
+class Listed(nn.Module):
+    """One size is an attribute, which is found; another stands in a dictionary, where nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.look = Branching()
+        self.stem, self.tied = nn.Linear(6, 16), nn.Linear(16, 12)
+        self.free, self.out = nn.Linear(12, 20), nn.Linear(20, 3)
+        self.width, self.sizes = 16, {"inner": 12}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.look(x)).view(-1, self.width).relu()
+        x = self.tied(x).view(-1, self.sizes["inner"]).relu()
+        return self.out(self.free(x).relu())
+
+
+class Block(nn.Module):
+    """Its inner width is read from the tensor that comes in, and not from its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.back = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.back(self.inner(x).view(-1, x.shape[-1]).relu())
+
+
+class Blocks(nn.Module):
+    """Two of them, and a layer that has nothing to do with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.look, self.stem = Branching(), nn.Linear(6, 16)
+        self.blocks = nn.Sequential(Block(), Block())
+        self.free, self.out = nn.Linear(16, 20), nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.free(self.blocks(self.stem(self.look(x)))).relu())
+
+
+X = draw(8, 6)
+
+
+def line_of(kind: type[nn.Module], text: str) -> int:
+    lines, first = inspect.getsourcelines(kind.forward)
+    return first + next(i for i, line in enumerate(lines) if text in line)
+
+
+def held(result: surgeon.Result) -> dict[str, str]:
+    return {x.name: x.why for x in result.plan.left if x.why.startswith(NOT_FOLLOWED)}
+
+
+def kept(result: surgeon.Result) -> dict[str, int]:
+    return {g.name: g.kept for g in result.plan.groups}
+
+
+def test_the_rest_is_cut_and_the_reason_is_said():
+    result = surgeon.shrink(Listed(), X, 0.5, round_to=1, measure=False)
+    assert result.way == "module"
+    assert result.check is not None
+    assert kept(result) == {"stem": 8, "free": 10}
+    place = f"the model itself (test_followed.py:{line_of(Listed, 'sizes')})"
+    assert held(result) == {"tied": f"{NOT_FOLLOWED} aten.view.default, at {place}"}
+    assert (
+        f"{NOT_FOLLOWED} aten.view.default, at {place}, so this stays whole: tied" in result.notes
+    )
+    assert result.model(X).shape == (8, 3)
+
+
+def test_all_that_run_the_line_stay_at_once():
+    """Two blocks, one plan more: `free` is the only other layer beside the stream."""
+    result = surgeon.shrink(Blocks(), X, 0.5, ignore=["stem"], round_to=1, measure=False)
+    assert kept(result) == {"free": 10}
+    assert held(result).keys() == {"blocks.0.inner", "blocks.1.inner"}
+    assert sum(note.startswith(NOT_FOLLOWED) for note in result.notes) == 1
+
+
+def test_a_size_read_elsewhere_is_found_in_the_modules_that_run_the_line():
+    result = surgeon.shrink(Blocks(), X, 0.5, ignore=["blocks.*.inner"], round_to=1, measure=False)
+    assert kept(result) == {"free": 10}
+    assert held(result).keys() == {"stem"}
+
+
+def test_a_layer_that_is_named_is_refused_with_its_place():
+    said = f"'tied' cannot be cut: {NOT_FOLLOWED} aten.view.default, at the model itself"
+    with pytest.raises(surgeon.OutOfReach, match=said) as error:
+        surgeon.shrink(Listed(), X, ratio_for={"tied": 0.5})
+    assert str(error.value.hint).startswith("test_followed.py:")
+
+
+def test_a_limit_is_met_by_the_rest():
+    result = surgeon.shrink(Listed(), X, max_params="0.8x", round_to=1, measure=False)
+    assert held(result).keys() == {"tied"}
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (Listed(), result.model)]
+    assert 0.7 * sizes[0] < sizes[1] <= 0.8 * sizes[0]
+
+
+def test_a_limit_that_is_measured_is_met_by_the_rest(monkeypatch: pytest.MonkeyPatch):
+    """Of a network that can be exported, or there would be no file to measure; its program is what is refused."""
+
+    def refuse(*_: object) -> None:
+        raise surgeon.BadInput("no program")
+
+    monkeypatch.setattr(surgeon.cut.choose, "cut_program", refuse)
+    for name in ("_BUDGET", "_BESIDE"):
+        monkeypatch.setattr(limited, name, Budget(min_s=0.1, max_s=0.3))
+    model = Listed()
+    model.look = nn.Identity()
+    result = surgeon.shrink(model, X, max_size="0.9x", round_to=1)
+    assert held(result).keys() == {"tied"}
+    assert result.limited is not None and result.limited.best.met
+    assert sum(note.startswith(NOT_FOLLOWED) for note in result.notes) == 1
+
+
+def test_a_limit_that_needs_what_stays_says_so():
+    with pytest.raises(surgeon.OutOfReach, match=f"cannot be reached.*{NOT_FOLLOWED} aten.view"):
+        surgeon.shrink(Listed(), X, max_params="0.05x")
+
+
+def test_in_steps():
+    result = surgeon.shrink(Listed(), X, 0.5, steps=2, round_to=1, measure=False)
+    assert kept(result) == {"stem": 8, "free": 10}
+    assert held(result).keys() == {"tied"}
+    assert sum(note.startswith(NOT_FOLLOWED) for note in result.notes) == 1
+
+
+def test_in_a_loop():
+    pruner = Pruner(Listed(), X, 0.5, steps=2, round_to=1)
+    while not pruner.done:
+        pruner.step()
+    assert kept(pruner.result) == {"stem": 8, "free": 10}
+    assert any(note.startswith(NOT_FOLLOWED) for note in pruner.notes)
+
+
+def test_the_plan_is_replayed_as_any_other():
+    model = Listed()
+    result = surgeon.shrink(model, X, 0.5, round_to=1, measure=False)
+    again = surgeon.apply(result.plan, model, X)
+    assert torch.equal(again(X), result.model(X))
+
+
+def test_found_in_a_later_step():
+    """The first removes one of the 20 channels of `free` and none of the 12 of `tied`."""
+    pruner = Pruner(Listed(), X, 0.06, steps=2, round_to=1)
+    pruner.step()
+    assert kept(pruner.result) == {"stem": 16, "tied": 12, "free": 19}
+    pruner.step()
+    assert kept(pruner.result) == {"stem": 15, "free": 19}
+    assert held(pruner.result).keys() == {"tied"}
+
+
+def test_the_place_is_the_last_that_any_trial_came_to_and_what_went_before_cannot_be_held():
+    traced = surgeon.trace(Listed(), X)
+    plan = surgeon.propose(Listed(), X, 0.5, round_to=1).plan
+    with pytest.raises(NotFollowed) as caught:
+        cut(traced.model, traced.inputs, traced.coupling, plan)
+    error = caught.value
+    assert error.at is not None
+    assert traced.graph.nodes[error.at].source.endswith(f":{line_of(Listed, 'sizes')}")
+    narrower = without(traced, error)
+    assert narrower is not None and "tied" in narrower.notes[-1]
+    assert without(traced, error, {"tied"}) is None
