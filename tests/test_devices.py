@@ -403,6 +403,22 @@ def test_what_adb_tells_is_a_comparison(adb: Callable[..., Path], tmp_path: Path
     assert found.ratios["b"].verdict == "no difference"
 
 
+def test_adb_takes_the_data_that_an_onnx_file_names(
+    adb: Callable[..., Path], tmp_path: Path
+) -> None:
+    log = adb()
+    for name, content in (("a.onnx", b"1"), ("a.onnx.data", b"1234"), ("b.onnx", b"12")):
+        (tmp_path / name).write_bytes(content)
+    files = {name: tmp_path / f"{name}.onnx" for name in "ab"}
+    found = timed(files, np.zeros(1, np.float32), Target("adb:R3?binary=/opt/ort", "ort"))
+    assert [found.facts[name].file_bytes for name in "ab"] == [5, 2]
+    lines = log.read_text().splitlines()
+    folder = next(line for line in lines if "mkdir" in line).split()[-1]
+    pushed = [line.split()[-1] for line in lines if " push " in line]
+    assert pushed == [f"{folder}/{name}" for name in ("a.onnx", "a.onnx.data", "b.onnx")]
+    assert lines[-1].split()[-3:] == ["rm", "-rf", folder]
+
+
 def test_adb_refuses_with_what_to_do(
     adb: Callable[..., Path],
     tmp_path: Path,
