@@ -186,10 +186,26 @@ def test_layers_are_timed_by_the_runtime_itself(name: str, tmp_path: Path) -> No
     assert all(layer["s"] >= 0 for layer in found)
 
 
+def test_what_runs_a_file_is_needed_where_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "openvino" else there(name, *a),
+    )
+    remote = Target("ssh://pi@device.invalid", "openvino")
+    assert made(*residual(), remote, tmp_path / "net").name == "net.onnx"
+    with pytest.raises(BadInput, match="OpenVINO needs openvino, which is not installed") as caught:
+        made(*residual(), Target(runtime="openvino"), tmp_path / "net")
+    assert "[openvino]" in str(caught.value.hint)
+
+
 def test_several_run_in_one_race(tmp_path: Path) -> None:
     model, x = residual()
     names = [
-        n for n in ("ort", "openvino", "torch") if importlib.util.find_spec(RUNTIMES[n].package)
+        n for n in ("ort", "openvino", "torch") if importlib.util.find_spec(engines.PACKAGES[n][0])
     ]
     files = {n: made(model, x, Target(runtime=n), tmp_path / n) for n in names}
     found = race({n: Entry(path, x, n) for n, path in files.items()}, budget=QUICK)

@@ -18,5 +18,5 @@ def _make(model: nn.Module, inputs: Any, path: Path) -> tuple[str, ...]:
 
 ORT = Runtime("ort", ".onnx", "onnxruntime", "onnxruntime", _make, title="ONNX Runtime")
 OPENVINO = Runtime(
-    "openvino", ".onnx", "openvino", "model-surgeon[openvino]", _make, title="OpenVINO"
+    "openvino", ".onnx", "onnxruntime", "model-surgeon[openvino]", _make, title="OpenVINO"
 )
