@@ -384,6 +384,12 @@ class TestOthers:
         assert code == 0
         assert surgeon.Plan.load("replayed/plan.json") == surgeon.Plan.load("net-slim/plan.json")
 
+    def test_inputs_that_are_given_one_by_one_are_those_of_one_call(self, go: Go) -> None:
+        apart = ("--input", "2,3,8,8", "--input", "shift=2,5")
+        code, out, err = go("inspect", "nets.py:named", *apart, "--json")
+        assert code == 0, err
+        assert out == go("inspect", "nets.py:named", "--input", "2,3,8,8;shift=2,5", "--json")[1]
+
     def test_a_plan_is_replayed_on_the_inputs_that_it_records(self, go: Go) -> None:
         sizes = ("--input", "2,3,8,8;shift=2,5")
         assert go("shrink", "nets.py:named", *sizes, "--ratio", "0.5", *FAST)[0] == 0

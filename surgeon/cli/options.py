@@ -39,10 +39,10 @@ Arch = Annotated[
     ),
 ]
 Input = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="SIZES",
-        help="Example input: 1,3,224,224; several with ';', a type as 1,128:int64, a keyword as input_ids=1,128:int64",
+        help="Example input: 1,3,224,224; several with ';' or repeated, a type as 1,128:int64, a keyword as input_ids=1,128:int64",
     ),
 ]
 Allow = Annotated[
@@ -160,10 +160,11 @@ def timed_on(target: Target, asked: Mapping[str, object], no_measure: bool) -> d
 
 def opening(
     arch: str | None,
-    input: str | None,
+    input: list[str] | None,
     allow: list[str] | None,
     unsafe_pickle: bool,
     threads: int = 1,
 ) -> Opening:
-    """The options of opening, as typer gives them."""
-    return Opening(arch, input, tuple(allow or ()), unsafe_pickle, threads)
+    """The options of opening, as typer gives them; inputs that are given one by one are those of one call."""
+    sizes = ";".join(input) if input else None
+    return Opening(arch, sizes, tuple(allow or ()), unsafe_pickle, threads)
