@@ -123,10 +123,12 @@ def _costs(measured: Mapping[str, Any], limits: Mapping[str, float]) -> list[dic
 
 
 def _noise(measured: Mapping[str, Any] | None) -> str:
-    """Under what conditions it was timed; '' where it was not."""
-    timing = measured["after"]["latency"] if measured else None
-    if not measured or not timing:
-        return ""
+    """Under what conditions it was timed, or that it was not."""
+    if not measured:
+        return "neither counted nor timed"
+    timing = measured["after"]["latency"]
+    if not timing:
+        return "counted, and not timed"
     after = measured["after"]
     threads = f"{after['threads']} thread" + "s" * (after["threads"] > 1)
     said = f"{after['runtime']}, {threads}, {timing['runs']} runs of each, in random turns; medians with 95 % intervals"
