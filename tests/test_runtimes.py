@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from surgeon.devices.native import TOOLS
 from surgeon.errors import BadInput
 from surgeon.export import relative_error
-from surgeon.measure import Budget
+from surgeon.measure import Budget, widths
 from surgeon.measure.bench import Entry, made, race, timed
+from surgeon.measure.readers import READ_ONNX, READERS
 from surgeon.measure.runtime import TorchRunner
 from surgeon.measure.target import Target
+from surgeon.report.folder import MODELS
 from surgeon.runner import engines
 from surgeon.runtimes import RUNTIMES, make
 
@@ -95,8 +98,11 @@ SPARED = [
 ]  # which compiles for ten seconds: once is enough
 
 
-def test_every_runtime_has_an_engine() -> None:
-    assert list(RUNTIMES) == list(engines.PACKAGES)
+def test_every_runtime_has_an_engine_and_a_line_in_each_table() -> None:
+    assert list(RUNTIMES) == list(engines.PACKAGES) == list(READERS)
+    assert widths.READ_ONNX == READ_ONNX == ("ort", "openvino")
+    assert {f"slim{made.suffix}" for made in RUNTIMES.values()} <= set(MODELS)
+    assert set(TOOLS) <= set(RUNTIMES)
     folder = Path(engines.__file__).parent
     for name in RUNTIMES:
         assert (folder / f"{name.replace('-', '_')}.py").is_file()

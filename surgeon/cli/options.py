@@ -150,7 +150,9 @@ def target(device: str | None, runtime: str | None, threads: int) -> Target:
 
 def timed_on(target: Target, asked: Mapping[str, object], no_measure: bool) -> dict[str, object]:
     """What is asked of the target where something is measured there before the cut; nothing where that is not."""
-    limits = sorted(asked.keys() & {"max_latency", "max_memory", "max_size"})
+    from surgeon.budget.limit import MEASURED
+
+    limits = sorted(asked.keys() & {f"max_{what}" for what in MEASURED})
     if limits and no_measure:
         raise BadInput(
             f"--{limits[0].replace('_', '-')} is met by measuring", "leave out --no-measure"
