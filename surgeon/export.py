@@ -24,6 +24,7 @@ from surgeon.measure.count import state_bytes
 from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
 from surgeon.quiet import mute
 from surgeon.strip import strip
+from surgeon.trace.captured import ONE_EXAMPLE
 from surgeon.trace.decisions import Decisions
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
@@ -125,13 +126,18 @@ class _Case:
         self.tolerance = TOLERANCE.get(precision, _TOLERANCE)
 
     def call(self, flat: list[Any]) -> list[tuple[str, np.ndarray]]:
-        """The outputs by name; the model's own error becomes BadInput."""
+        """The outputs by name; the model's own error becomes BadInput, and what a program of ours refuses stays as it is said."""
         args, kwargs = pytree.tree_unflatten(flat, self._spec)
         try:
             outputs = self.model(*args, **kwargs)
+        except SurgeonError:
+            raise
         except Exception as error:
+            sizes = ", ".join(str(list(x.shape)) for x in flat if isinstance(x, Tensor))
+            single = f"; {ONE_EXAMPLE}" if self.batch == 1 else ""
             raise BadInput(
-                f"the model's forward fails: {_first_line(error)}", "check the input shapes"
+                f"the model's forward fails: {_first_line(error)}; with inputs {sizes}",
+                f"check the input shapes{single}",
             ) from error
         return [(name, as_array(tensor)) for name, tensor in named_tensors(outputs)]
 

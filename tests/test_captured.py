@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.errors import BadInput
+from surgeon.export import export_onnx
 from surgeon.report.files import write_program
 from surgeon.trace.program import Program, from_exported, to_program
 
@@ -63,6 +64,14 @@ def test_a_stored_program_refuses_another_batch_than_it_was_unrolled_for(tmp_pat
             BadInput, match=rf"takes input 0 \[2, 3, 8, 8\], not \[{batch}, 3, 8, 8\]"
         ):
             slim(draw(batch, 3, 8, 8))
+    hints = {}
+    for batch in (1, 3):
+        with pytest.raises(BadInput, match="captured with that size") as error:
+            export_onnx(slim, tmp_path / "slim.onnx", draw(batch, 3, 8, 8), dynamic_batch=False)
+        hints[batch] = str(error.value.hint)
+    assert "shrink it again with inputs of that size" in hints[3]
+    assert "measures is one example: shrink this program by --ratio" in hints[1]
+    assert "surgeon bench takes --batch 2" in hints[1]
     own = surgeon.load(tmp_path / "slim.pth", model=OneByOne())
     assert own(draw(5, 3, 8, 8)).shape == (5, 2, 8, 8)
 

@@ -13,6 +13,7 @@ import torch
 import surgeon
 from surgeon.cli.app import app
 from surgeon.cli.main import run
+from surgeon.errors import BadInput
 from surgeon.measure import bench
 from surgeon.measure.latency import Budget
 from surgeon.report import contest
@@ -383,6 +384,23 @@ class TestOthers:
         code, _, _ = go("shrink", *NET, "--plan", "net-slim/plan.json", *FAST, "-o", "replayed")
         assert code == 0
         assert surgeon.Plan.load("replayed/plan.json") == surgeon.Plan.load("net-slim/plan.json")
+
+    def test_no_table_of_costs_where_they_could_not_be_counted(
+        self, go: Go, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: object) -> None:
+            raise BadInput("nothing can be run here")
+
+        monkeypatch.setattr("surgeon.cli.deliver._taken", fails)
+        code, out, err = go("shrink", *NET, "--ratio", "0.5", *FAST)
+        assert code == 0 and "not measured: nothing can be run here" in err
+        assert "proven" in out and "before" not in out
+
+    def test_inputs_that_are_given_one_by_one_are_those_of_one_call(self, go: Go) -> None:
+        apart = ("--input", "2,3,8,8", "--input", "shift=2,5")
+        code, out, err = go("inspect", "nets.py:named", *apart, "--json")
+        assert code == 0, err
+        assert out == go("inspect", "nets.py:named", "--input", "2,3,8,8;shift=2,5", "--json")[1]
 
     def test_a_plan_is_replayed_on_the_inputs_that_it_records(self, go: Go) -> None:
         sizes = ("--input", "2,3,8,8;shift=2,5")

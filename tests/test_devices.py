@@ -20,10 +20,11 @@ from surgeon.cli.main import run
 from surgeon.devices import link, open_device
 from surgeon.devices.adb import Adb
 from surgeon.devices.address import Address, address
-from surgeon.devices.lacking import Installed, elsewhere, lacking
+from surgeon.devices.lacking import Installed, elsewhere, lacking, renewing
 from surgeon.devices.link import Link, start_command
 from surgeon.devices.local import Local
 from surgeon.devices.native import TOOLS
+from surgeon.devices.refused import refused
 from surgeon.devices.ssh import Ssh
 from surgeon.errors import BadInput
 from surgeon.measure.bench import timed
@@ -126,6 +127,35 @@ def test_a_system_that_manages_its_packages_gets_an_environment() -> None:
     assert elsewhere(Installed(), "ssh://pi@h") == ""
 
 
+@pytest.mark.parametrize(
+    ("python", "command"),
+    [
+        (Installed("py", virtual=True), "py -m pip install onnxruntime"),
+        (Installed("py", virtual=True, pip=False), "py -m ensurepip && py -m pip install onnxruntime"),
+        (Installed("py", pip=False), "py -m venv ~/surgeon-env && ~/surgeon-env/bin/pip install onnxruntime"),
+        (Installed("py", ensurepip=False), "py -m pip install onnxruntime"),
+        (Installed("py", managed=True, ensurepip=False), "sudo apt-get install -y python3-venv && py -m venv ~/surgeon-env && ~/surgeon-env/bin/pip install onnxruntime"),
+        (Installed("py", virtual=True, pip=False, ensurepip=False), "sudo apt-get install -y python3-venv && py -m ensurepip && py -m pip install onnxruntime"),
+    ],
+)  # fmt: skip
+def test_the_line_brings_pip_where_it_lacks(python: Installed, command: str) -> None:
+    (lack,) = lacking(facts(), python)
+    assert lack.command == command
+    assert bool(elsewhere(python, "ssh://pi@h")) == ("surgeon-env" in command)
+
+
+def test_where_nothing_brings_pip_that_is_said() -> None:
+    (lack,) = lacking(facts(), Installed("py", pip=False, ensurepip=False, apt=False))
+    assert lack.command == ""
+    assert "py lacks ensurepip" in lack.what
+
+
+def test_a_runtime_is_renewed_by_its_own_package() -> None:
+    assert renewing(Installed("py"), "ort") == "py -m pip install -U onnxruntime"
+    told = renewing(Installed("py"), "litert", broken=True)
+    assert told == "py -m pip install -U --force-reinstall ai-edge-litert"
+
+
 def test_where_there_is_no_wheel_that_is_said() -> None:
     found = lacking(facts(machine="armv7l", numpy="2.0"), Installed())
     assert [lack.command for lack in found] == [""]
@@ -143,6 +173,21 @@ def test_the_start_command_survives_any_path(tmp_path: Path) -> None:
         heard = there.run(b"print('surgeon-runner: {\"ok\": 1}')", {}, {})
     assert heard.answer == {"ok": 1}
     assert heard.code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [("ssh://h", "-R h"), ("ssh://h:22", "-R h"), ("ssh://h:2222", "-R '[h]:2222'")],
+)
+def test_a_host_key_is_forgotten_by_the_name_that_ssh_knows(text: str, known: str) -> None:
+    warned = "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!"
+    assert f"ssh-keygen {known}, then" in str(refused([warned], address(text)))
+    told = [
+        "Offending ED25519 key in /my files/known:3\r",
+        "Host key for my-pi has changed and you\r",
+    ]
+    said = str(refused([warned, *told], address(text)))
+    assert "ssh-keygen -f '/my files/known' -R my-pi, then" in said
 
 
 SLEEPS = """
@@ -356,6 +401,22 @@ def test_what_adb_tells_is_a_comparison(adb: Callable[..., Path], tmp_path: Path
     assert found.timings["a"].median_s == pytest.approx(0.0985)
     assert (found.timings["a"].cpu_share, found.timings["a"].noise) == (None, "")
     assert found.ratios["b"].verdict == "no difference"
+
+
+def test_adb_takes_the_data_that_an_onnx_file_names(
+    adb: Callable[..., Path], tmp_path: Path
+) -> None:
+    log = adb()
+    for name, content in (("a.onnx", b"1"), ("a.onnx.data", b"1234"), ("b.onnx", b"12")):
+        (tmp_path / name).write_bytes(content)
+    files = {name: tmp_path / f"{name}.onnx" for name in "ab"}
+    found = timed(files, np.zeros(1, np.float32), Target("adb:R3?binary=/opt/ort", "ort"))
+    assert [found.facts[name].file_bytes for name in "ab"] == [5, 2]
+    lines = log.read_text().splitlines()
+    folder = next(line for line in lines if "mkdir" in line).split()[-1]
+    pushed = [line.split()[-1] for line in lines if " push " in line]
+    assert pushed == [f"{folder}/{name}" for name in ("a.onnx", "a.onnx.data", "b.onnx")]
+    assert lines[-1].split()[-3:] == ["rm", "-rf", folder]
 
 
 def test_adb_refuses_with_what_to_do(

@@ -172,7 +172,11 @@ def test_logins_that_fail_are_told_apart(start: Start, monkeypatch: pytest.Monke
     server.known("")
     assert "host key of ssh://device is not known" in (said := refusal()) and "ssh device" in said
     server.known((server.folder / "other.pub").read_text())
-    assert "another host key" in (said := refusal()) and "ssh-keygen -R" in said
+    assert "another host key" in (said := refusal())
+    mend = f"ssh-keygen -f {server.folder / 'known_hosts'} -R '[127.0.0.1]:{server.port}'"
+    assert mend in said
+    subprocess.run(["sh", "-c", mend], check=True, capture_output=True)
+    assert "host key of ssh://device is not known" in refusal()
     server.client(HostName="nowhere.invalid")
     assert "there is no host device" in refusal()
     server.client(Port="1")
@@ -228,7 +232,7 @@ def test_what_is_not_installed_is_said_with_the_line_to_run(
     start(environment={"PYTHONPATH": str(hidden)})
     said = refusal(text, timing(), network)
     assert "not installed" in said
-    assert f"{python} -m pip install onnxruntime" in said
+    assert f"{python} -m ensurepip && {python} -m pip install onnxruntime" in said
     for part in Path(np.__file__).parents[1].glob("numpy*"):
         (hidden / part.name).symlink_to(part)
     said = refusal(text, timing(), network)
@@ -257,6 +261,23 @@ def InferenceSession(*args, **kwargs):
     assert "max supported IR version: 7" in said
     assert "opset 17 and IR version 8" in said
     assert "pip install -U onnxruntime" in said
+
+
+def test_a_runtime_that_cannot_be_imported_is_brought_anew_by_its_own_package(
+    start: Start, tmp_path: Path, network: dict[str, Path]
+) -> None:
+    fake = tmp_path / "packages"
+    (fake / "openvino").mkdir(parents=True)
+    (fake / "openvino" / "__init__.py").write_text("raise ImportError('libfoo.so is missing')")
+    (fake / "openvino-1.0.dist-info").mkdir()
+    (fake / "openvino-1.0.dist-info" / "METADATA").write_text("Name: openvino\nVersion: 1.0\n")
+    start(environment={"PYTHONPATH": str(fake)})
+    job = timing()
+    job["models"][0]["runtime"] = "openvino"
+    said = refusal("ssh://device", job, network)
+    assert "openvino cannot be imported there: libfoo.so is missing" in said
+    assert "pip install -U --force-reinstall openvino" in said
+    assert "onnxruntime" not in said and "opset" not in said
 
 
 def test_a_full_disk_there(start: Start, tmp_path: Path) -> None:

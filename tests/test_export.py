@@ -198,8 +198,11 @@ def test_bad_input_is_refused(tmp_path):
     path, x = tmp_path / "net.onnx", torch.randn(2, 4)
     with pytest.raises(BadInput, match="PyTorch cannot export this model to ONNX: Could not guard"):
         export_onnx(Refuses(), path, x)
-    with pytest.raises(BadInput, match=r"forward fails: .*mat1 and mat2"):
-        export_onnx(nn.Sequential(nn.Linear(3, 3)), path, x)
+    for batch, one in ((2, False), (1, True)):
+        said = rf"forward fails: .*mat1 and mat2.*; with inputs \[{batch}, 4\]"
+        with pytest.raises(BadInput, match=said) as error:
+            export_onnx(nn.Sequential(nn.Linear(3, 3)), path, x[:batch])
+        assert ("a limit on latency" in str(error.value.hint)) == one
     with pytest.raises(BadInput, match=r"cannot write into .*: No such file"):
         export_onnx(nn.Linear(4, 3), tmp_path / "none" / "net.onnx", x)
     with pytest.raises(BadInput, match="is a folder"):

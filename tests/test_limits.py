@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from itertools import pairwise
 from typing import ClassVar
 
@@ -14,13 +15,17 @@ from torch import nn
 import surgeon
 from surgeon.budget import Limit
 from surgeon.budget.align import Grid, Widths, keep_count
-from surgeon.budget.limit import Span
+from surgeon.budget.cost import Total
+from surgeon.budget.limit import COUNTED, MEASURED, Span
 from surgeon.budget.mix import RATES, Mix, assumed, fitted
 from surgeon.budget.pace import Paces
+from surgeon.budget.request import Request
 from surgeon.budget.search import CLOSE, Search
 from surgeon.budget.work import KINDS, Work
+from surgeon.cli.shrink import shrink as shrink_command
+from surgeon.cli.sweep import sweep as sweep_command
 from surgeon.errors import BadInput, OutOfReach
-from surgeon.measure import stand, widths
+from surgeon.measure import Measurement, stand, widths
 from surgeon.measure.latency import Budget
 from surgeon.measure.pair import BeforeAfter
 from surgeon.measure.stand import Reading
@@ -28,6 +33,8 @@ from surgeon.measure.target import Target
 from surgeon.measure.widths import PROBED, grids
 from surgeon.pipeline import asked as asking
 from surgeon.pipeline import limited
+from surgeon.pipeline.asked import Options
+from surgeon.report.quantities import QUANTITIES
 from surgeon.trace.inputs import Inputs
 
 torch.set_num_threads(1)
@@ -92,6 +99,20 @@ def test_a_limit_that_is_none_says_how_to_write_one(text: str, what: str, said: 
     with pytest.raises(BadInput) as caught:
         Limit.parse(text, what)
     assert said in caught.value.message and hint in caught.value.hint
+
+
+def test_every_limit_is_in_every_table_and_can_be_asked_for_everywhere():
+    assert set(QUANTITIES) == {*COUNTED, *MEASURED}
+    assert set(RATES) == set(MEASURED) and set(COUNTED) <= set(Total.__annotations__)
+    assert {quantity.key for quantity in QUANTITIES.values()} <= set(Measurement.__annotations__)
+    for asked in (
+        Request.__annotations__,
+        Options.__annotations__,
+        signature(shrink_command).parameters,
+        signature(sweep_command).parameters,
+    ):
+        found = {name for name in asked if name.startswith("max_")}
+        assert found == {f"max_{what}" for what in QUANTITIES}
 
 
 def test_a_limit_stands_alone():

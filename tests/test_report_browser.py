@@ -1,5 +1,6 @@
 """report.html in headless Chromium: quiet, searched, clicked, driven by keys, readable in both schemes, printed."""
 
+import io
 import json
 import re
 import shutil
@@ -8,9 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from reports import document, hostile, small
 from test_sweep import swept
 
@@ -248,6 +251,32 @@ def test_it_fits_every_width(show: Any, wide: int):
     assert shown.page.evaluate("document.documentElement.scrollWidth") <= wide
     shown.page.locator("#nodes tbody tr").nth(3).click()
     assert shown.page.locator("#detail").is_visible()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_chart_shows_by_its_edges_that_there_is_more(show: Any, scheme: str):
+    shown = show(small(), viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    chart = shown.page.get_by_role("group", name="Widths along the network")
+    hidden = chart.evaluate("e => e.scrollWidth - e.clientWidth")
+    assert hidden > 100
+
+    def faded() -> list[bool]:
+        """Whether nothing but paper is seen at the left edge, and at the right."""
+        chart.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        seen = np.asarray(Image.open(io.BytesIO(chart.screenshot())).convert("L"), float)
+        return [bool(np.ptp(seen[:, at]) < 30) for at in (0, -1)]
+
+    edge = "e => ['--from', '--to'].map(name => getComputedStyle(e).getPropertyValue(name))"
+    assert faded()[1] and chart.evaluate(edge) == ["0px", "36px"]
+    chart.evaluate(f"e => e.scrollLeft = {hidden // 2}")
+    assert faded() == [True, True]
+    chart.evaluate("e => e.scrollLeft = e.scrollWidth")
+    assert faded()[0] and chart.evaluate(edge) == ["36px", "0px"]
+    shown.page.set_viewport_size({"width": 1200, "height": 800})
+    faded()
+    assert chart.evaluate(edge) == ["0px", "0px"]  # nothing is hidden
 
 
 def test_it_prints_whole_on_few_sheets(show: Any, large: dict[str, Any]):

@@ -86,6 +86,20 @@ def test_a_report_without_measurements_and_network_is_shown_too():
     assert "not proven" in text and "The network" not in text and "Before and after" not in text
 
 
+def test_what_was_not_measured_is_not_shown_empty():
+    report = small()
+    for side in ("before", "after"):
+        report["measured"][side] |= dict.fromkeys(
+            ("latency", "peak_memory", "onnx_bytes", "profile")
+        )
+    report["measured"]["latency_ratio"] = None
+    assert "parameters 1,000 250 -75.0 %" in (text := told(page(report)))
+    assert "counted, and not timed" in text
+    report |= {"measured": None, "metric": {"name": "accuracy", "before": 1.0, "after": 2.0}}
+    assert "accuracy 1 2 +1 neither counted nor timed" in (text := told(page(report)))
+    assert "None before" not in text and "the table has the numbers" not in text
+
+
 def test_a_result_from_python_has_a_page():
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     report = document(model, torch.zeros(2, 4), ratio=0.5)

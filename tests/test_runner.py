@@ -20,6 +20,7 @@ import torch
 from scipy.stats import binom
 from torch import nn
 
+from surgeon import runner as runner_module
 from surgeon.devices import open_device
 from surgeon.errors import BadInput
 from surgeon.export import export_onnx
@@ -91,6 +92,12 @@ class TestProgram:
         (tmp_path / "job.json").write_text('{"do": "probe"}')
         answer, _ = run(tmp_path, python)
         assert answer["ok"]["python"].startswith(name.removeprefix("python"))
+
+
+def test_the_mark_is_written_in_one_place() -> None:
+    runner = Path(runner_module.__file__)
+    holders = [f for f in runner.parents[1].rglob("*.py") if MARK in f.read_text(encoding="utf-8")]
+    assert holders == [runner]
 
 
 class TestAnswers:

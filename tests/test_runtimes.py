@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from surgeon.devices.native import TOOLS
 from surgeon.errors import BadInput
 from surgeon.export import relative_error
 from surgeon.measure import Budget
 from surgeon.measure.bench import Entry, made, race, timed
+from surgeon.measure.readers import READ_ONNX, READERS
 from surgeon.measure.runtime import TorchRunner
 from surgeon.measure.target import Target
+from surgeon.report.folder import MODELS
 from surgeon.runner import engines
 from surgeon.runtimes import RUNTIMES, make
 
@@ -95,8 +98,11 @@ SPARED = [
 ]  # which compiles for ten seconds: once is enough
 
 
-def test_every_runtime_has_an_engine() -> None:
-    assert list(RUNTIMES) == list(engines.PACKAGES)
+def test_every_runtime_has_an_engine_and_a_line_in_each_table() -> None:
+    assert list(RUNTIMES) == list(engines.PACKAGES) == list(READERS)
+    assert READ_ONNX == ("ort", "openvino")
+    assert {f"slim{made.suffix}" for made in RUNTIMES.values()} <= set(MODELS)
+    assert set(TOOLS) <= set(RUNTIMES)
     folder = Path(engines.__file__).parent
     for name in RUNTIMES:
         assert (folder / f"{name.replace('-', '_')}.py").is_file()
@@ -186,10 +192,26 @@ def test_layers_are_timed_by_the_runtime_itself(name: str, tmp_path: Path) -> No
     assert all(layer["s"] >= 0 for layer in found)
 
 
+def test_what_runs_a_file_is_needed_where_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "openvino" else there(name, *a),
+    )
+    remote = Target("ssh://pi@device.invalid", "openvino")
+    assert made(*residual(), remote, tmp_path / "net").name == "net.onnx"
+    with pytest.raises(BadInput, match="OpenVINO needs openvino, which is not installed") as caught:
+        made(*residual(), Target(runtime="openvino"), tmp_path / "net")
+    assert "[openvino]" in str(caught.value.hint)
+
+
 def test_several_run_in_one_race(tmp_path: Path) -> None:
     model, x = residual()
     names = [
-        n for n in ("ort", "openvino", "torch") if importlib.util.find_spec(RUNTIMES[n].package)
+        n for n in ("ort", "openvino", "torch") if importlib.util.find_spec(engines.PACKAGES[n][0])
     ]
     files = {n: made(model, x, Target(runtime=n), tmp_path / n) for n in names}
     found = race({n: Entry(path, x, n) for n, path in files.items()}, budget=QUICK)

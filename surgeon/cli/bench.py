@@ -9,6 +9,7 @@ import typer
 from surgeon.cli import options as o
 from surgeon.cli import parse
 from surgeon.cli.screen import Screen
+from surgeon.runner.engines import PACKAGES
 
 Models = Annotated[
     list[str],
@@ -33,7 +34,7 @@ Runtimes = Annotated[
     typer.Option(
         "--runtime",
         metavar="NAME",
-        help="ort (default), openvino, torch, torch-compile, ncnn, executorch, litert; several with ',' or repeated",
+        help=f"One of {', '.join(PACKAGES)}; the first by default; several with ',' or repeated",
     ),
 ]
 Device = Annotated[

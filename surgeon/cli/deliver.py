@@ -136,6 +136,7 @@ def _show(report: dict[str, Any], screen: Screen) -> None:
     from surgeon.report import tables, text
 
     screen.notes(report["notes"])
-    screen.show(tables.before_after(report), "")
+    costs = tables.before_after(report)
+    screen.show(*([costs, ""] if costs.row_count else []))
     screen.show(*text.outcome(report), f"written: {report['output']}/")
     screen.data(report)

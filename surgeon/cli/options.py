@@ -39,10 +39,10 @@ Arch = Annotated[
     ),
 ]
 Input = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="SIZES",
-        help="Example input: 1,3,224,224; several with ';', a type as 1,128:int64, a keyword as input_ids=1,128:int64",
+        help="Example input: 1,3,224,224; several with ';' or repeated, a type as 1,128:int64, a keyword as input_ids=1,128:int64",
     ),
 ]
 Allow = Annotated[
@@ -150,7 +150,9 @@ def target(device: str | None, runtime: str | None, threads: int) -> Target:
 
 def timed_on(target: Target, asked: Mapping[str, object], no_measure: bool) -> dict[str, object]:
     """What is asked of the target where something is measured there before the cut; nothing where that is not."""
-    limits = sorted(asked.keys() & {"max_latency", "max_memory", "max_size"})
+    from surgeon.budget.limit import MEASURED
+
+    limits = sorted(asked.keys() & {f"max_{what}" for what in MEASURED})
     if limits and no_measure:
         raise BadInput(
             f"--{limits[0].replace('_', '-')} is met by measuring", "leave out --no-measure"
@@ -160,10 +162,11 @@ def timed_on(target: Target, asked: Mapping[str, object], no_measure: bool) -> d
 
 def opening(
     arch: str | None,
-    input: str | None,
+    input: list[str] | None,
     allow: list[str] | None,
     unsafe_pickle: bool,
     threads: int = 1,
 ) -> Opening:
-    """The options of opening, as typer gives them."""
-    return Opening(arch, input, tuple(allow or ()), unsafe_pickle, threads)
+    """The options of opening, as typer gives them; inputs that are given one by one are those of one call."""
+    sizes = ";".join(input) if input else None
+    return Opening(arch, sizes, tuple(allow or ()), unsafe_pickle, threads)

@@ -25,7 +25,6 @@ Limits = Annotated[
     ),
 ]
 Points = Annotated[int, typer.Option(min=2, max=50, help="Limits in a range")]
-QUANTITIES = ("latency", "memory", "size", "flops", "params")
 
 
 def sweep(
@@ -59,8 +58,14 @@ def sweep(
 ) -> None:
     """Shrink to one limit after the other, and write a page with the front of what can be had."""
     screen = Screen(json, quiet)
-    given = {q: v for q, v in zip(QUANTITIES, (max_latency, max_memory, max_size, max_flops, max_params), strict=True) if v}  # fmt: skip
-    what, limits = _asked(given, points)
+    asked = {
+        "latency": max_latency,
+        "memory": max_memory,
+        "size": max_size,
+        "flops": max_flops,
+        "params": max_params,
+    }
+    what, limits = _asked({q: v for q, v in asked.items() if v}, points)
     told = {"ignore": ignore, "criterion": criterion, "round_to": parse.multiple(round_to)}
     common: dict[str, Any] = {key: value for key, value in told.items() if value}
     calibration = c.calibration(data, samples, mean, std, recover)

@@ -47,9 +47,9 @@ class Adb:
         tools = {model["name"]: self._tool(model) for model in job["models"]}
         place = self.probe()
         with self._folder() as folder:
-            for model in job["models"]:
-                self._adb("push", str(files[model["file"]]), f"{folder}/{model['file']}")
-            answers = {m["name"]: _empty(m, files[m["file"]]) for m in job["models"]}
+            for name in _sent(job, files):
+                self._adb("push", str(files[name]), f"{folder}/{name}")
+            answers = {m["name"]: _empty(m, files) for m in job["models"]}
             self._laps(job, tools, folder, answers)
         return {"models": answers, "place": place}
 
@@ -181,8 +181,14 @@ def _why(done: subprocess.CompletedProcess[str]) -> str:
     return lines[-1].removeprefix("error: ").removeprefix("adb: ")
 
 
-def _empty(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def _sent(job: Mapping[str, Any], files: Mapping[str, Path]) -> list[str]:
+    """Networks and the data that they name, each once; binaries make numbers of their own, so that inputs stay here."""
+    return [name for name in files if name not in {model["inputs"] for model in job["models"]}]
+
+
+def _empty(model: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
     """An answer without laps yet."""
+    own = [files[name] for name in (model["file"], f"{model['file']}.data") if name in files]
     return {
         "runtime": model["runtime"],
         "version": "native",
@@ -196,7 +202,7 @@ def _empty(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
         "switches": None,
         "disturbed": [],
         "disturbed_s": [],
-        "file_bytes": file.stat().st_size,
+        "file_bytes": sum(file.stat().st_size for file in own),
         "peak_memory": None,
         "profile": None,
         "outputs": None,

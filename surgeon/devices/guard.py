@@ -7,6 +7,7 @@ that the host is still there. On stdout: lines that begin with MARK.
 
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import select
@@ -133,13 +134,18 @@ def _free(folder):
 
 
 def facts():
-    """Of this Python: version, path, bits, and whether its system manages what pip would install (PEP 668)."""
+    """Of this Python: version, path, bits, whether its system manages what pip would install (PEP 668), whether it is one of
+    a virtual environment; and where pip may come from: pip and ensurepip (in it), apt (there)."""
     marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     return {
         "python": ".".join(str(part) for part in sys.version_info[:3]),
         "executable": sys.executable,
         "bits": 64 if sys.maxsize > 2**32 else 32,
         "managed": os.path.exists(marker) and sys.prefix == sys.base_prefix,
+        "virtual": sys.prefix != sys.base_prefix,
+        "pip": importlib.util.find_spec("pip") is not None,
+        "ensurepip": importlib.util.find_spec("ensurepip") is not None,
+        "apt": shutil.which("apt-get") is not None,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 # the newest onnxruntime with a wheel for a Python, None: whatever pip finds
@@ -23,12 +23,26 @@ class Lack:
 
 @dataclass(frozen=True)
 class Installed:
-    """The Python there: its path as a shell there takes it, whether it is 64-bit, and whether its system manages its
-    packages (PEP 668)."""
+    """The Python there, as `guard.facts` tells of it; `executable` is its path as a shell there takes it."""
 
     executable: str = "python3"
     bits: int = 64
     managed: bool = False
+    virtual: bool = False
+    pip: bool = True
+    ensurepip: bool = True
+    apt: bool = True
+
+    @staticmethod
+    def of(told: Mapping[str, Any]) -> Installed:
+        """From the guard's facts."""
+        names = [field.name for field in fields(Installed)]
+        return Installed(**{name: told[name] for name in names if name in told})
+
+    @property
+    def apart(self) -> bool:
+        """Whether packages go into an environment of their own: a system's Python that takes none, or has no pip."""
+        return self.managed or not (self.pip or self.virtual)
 
 
 def lacking(
@@ -46,12 +60,8 @@ def lacking(
     wanted = packages + ([] if packages else missing)  # a runtime brings numpy
     if wanted:
         names = " and ".join([*(p.partition("=")[0] for p in packages), *missing])
-        found.append(
-            Lack(
-                f"{names} {'is' if len(packages + missing) == 1 else 'are'} not installed",
-                _pip(wanted, python),
-            )
-        )
+        said = f"{names} {'is' if len(packages + missing) == 1 else 'are'} not installed"
+        found.append(_pip(said, wanted, python))
     return found
 
 
@@ -77,20 +87,33 @@ def _package(facts: Mapping[str, Any], runtime: str) -> str:
     return f"{name}=={pinned}" if pinned else name
 
 
-def _pip(packages: Sequence[str], python: Installed) -> str:
-    """In a virtual environment where the system's own Python takes no packages."""
-    names = " ".join(packages)
-    executable = shlex.quote(python.executable)
-    if not python.managed:
-        return f"{executable} -m pip install {names}"
-    return f"{executable} -m venv {_VENV} && {_VENV}/bin/pip install {names}"
+def _pip(what: str, words: Sequence[str], python: Installed) -> Lack:
+    """The line that installs, with what brings pip before it; a sentence instead where nothing known does."""
+    install, executable = f"pip install {' '.join(words)}", shlex.quote(python.executable)
+    if python.apart:
+        steps = [f"{executable} -m venv {_VENV}", f"{_VENV}/bin/{install}"]
+    else:
+        steps = [f"{executable} -m {install}"]
+        if not python.pip:
+            steps.insert(0, f"{executable} -m ensurepip")
+    if python.ensurepip or (python.pip and not python.apart):
+        return Lack(what, " && ".join(steps))
+    if not python.apt:
+        return Lack(f"{what}, and {executable} lacks ensurepip, which its system's packages bring")
+    # Debian and its like keep ensurepip, which venv needs as well, in a package of its own
+    return Lack(what, " && ".join(["sudo apt-get install -y python3-venv", *steps]))
 
 
-def renewing(python: Installed) -> str:
-    """The line that brings the newest ONNX Runtime there is for that Python."""
-    return _pip(["-U", "onnxruntime"], python)
+def renewing(python: Installed, runtime: str, *, broken: bool = False) -> str:
+    """What brings the newest version of a runtime that there is for that Python; all of it anew where it is broken."""
+    from surgeon.runner.engines import PACKAGES
+
+    package = PACKAGES[runtime][1][0]
+    words = ["-U", *(["--force-reinstall"] if broken else []), package]
+    lack = _pip(f"a newer {package} is needed", words, python)
+    return lack.command or lack.what
 
 
 def elsewhere(python: Installed, name: str) -> str:
     """How the device is named once the environment is there; empty where its Python itself took the packages."""
-    return f"{name}?python={_VENV}/bin/python" if python.managed else ""
+    return f"{name}?python={_VENV}/bin/python" if python.apart else ""

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from surgeon.devices import guard
+from surgeon.runner import MARK
 
 PATIENCE = 30.0  # seconds without a sign of the host after which the device gives up
 _BEAT = 5.0
@@ -28,7 +29,6 @@ _PROGRAM = "runner.pyz"
 _CHUNK = 1 << 20
 _LINE = 2000
 _KEPT = 60  # lines of what was printed there
-_RUNNER = "surgeon-runner: "
 _OLDEST = (3, 8)
 
 
@@ -184,7 +184,7 @@ class Link:
 
     def _take(self, line: str) -> bool:
         """Whether it was a marked line, which may come behind what a shell's own files printed."""
-        for mark in (_RUNNER, guard.MARK):
+        for mark in (MARK, guard.MARK):
             _, found, text = line.partition(mark)
             if not found:
                 continue
@@ -198,7 +198,7 @@ class Link:
 
     def _note(self, mark: str, told: dict[str, Any]) -> None:
         heard = self.heard
-        if mark == _RUNNER:
+        if mark == MARK:
             heard.answer = told
         elif "error" in told:
             heard.error = told

@@ -31,7 +31,7 @@ def look(text: str, runtimes: Sequence[str] = ("ort",)) -> dict[str, Any]:
     else:
         told = own()
         facts = device.probe()
-        python = Installed(told["executable"], told["bits"], told["managed"])
+        python = Installed.of(told)
     lacks = lacking(facts, python, runtimes)
     return {
         "device": device.name,

@@ -13,7 +13,7 @@ _REASONS = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "{name} has another host key than the one that is known here",
-        "if it was set up anew: ssh-keygen -R {known}, then connect once by hand: {login}",
+        "if it was set up anew: ssh-keygen {known}, then connect once by hand: {login}",
     ),
     (
         "Host key verification failed",
@@ -38,25 +38,33 @@ _REASONS = (
         "{login} says the same",
     ),
 )
+_HOLDER = re.compile(r"^Offending .*key in (.+):\d+$", re.MULTILINE)
+_KNOWN_AS = re.compile(r"^Host key for (\S+) has changed", re.MULTILINE)
 _UNKNOWN = ("there is no connection to {name}: {line}", "try {login}")
 
 
 def refused(printed: list[str], address: Address) -> BadInput:
     """The error for an `ssh` that ended before anything ran there; `printed` are its lines."""
-    whole = "\n".join(printed)
+    lines = [line.strip() for line in printed if line.strip()]
+    whole = "\n".join(lines)
     found = next((r for r in _REASONS if re.search(r[0], whole, re.IGNORECASE)), None)
     pattern, (message, hint) = (found[0], found[1:]) if found else ("", _UNKNOWN)
-    lines = [line.strip() for line in printed if line.strip()]
     told = next((line for line in lines if pattern and re.search(pattern, line, re.IGNORECASE)), "")
-    port = f"[{address.host}]:{address.port}" if address.port else address.host
     words = {
         "name": address.text,
         "host": address.host,
         "login": login(address),
-        "known": shlex.quote(port),
+        "known": shlex.join(_known(whole, address)),
         "line": told or (lines or ["ssh says nothing"])[-1],
     }
     return BadInput(message.format(**words), hint.format(**words))
+
+
+def _known(printed: str, address: Address) -> list[str]:
+    """What `ssh-keygen` is to forget. ssh says the name, which may be of the user's configuration, and the file that holds it."""
+    said, holder = _KNOWN_AS.search(printed), _HOLDER.search(printed)
+    own = f"[{address.host}]:{address.port}" if address.port not in (None, 22) else address.host
+    return [*(["-f", holder[1]] if holder else []), "-R", said[1] if said else own]
 
 
 def login(address: Address) -> str:

@@ -53,7 +53,8 @@ class Ssh:
         try:
             return self._answer(heard)
         except _Wanting as error:
-            raise BadInput(error.message, self._mend(job, files, _installed(heard))) from error
+            mended = self._mend(error, (job, files), _installed(heard))
+            raise BadInput(error.message, mended) from error
 
     def probe(self) -> dict[str, Any]:
         """As `Device.probe`."""
@@ -139,29 +140,40 @@ class Ssh:
         error = answer["error"]
         message = f"{self.name}: {error['message']}"
         if error["kind"] in _MENDED:
-            raise _Wanting(message, error["hint"])
+            raise _Wanting(message, error["kind"], error.get("runtime"))
         raise BadInput(message, error["hint"] or None)
 
     def _mend(
-        self, job: Mapping[str, Any], files: Mapping[str, Path], python: Installed
-    ) -> str | None:
-        """The pip line to run there: of what is absent, or else of a runtime that is too old for these files."""
-        facts = self.probe()
-        lacks = lacking(facts, python, [model["runtime"] for model in job.get("models", ())])
+        self,
+        wanting: _Wanting,
+        asked: tuple[Mapping[str, Any], Mapping[str, Path]],
+        python: Installed,
+    ) -> str:
+        """The pip line to run there: of what is absent, or else of the runtime that is too old or cannot be imported."""
+        job, files = asked
+        wanted = [model["runtime"] for model in job.get("models", ())]
+        lacks = lacking(self.probe(), python, wanted)
         lines = [lack.command or lack.what for lack in lacks]
         if not lacks:
-            lines = [f"{needs(files)}; on the device: {renewing(python)}"]
+            broken = wanting.kind == "no runtime"
+            line = renewing(python, wanting.runtime or wanted[0], broken=broken)
+            lines = [
+                f"on the device: {line}" if broken else f"{needs(files)}; on the device: {line}"
+            ]
         place = elsewhere(python, self.name)
         return "; ".join([*lines, *([f"then --device '{place}'"] if place else [])])
 
 
 class _Wanting(BadInput):
-    """The device lacks a runtime, or has one that is too old."""
+    """The device lacks `runtime`, or has one that is too old; `kind` is the runner's."""
+
+    def __init__(self, message: str, kind: str, runtime: str | None) -> None:
+        super().__init__(message)
+        self.kind, self.runtime = kind, runtime
 
 
 def _installed(heard: Heard) -> Installed:
-    told = heard.started or {}
-    return Installed(told["executable"], told["bits"], told["managed"])
+    return Installed.of(heard.started or {})
 
 
 def needs(files: Mapping[str, Path]) -> str:

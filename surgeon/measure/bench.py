@@ -89,10 +89,12 @@ def race(
 
 def made(model: nn.Module, inputs: Any, target: Target, path: Path) -> Path:
     """Write the file of `model` that `target` runs, for inputs of just these sizes, and say where it is: at `path`, with the
-    suffix of its kind. BadInput where it cannot be made."""
+    suffix of its kind. BadInput where it cannot be made, or where it is for this machine, which cannot run it."""
     # making files is above measuring in the map: only this call uses it
-    from surgeon.runtimes import make
+    from surgeon.runtimes import make, require, runtime
 
+    if target.device == "local":
+        require(runtime(target.runtime), running=True)
     return make(model, inputs, target.runtime, path)[0]
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from surgeon.measure.readers import own_name
+
 if TYPE_CHECKING:
     import numpy as np
 
     from surgeon.measure.runtime import Runner
-
-TITLES = {"ort": "onnxruntime", "torch-compile": "torch.compile"}  # as they call themselves
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Facts:
     @property
     def title(self) -> str:
         """'onnxruntime 1.31.1'."""
-        return f"{TITLES.get(self.runtime, self.runtime)} {self.version.partition('+')[0]}"
+        return f"{own_name(self.runtime)} {self.version.partition('+')[0]}"
 
 
 def told(runner: Runner) -> Facts:

@@ -11,8 +11,8 @@ from surgeon.errors import SurgeonError
 from surgeon.measure import Budget, Comparison, Measurement, measure
 from surgeon.measure.bench import made, timed
 from surgeon.measure.layers import with_modules
+from surgeon.measure.readers import READ_ONNX
 from surgeon.measure.target import Target
-from surgeon.measure.widths import READ_ONNX
 
 if TYPE_CHECKING:
     from torch import nn

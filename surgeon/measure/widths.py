@@ -21,6 +21,7 @@ from surgeon.errors import SurgeonError
 from surgeon.files.atomic import write_text
 from surgeon.measure.bench import Entry, race
 from surgeon.measure.latency import Budget
+from surgeon.measure.readers import READ_ONNX
 from surgeon.measure.target import Target
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ PROBED = (4, 8, 12, 16, 24, 32, 40, 48, 52, 56, 60, 61, 62, 63, 64, 65, 66, 68, 
 _FORMAT = 2  # of what is kept
 _AGREE = 2  # probes that must say the same
 _TRIES = 4
-READ_ONNX = ("ort", "openvino")
 _LAYERS = 3  # in a row, so that what comes before and after them weighs little
 _PIXELS = 14
 _ROWS = 98

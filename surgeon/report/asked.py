@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from surgeon.budget.limit import MEASURED, Limit
+from surgeon.budget.limit import COUNTED, MEASURED, Limit
 from surgeon.report import text
+from surgeon.report.quantities import QUANTITIES
 
 Report = Mapping[str, Any]
 Row = dict[
     str, Any
 ]  # what, asked, reached, met: True, False, or None where there is nothing to meet
 
-_GOALS = ("ratio", "ratio_for", "threshold", "dead", "remove", "max_flops", "max_params",
-          "max_latency", "max_memory", "max_size")  # fmt: skip
-_COUNTS = {"flops": "FLOPs", "params": "parameters"}
-_SIZES = {"memory": ("peak memory", "peak_memory"), "size": ("file", "onnx_bytes")}
+_LIMITS = tuple(f"max_{what}" for what in QUANTITIES)
+_GOALS = ("ratio", "ratio_for", "threshold", "dead", "remove", *_LIMITS)
 
 
 def goals(report: Report) -> list[Row]:
@@ -50,47 +49,46 @@ def _shares(report: Report) -> Iterator[Row]:
 
 def _limits(report: Report) -> Iterator[Row]:
     request, measured = report["request"], report["measured"]
-    for what, name in _COUNTS.items() if measured else ():
+    for what in COUNTED if measured else ():
         if f"max_{what}" in request:
-            own = (measured["before"][what], measured["after"][what])
-            yield _counted(what, name, str(request[f"max_{what}"]), own)
+            key = QUANTITIES[what].key
+            own = (measured["before"][key], measured["after"][key])
+            yield _counted(what, str(request[f"max_{what}"]), own)
     for what in MEASURED:
         if f"max_{what}" in request:
             yield _measured(report, what, str(request[f"max_{what}"]))
 
 
-def _counted(what: str, name: str, asked: str, own: tuple[int, int]) -> Row:
-    said = f"{own[1] / max(own[0], 1):.3f}x, {own[1]:,}"
+def _counted(what: str, asked: str, own: tuple[int, int]) -> Row:
+    said = f"{own[1] / max(own[0], 1):.3f}x, {text.amount(what, own[1])}"
     bound = Limit.parse(asked, f"max_{what}").of(own[0])
-    return _row(f"{name} at most", asked, said, own[1] <= bound)
+    return _row(f"{QUANTITIES[what].words} at most", asked, said, own[1] <= bound)
 
 
 def _measured(report: Report, what: str, asked: str) -> Row:
     """Met where the upper end of what was measured is within the limit."""
-    name = "latency" if what == "latency" else _SIZES[what][0]
+    name = QUANTITIES[what].words
     found = (report.get("limited") or {}).get("reached", {}).get("measured", {}).get(what)
     if found is None:
         return _row(
             f"{name} at most", asked, "of the run that made the plan; not searched for here"
         )
-    share, said = found["share"], text.seconds if what == "latency" else text.size
+    share, said = found["share"], text.amount(what, found["value"])
     between = f" [{share['low']:.3f}, {share['high']:.3f}]" if share["low"] != share["high"] else ""
     met = share["high"] <= report["limited"]["limits"][what]
-    return _row(
-        f"{name} at most", asked, f"{share['value']:.3f}x{between}, {said(found['value'])}", met
-    )
+    return _row(f"{name} at most", asked, f"{share['value']:.3f}x{between}, {said}", met)
 
 
 def bounds(report: Report) -> dict[str, float]:
     """Limits as shares of the original's, by the name that `measured` has for what they bound."""
     request, measured = report["request"], report["measured"]
     found = {}
-    for what in _COUNTS if measured else ():
+    for what in COUNTED if measured else ():
         if f"max_{what}" in request:
-            own = Limit.parse(str(request[f"max_{what}"]), f"max_{what}")
-            found[what] = own.share(max(measured["before"][what], 1))
+            own, key = Limit.parse(str(request[f"max_{what}"]), f"max_{what}"), QUANTITIES[what].key
+            found[key] = own.share(max(measured["before"][key], 1))
     for what, share in (report.get("limited") or {}).get("limits", {}).items():
-        found["latency" if what == "latency" else _SIZES[what][1]] = share
+        found[QUANTITIES[what].key] = share
     return found
 
 

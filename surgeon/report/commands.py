@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from surgeon.measure.readers import READ_ONNX
+
 Command = dict[str, str]  # what, language, text
-_READ_ONNX = ("ort", "openvino")
 _USUAL = {"device": "local", "runtime": "ort", "threads": 1}
 
 
@@ -47,7 +48,7 @@ def _shell(report: Mapping[str, Any]) -> Iterator[Command]:
     yield _line("Export to ONNX", "export", slim, "-o", "slim.onnx")
     yield _line("Export in eight bits", "export", slim, "--int8", "--data", "DIR")
     target = _target(report)
-    onnx = "slim.onnx" in report["files"] and target.get("runtime", "ort") in _READ_ONNX
+    onnx = "slim.onnx" in report["files"] and target.get("runtime", "ort") in READ_ONNX
     after = str(place / "slim.onnx") if onnx else slim
     where = [word for key, value in target.items() for word in (f"--{key}", str(value))]
     yield _line("Time both, interleaved", "bench", source, after, *known, *_sizes(report), *where)

@@ -22,6 +22,7 @@ from surgeon.measure.latency import (
     runs_for,
 )
 from surgeon.measure.layers import placed
+from surgeon.measure.readers import READERS
 from surgeon.measure.runtime import OrtRunner, Runner, TorchRunner
 from surgeon.report.entrants import Entrant, Progress, Terms, entrants
 from surgeon.report.environment import processor
@@ -29,7 +30,6 @@ from surgeon.runner.noise import cpu_pressure
 from surgeon.runner.sampling import sample
 
 _BUSY = 5  # percent of the time in which something waited for a CPU
-_TELEMETRY = {"ort": "onnxruntime", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def _conditions(
     yield f"{', '.join(runtimes)}, {threads}, {place.get('cpu') or processor()}{where}"
     for shapes in sorted({str(m["inputs"]) for m in models}):
         yield f"inputs {shapes}; medians with 95 % intervals"
-    talkers = [name for name in _TELEMETRY.values() if any(name in m["runtime"] for m in models)]
+    talking = [reader.own for reader in READERS.values() if reader.talks]
+    talkers = [name for name in talking if any(name in m["runtime"] for m in models)]
     if talkers:
         yield f"telemetry of {' and '.join(talkers)} is switched off here, which it is not by default"
     yield from _signs(models, place)

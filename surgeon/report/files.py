@@ -18,8 +18,8 @@ from surgeon.export import export_onnx
 from surgeon.files.atomic import write_bytes, write_text
 from surgeon.files.slim import save, save_safetensors
 from surgeon.measure.bench import made
+from surgeon.measure.readers import READ_ONNX
 from surgeon.measure.target import Target
-from surgeon.measure.widths import READ_ONNX
 from surgeon.report.document import dumps
 from surgeon.report.page import page
 from surgeon.report.sweep_page import sweep_page

@@ -17,10 +17,10 @@ from types import FrameType
 
 from surgeon.errors import BadInput
 from surgeon.files.atomic import otherwise
+from surgeon.measure.readers import READERS
 
-MODELS = (
-    "slim.pth", "slim.safetensors", "slim.onnx", "slim.onnx.data", "slim.pt2", "slim.pte", "slim.ncnn", "slim.tflite",
-)  # fmt: skip
+_READ = dict.fromkeys(f"slim{reader.suffix}" for reader in READERS.values())
+MODELS = ("slim.pth", "slim.safetensors", *_READ, "slim.onnx.data")
 FILES = (*MODELS, "plan.json", "report.json", "report.html")
 
 

@@ -10,6 +10,7 @@ from surgeon.report.asked import bounds, goals, rounds, settings
 from surgeon.report.commands import commands
 from surgeon.report.drawn import drawn, hues
 from surgeon.report.plots import costs, times, widths
+from surgeon.report.quantities import QUANTITIES
 from surgeon.report.web import embedded, fill, readable
 
 Report = Mapping[str, Any]
@@ -59,11 +60,10 @@ def page(report: Report) -> str:
 def _figures(report: Report) -> list[dict[str, str]]:
     """What matters most, large: a number and what it is of."""
     found = []
-    for key, what in {"params": "parameters", "flops": "FLOPs"}.items():
+    for key in ("params", "flops"):
         if key in report["reached"]:
-            found.append(
-                {"value": f"{-100 * report['reached'][key]:+.1f} %".replace("-", "−"), "what": what}
-            )
+            value = f"{-100 * report['reached'][key]:+.1f} %".replace("-", "−")
+            found.append({"value": value, "what": QUANTITIES[key].words})
     measured = report["measured"] or {}
     ratio = (measured.get("latency_ratio") or {}).get("after")
     if ratio:
@@ -123,10 +123,12 @@ def _costs(measured: Mapping[str, Any], limits: Mapping[str, float]) -> list[dic
 
 
 def _noise(measured: Mapping[str, Any] | None) -> str:
-    """Under what conditions it was timed; '' where it was not."""
-    timing = measured["after"]["latency"] if measured else None
-    if not measured or not timing:
-        return ""
+    """Under what conditions it was timed, or that it was not."""
+    if not measured:
+        return "neither counted nor timed"
+    timing = measured["after"]["latency"]
+    if not timing:
+        return "counted, and not timed"
     after = measured["after"]
     threads = f"{after['threads']} thread" + "s" * (after["threads"] > 1)
     said = f"{after['runtime']}, {threads}, {timing['runs']} runs of each, in random turns; medians with 95 % intervals"

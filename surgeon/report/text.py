@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from surgeon.measure.readers import READ_ONNX, own_name
+from surgeon.report.quantities import QUANTITIES
+
 if TYPE_CHECKING:
     from surgeon.int8.quantize import Int8File
     from surgeon.pipeline.result import Result
@@ -52,10 +55,10 @@ def limits(found: dict[str, Any], request: dict[str, Any]) -> list[str]:
     lines = []
     for what in found["limits"]:
         own = found["reached"]["measured"][what]
-        share, amount = own["share"], seconds if what == "latency" else lambda n: size(int(n))
+        share = own["share"]
         within = f" [{share['low']:.3f}, {share['high']:.3f}]" if what == "latency" else ""
         lines.append(
-            f"{what}: asked {request['max_' + what]}, reached {share['value']:.3f}x{within}, {amount(own['value'])}"
+            f"{what}: asked {request['max_' + what]}, reached {share['value']:.3f}x{within}, {amount(what, own['value'])}"
         )
     count = len(found["rounds"])
     return [*lines, f"found in {count} measured round{'s' * (count > 1)}"]
@@ -177,7 +180,7 @@ def rows(measured: dict[str, Any]) -> list[Row]:
 
 def file_of(runtime: str) -> str:
     """What the file is called that a runtime, as 'onnxruntime 1.31.1', was given; '' where nothing ran."""
-    return "ONNX file" if runtime.startswith(("onnxruntime", "openvino")) else "file"
+    return "ONNX file" if runtime.startswith(tuple(map(own_name, READ_ONNX))) else "file"
 
 
 def _numbers(what: str, before: int, after: int) -> Row:
@@ -205,6 +208,12 @@ def size(count: int) -> str:
 def seconds(value: float | None) -> str:
     """Milliseconds with as many digits as mean something; '-' for none."""
     return "-" if value is None else f"{value * 1e3:.4g} ms"
+
+
+def amount(what: str, value: float) -> str:
+    """So much of a quantity, in its unit."""
+    unit = QUANTITIES[what].unit
+    return seconds(value) if unit == "s" else size(int(value)) if unit else f"{value:,.0f}"
 
 
 def latency(timing: dict[str, Any]) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 
 class Refusal(Exception):
-    """`kind` is one of: no runtime, old runtime, cannot load, cannot run, bad job."""
+    """`kind` is one of: no runtime, old runtime, cannot load, cannot run, bad job; of the first two `runtime` says which."""
 
-    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+    def __init__(self, kind: str, message: str, hint: str = "", runtime: str = "") -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.hint = hint
+        self.runtime = runtime
 
     def as_dict(self) -> dict[str, str]:
         """For the answer."""
-        return {"kind": self.kind, "message": self.message, "hint": self.hint}
+        said = {"kind": self.kind, "message": self.message, "hint": self.hint}
+        return dict(said, runtime=self.runtime) if self.runtime else said
 
 
 def first_line(error: BaseException) -> str:

@@ -29,6 +29,4 @@ def _make(model: nn.Module, inputs: Any, path: Path) -> tuple[str, ...]:
     return ()
 
 
-EXECUTORCH = Runtime(
-    "executorch", ".pte", "executorch", "model-surgeon[executorch]", _make, title=_TITLE
-)
+EXECUTORCH = Runtime("executorch", "executorch", "model-surgeon[executorch]", _make, title=_TITLE)

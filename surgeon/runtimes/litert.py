@@ -33,7 +33,6 @@ def _make(model: nn.Module, inputs: Any, path: Path) -> tuple[str, ...]:
 
 LITERT = Runtime(
     "litert",
-    ".tflite",
     "litert_torch",
     "model-surgeon[litert]",
     _make,

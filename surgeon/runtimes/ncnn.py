@@ -113,4 +113,4 @@ def _call(script: str) -> dict[str, list[tuple[str, int | None]]]:
     }
 
 
-NCNN = Runtime("ncnn", ".ncnn", "pnnx", "model-surgeon[ncnn]", _make, title=_TITLE)
+NCNN = Runtime("ncnn", "pnnx", "model-surgeon[ncnn]", _make, title=_TITLE)

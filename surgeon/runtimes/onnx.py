@@ -16,7 +16,5 @@ def _make(model: nn.Module, inputs: Any, path: Path) -> tuple[str, ...]:
     return export_onnx(model, path, inputs, dynamic_batch=False).notes
 
 
-ORT = Runtime("ort", ".onnx", "onnxruntime", "onnxruntime", _make, title="ONNX Runtime")
-OPENVINO = Runtime(
-    "openvino", ".onnx", "openvino", "model-surgeon[openvino]", _make, title="OpenVINO"
-)
+ORT = Runtime("ort", "onnxruntime", "onnxruntime", _make, title="ONNX Runtime")
+OPENVINO = Runtime("openvino", "onnxruntime", "model-surgeon[openvino]", _make, title="OpenVINO")

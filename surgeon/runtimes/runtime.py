@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from surgeon.errors import BadInput
+from surgeon.measure.readers import READERS
 
 Make = Callable[[nn.Module, Any, Path], tuple[str, ...]]
 
@@ -18,17 +19,22 @@ Make = Callable[[nn.Module, Any, Path], tuple[str, ...]]
 class Runtime:
     """`make(model, inputs, path)` writes the file and gives notes, or raises BadInput; it needs `package` (as imported).
 
-    `pip` is what pip installs for making and running on this machine. `precision` is what its numbers are pinned to.
+    `name` is one of `READERS`, which says what it reads. `pip` is what pip installs for making and running on this machine.
+    `precision` is what its numbers are pinned to.
     """
 
     name: str
-    suffix: str
     package: str
     pip: str
     make: Make
     precision: str = "float32"
     title: str = ""
     advice: str = ""  # for making files, where the pip line would not do
+
+    @property
+    def suffix(self) -> str:
+        """Of its files."""
+        return READERS[self.name].suffix
 
     @property
     def hint(self) -> str:

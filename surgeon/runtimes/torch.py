@@ -31,5 +31,5 @@ def _make(model: nn.Module, inputs: Any, path: Path) -> tuple[str, ...]:
     return ()
 
 
-EAGER = Runtime("torch", ".pt2", "torch", "torch", _make, title="PyTorch")
-COMPILED = Runtime("torch-compile", ".pt2", "torch", "torch", _make, title="torch.compile")
+EAGER = Runtime("torch", "torch", "torch", _make, title="PyTorch")
+COMPILED = Runtime("torch-compile", "torch", "torch", _make, title="torch.compile")

@@ -13,9 +13,14 @@ from surgeon.trace.lift import Slot
 
 Shape = tuple[int | None, ...]  # of one input; None is a dimension that may have any size
 CAPTURED = "captured with these sizes"
+ONE_EXAMPLE = "what a limit on latency, memory or size measures is one example"
 _HINT = (
     "shrink it again with inputs of that size; where the cut's way is 'module', the network's own class"
     " takes other sizes: surgeon.load(path, model=Net())"
+)
+_HINT_ONE = (
+    f"{ONE_EXAMPLE}: shrink this program by --ratio, --max-flops or --max-params instead, or the network that it was made"
+    " from to that limit; surgeon bench takes --batch {batch}"
 )
 
 
@@ -33,8 +38,16 @@ def refuse_other_sizes(shapes: Iterable[Shape], tensors: Sequence[Tensor], input
             raise BadInput(
                 f"this program takes {_names(inputs)[i]} {_shown(shape)}, not {_shown(tensor.shape)}:"
                 " it was captured with that size",
-                _HINT,
+                _hint(shape, tensor),
             )
+
+
+def _hint(shape: Shape, tensor: Tensor) -> str:
+    """What to do, where nothing but the batch is another and where more is."""
+    single = len(shape) == tensor.dim() and tensor.dim() > 0 and len(tensor) == 1
+    if single and all(n in (None, m) for n, m in zip(shape[1:], tensor.shape[1:], strict=True)):
+        return _HINT_ONE.format(batch=shape[0])
+    return _HINT
 
 
 def said(shapes: Sequence[Shape], inputs: Any) -> tuple[str, ...]:

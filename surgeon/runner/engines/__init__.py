@@ -38,9 +38,10 @@ def engine(runtime: str) -> ModuleType:
     except ImportError as error:
         hint = "pip install " + package
         if find_spec(PACKAGES[runtime][0]) is None:
-            raise Refusal("no runtime", package + " is not installed there", hint) from error
+            said = package + " is not installed there"
+            raise Refusal("no runtime", said, hint, runtime) from error
         said = package + " cannot be imported there: " + first_line(error)
-        raise Refusal("no runtime", said, hint) from error
+        raise Refusal("no runtime", said, hint, runtime) from error
     return found
 
 

@@ -113,7 +113,7 @@ def _not_loaded(name: str, error: Exception, version: str) -> Refusal:
     said = "ONNX Runtime cannot load " + name + ": " + first_line(error)
     if _TOO_NEW.search(str(error)):
         hint = "onnxruntime " + version + " is older than the file: pip install -U onnxruntime"
-        return Refusal("old runtime", said, hint)
+        return Refusal("old runtime", said, hint, "ort")
     return Refusal("cannot load", said, "is it whole?")
 
 
