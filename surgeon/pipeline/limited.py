@@ -171,7 +171,8 @@ class _Rounds:
         """The best round, measured with what was delivered in place of it."""
         limits = list(self.search.limits)
         reading = self._run("measure", lambda: self._stand.read(result.model, limits))
-        return replace(best, reading=reading, met=self.search.meets(reading.shares))
+        met, fill = self.search.meets(reading.shares), self.search.fill(reading.shares)
+        return replace(best, reading=reading, met=met, fill=fill)
 
     def _next(self) -> tuple[Plan, tuple[str, ...]] | None:
         """A plan that was not measured yet, and its notes; None where there is none between those that were."""
