@@ -22,6 +22,7 @@ from surgeon.choices import Follow
 from surgeon.compare import carried, compare, equal, is_number
 from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.failure import failure
+from surgeon.known import Known
 from surgeon.masked import Masked
 from surgeon.plan import Plan
 from surgeon.reached import Reached
@@ -224,7 +225,8 @@ def _compared(
         )
     try:
         proof = _all_paths(pair)
-        share = carried(proof.got, _on_others(as_dtype(slim, dtype), inputs))
+        others_say = not proof.missing  # else random weights are asked in any case
+        share = carried(proof.got, _on_others(as_dtype(slim, dtype), inputs)) if others_say else 0.0
     except _NothingFinite:  # broken weights that stay; random ones can still tell
         proof, share = _Proof(), 0.0
     notes: tuple[str, ...] = ()
@@ -271,9 +273,10 @@ def _all_paths(pair: _Pair) -> _Proof:
     proof = pair.prove()
     if not proof.read or not _depends_on_data(pair.model, pair.inputs):
         return proof
+    known = Known()
     for forced in islice(others(proof.read), _PATHS):
         if isinstance(forced.number, bool) or proof.missing:
-            with suppress(_NoPath, _NothingFinite):
+            with suppress(_NoPath, _NothingFinite), known:
                 proof = proof.joined(pair.prove(forced))
     return proof
 

@@ -16,6 +16,7 @@ from torch import nn
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.decisions import Decisions, Forced, others
 from surgeon.trace.draw import DRAWS, shake
+from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.memory import Forgotten, Memory
 from surgeon.trace.record import Recorder, prepared, run_recorded
@@ -33,11 +34,22 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
     _follow(twin, recorder, inputs)
     for gain, seed in DRAWS if _starved(graph.nodes) else ():
         shake(twin, seed, gain)
-        before = len(graph.nodes)
-        _try(twin, recorder, inputs, None, Memory.none())
-        if len(graph.nodes) > before:
+        if _found(twin, recorder, inputs):
             break
     return graph
+
+
+def _found(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> bool:
+    """Whether a run shows something new: with drawn numbers where nothing stays empty then, else computed."""
+    graph, drawn = recorder.graph, Drawn()
+    before, ends = len(graph.nodes), graph.ends
+    with drawn:
+        _try(twin, recorder, inputs, None, Memory.none())
+    if drawn.ops and (_starved(graph.nodes) or len(graph.nodes) == before):
+        del graph.nodes[before:]
+        graph.ends = ends
+        _try(twin, recorder, inputs, None, Memory.none())
+    return len(graph.nodes) > before
 
 
 def _copy(inputs: Inputs) -> Inputs:
