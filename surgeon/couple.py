@@ -189,7 +189,7 @@ class _Reader:
 
     def _begin(self, value: Value) -> Dims:
         if not value.state or value.constant is not None:
-            loose = value.constant is None and value not in self.graph.inputs
+            loose = value.constant is None and value not in self.graph.given
             return tuple(opaque(n, _LOOSE if loose else "") for n in value.shape)
         self.weights.add(value)
         name = value.state[0]

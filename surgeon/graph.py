@@ -75,7 +75,8 @@ class Graph:
 
     nodes: list[Node] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
-    inputs: tuple[Value, ...] = ()
+    inputs: tuple[Value, ...] = ()  # of the last run
+    given: set[Value] = field(default_factory=set)  # inputs of every run: of all paths
     outputs: tuple[Value, ...] = ()
     places: dict[Value, str] = field(default_factory=dict)  # 'logits': where an output is found
     state: dict[str, Value] = field(default_factory=dict)

@@ -77,7 +77,7 @@ class _Reader:
         bound: Mapping[int, Mapping[str, Dim]],
     ) -> None:
         self.graph, self.dims, self.bound = graph, dims, bound
-        self.inputs = set(graph.inputs)
+        self.inputs = graph.given
         self.past: dict[Value, _Past] = {}
         self.marks: dict[int, dict[int, Leaf]] = {r: {} for r in range(_REST)}
 

@@ -7,16 +7,18 @@ it, so that nothing is said of a run but what it would have computed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten
 
 from surgeon.trace.expensive import foreseen
 
-_WORTH = 512  # FLOPs for each number of the result, from which on computing it takes longer than knowing it
+# FLOPs for each number that is hashed or kept, from which on computing a result takes longer than knowing it
+_WORTH = 256
 _MOST = 2 << 30  # bytes that are kept
 
 
@@ -38,13 +40,13 @@ class Known(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        leaves = tree_leaves((args, kwargs))
+        leaves, spec = tree_flatten((args, kwargs))
         if not all(x.device.type == "cpu" for x in leaves if isinstance(x, Tensor)):
             return func(*args, **kwargs)
         expected = foreseen(func, args, kwargs)
-        if expected is None or expected[1] < _WORTH * max(expected[0].numel(), 1):
+        if expected is None or expected[1] < _WORTH * _numbers((expected[0], *leaves)):
             return func(*args, **kwargs)
-        key = _key(func, leaves)
+        key = _key(func, leaves, spec)
         if key in self._results:
             self.met += 1
             return self._results[key].clone()
@@ -55,9 +57,13 @@ class Known(TorchDispatchMode):
         return out
 
 
-def _key(func: Any, leaves: list[Any]) -> bytes:
-    """A hash of the op and of all of its arguments, with how they are laid out."""
-    found = hashlib.sha256(str(func).encode())
+def _numbers(leaves: Iterable[Any]) -> int:
+    return sum(x.numel() for x in leaves if isinstance(x, Tensor)) or 1
+
+
+def _key(func: Any, leaves: list[Any], spec: TreeSpec) -> bytes:
+    """A hash of the op and of all of its arguments, with their names and how they are laid out."""
+    found = hashlib.sha256(f"{func} {spec}".encode())
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
             found.update(f"|{type(leaf).__name__} {leaf!r}".encode())

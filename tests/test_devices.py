@@ -151,9 +151,11 @@ def test_where_nothing_brings_pip_that_is_said() -> None:
 
 
 def test_a_runtime_is_renewed_by_its_own_package() -> None:
-    assert renewing(Installed("py"), "ort") == "py -m pip install -U onnxruntime"
+    assert renewing(Installed("py"), "ort").command == "py -m pip install -U onnxruntime"
     told = renewing(Installed("py"), "litert", broken=True)
-    assert told == "py -m pip install -U --force-reinstall ai-edge-litert"
+    assert told.command == "py -m pip install -U --force-reinstall ai-edge-litert"
+    bare = renewing(Installed("py", pip=False, ensurepip=False, apt=False), "ort", broken=True)
+    assert not bare.command and "onnxruntime must be installed anew" in bare.what
 
 
 def test_where_there_is_no_wheel_that_is_said() -> None:

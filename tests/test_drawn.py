@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surgeon.graph import Graph
+from surgeon.trace import drawn
 from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.paths import record_paths
@@ -73,3 +74,11 @@ def test_only_the_expensive_is_drawn() -> None:
 def test_a_path_that_cannot_be_taken_fails_as_it_does_when_computed() -> None:
     with pytest.raises(RuntimeError), Drawn():
         F.conv2d(torch.randn(1, 3, 99, 99), torch.randn(64, 64, 3, 3))
+
+
+def test_a_loop_that_would_settle_on_its_own_numbers_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(drawn, "_MOST", 20)
+    x, weight = torch.randn(512, 512), torch.eye(512) / 2
+    with pytest.raises(RuntimeError, match="does not end"), Drawn():
+        while float(x.norm()) > 1e-3:
+            x = x @ weight

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.cut import NotFollowed, cut
+from surgeon.cut.program import NoProgram
 from surgeon.loop import Pruner
 from surgeon.measure.latency import Budget
 from surgeon.pipeline import limited
@@ -126,7 +127,7 @@ def test_a_limit_that_is_measured_is_met_by_the_rest(monkeypatch: pytest.MonkeyP
     """Of a network that can be exported, or there would be no file to measure; its program is what is refused."""
 
     def refuse(*_: object) -> None:
-        raise surgeon.BadInput("no program")
+        raise NoProgram("no program")
 
     monkeypatch.setattr(surgeon.cut.choose, "cut_program", refuse)
     for name in ("_BUDGET", "_BESIDE"):
@@ -164,6 +165,39 @@ def test_the_plan_is_replayed_as_any_other():
     result = surgeon.shrink(model, X, 0.5, round_to=1, measure=False)
     again = surgeon.apply(result.plan, model, X)
     assert torch.equal(again(X), result.model(X))
+
+
+class Chunks(nn.Module):
+    """A size is written into a split, whose later chunks nobody reads; another is asserted."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.o = nn.Conv2d(3, 64, 1), nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+        self.tied = tied
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.a(x).relu().split(16, 1)[0]
+        other = self.b(x).relu()
+        if self.tied:
+            assert other.shape[1] == 16
+            return self.o(first * 1) + other.mean()
+        return self.o(first + other)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_fewer_results_than_planned_are_no_crash(tied: bool):
+    positions = {"a": [*range(16, 24), *range(32, 40), *range(48, 56)]} | (
+        {"b": [0, 1]} if tied else {}
+    )
+    x = torch.randn(2, 3, 5, 5)
+    result = surgeon.remove(Chunks(tied).eval(), x, positions)
+    assert result.check is not None and result.model(x).shape == (2, 4, 5, 5)
+
+
+def test_a_first_layer_of_a_forward_that_looks_at_numbers_meets_its_input():
+    left = {x.name: x.why for x in surgeon.propose(Listed(), X, 0.5).plan.left}
+    assert "meets the input" in left["stem:in"]
 
 
 def test_found_in_a_later_step():

@@ -51,3 +51,29 @@ def test_cheap_ops_are_computed_each_time():
             assert torch.equal(X + X, 2 * X)
             F.conv2d(X, torch.ones(8, 64, 1, 1, dtype=torch.float64))
     assert known.met == 0
+
+
+def test_keywords_of_the_same_numbers_are_told_apart():
+    known = Known()
+    a, b = (torch.randn(600, 600, dtype=torch.float64) for _ in range(2))
+    with known:
+        first = torch.addmm(a, a, b, beta=2)
+        assert torch.equal(torch.addmm(a, a, b, beta=2), first) and known.met == 1
+        other = torch.addmm(a, a, b, alpha=2)
+    assert torch.equal(other, torch.addmm(a, a, b, alpha=2)) and known.met == 1
+
+
+def test_a_few_rows_are_computed_rather_than_their_weights_hashed():
+    known = Known()
+    x, weight = torch.randn(2, 512), torch.randn(512, 512)
+    with known:
+        for _ in range(2):
+            F.linear(x, weight)
+    assert known.met == 0
+
+
+def test_a_sparse_operand_is_computed_with():
+    eye, x = torch.eye(600).to_sparse(), torch.randn(600, 600)
+    with Known() as known:
+        assert torch.equal(eye @ x, x) and torch.equal(eye @ x, x)
+    assert known.met == 0

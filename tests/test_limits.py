@@ -440,6 +440,7 @@ def test_a_deeper_cut_is_never_predicted_to_take_longer():
     paces = paces.learnt(np.array([0.6]), np.array([0.7]))  # a noisy pair
     times = [paces.times(np.array([left]))[0] for left in np.linspace(0, 1, 11)]
     assert times == sorted(times) and times[-1] == 1.0
+    assert times[3] == times[6] == pytest.approx(0.8)  # neither of the two is believed alone
 
 
 def test_modules_work_is_what_is_left_of_their_layers():

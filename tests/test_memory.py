@@ -89,6 +89,16 @@ def test_the_graph_is_that_of_runs_in_full(name: str, forgetful: pytest.MonkeyPa
 SEEN: list[float] = []
 
 
+def test_keywords_of_the_same_numbers_are_another_op() -> None:
+    memory, x, y = Memory(), torch.randn(300, 300), torch.randn(300, 300)
+    with memory.begun(""), memory:
+        first = torch.addmm(x, x, y, beta=2)
+        memory.mark("here")
+    with memory.begun("here"), memory:
+        given = torch.addmm(x, x, y, alpha=2)
+    assert torch.equal(given, torch.addmm(x, x, y, alpha=2)) and not torch.equal(given, first)
+
+
 class Writes(nn.Module):
     """Numbers are looked at before and after they are written over."""
 

@@ -135,6 +135,28 @@ class TestWays:
         assert all(torch.equal(state[name], own[name]) for name in own)
 
 
+class Looks(nn.Module):
+    """torch.export refuses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(x * 2 if x.mean().item() > 1e6 else x).relu())
+
+
+def test_a_network_without_a_program_is_stored_for_its_class(tmp_path: Path) -> None:
+    x = torch.randn(4, 6)
+    result = surgeon.shrink(Looks().eval(), x, ratio=0.5, measure=False)
+    (note,) = surgeon.save(result, tmp_path / "slim.pth") or ("",)
+    assert "holds weights and plan, and no network" in note and "model=Net()" in note
+    with pytest.raises(BadInput, match="neither a program nor an architecture"):
+        surgeon.load(tmp_path / "slim.pth")
+    again = surgeon.load(tmp_path / "slim.pth", model=Looks())
+    assert torch.equal(again(x), result.model(x)) and again.a.out_features == 8
+
+
 class TestFile:
     def test_weights_only_and_nothing_but_tensors_and_text(
         self, result: surgeon.Result, file: Path

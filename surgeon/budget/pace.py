@@ -60,7 +60,7 @@ class Paces:
         longest = max((len(row) for row in rows), default=2)
         table = np.array([row + [(1.0, 1.0)] * (longest - len(row)) for row in rows])
         table = table.reshape(len(rows), longest, 2)
-        return table[:, :, 0], np.maximum.accumulate(table[:, :, 1], axis=1).clip(max=1.0)
+        return table[:, :, 0], table[:, :, 1].clip(max=1.0)
 
     def _points(self, module: int) -> list[tuple[float, float]]:
         """(work, time) of one module from its deepest cut on; what was seen twice is averaged."""
@@ -68,7 +68,7 @@ class Paces:
         for work, times in self.seen:
             if work[module] < _CUT and np.isfinite(times[module]):
                 found.setdefault(round(float(work[module]), _SAME), []).append(float(times[module]))
-        return [(x, float(np.mean(y))) for x, y in sorted(found.items())]
+        return _rising([(x, float(np.mean(y))) for x, y in sorted(found.items())])
 
     def _stays(self, told: list[list[tuple[float, float]]]) -> float:
         """Of modules that were cut, the part of their time that would stay, mean by time."""
@@ -81,3 +81,14 @@ class Paces:
             return 0.0
         shares, stays = np.array(pairs).T
         return float(np.clip(shares @ stays / max(shares.sum(), 1e-12), 0.0, 1.0))
+
+
+def _rising(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """More work takes no less time: neighbours that say otherwise share their mean (pool adjacent violators)."""
+    pools: list[list[float]] = []
+    for _, time in points:
+        pools.append([time])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    times = [float(np.mean(pool)) for pool in pools for _ in pool]
+    return [(work, time) for (work, _), time in zip(points, times, strict=True)]

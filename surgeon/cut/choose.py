@@ -16,7 +16,7 @@ from surgeon.cut.fits import Misfit
 from surgeon.cut.flow import Unfoldable
 from surgeon.cut.fold import fold
 from surgeon.cut.module import cut_module
-from surgeon.cut.program import cut_program
+from surgeon.cut.program import NoProgram, cut_program
 from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, SurgeonError
@@ -100,8 +100,14 @@ def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:
     SurgeonError where a size in it cannot be written."""
     try:
         program, certain = cut_program(model, inputs, plan)
-    except BadInput as error:
+    except NoProgram as error:
         raise NotFollowed(why, plan, error) from error
+    except BadInput as error:
+        raise SurgeonError(
+            f"neither surgery can cut this network: its own forward does not follow ({why}), "
+            f"and as a program: {error.message}",
+            error.hint,
+        ) from error
     add_carries(program, plan)
     return Cut(program, "program", why, certain=certain, notes=program.notes)
 

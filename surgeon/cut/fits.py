@@ -146,6 +146,8 @@ def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool])
     want = _wanted(old, sizes)
     if new.op not in (old.op, want.op) and not _both_split(want, new):
         return f"{new.op} runs where {old.op} did"
+    if len(old.outputs) != len(new.outputs):
+        return f"{old.op} gives {len(new.outputs)} results where {len(old.outputs)} are planned"
     for a, b in zip(old.outputs, new.outputs, strict=True):
         if a in used and a is not None and b is not None and sizes.shape(a) != b.shape:
             return f"{old.op} gives {list(b.shape)} where {list(sizes.shape(a))} is planned"

@@ -27,23 +27,30 @@ from surgeon.trace.observe import Observed, observe
 from surgeon.trace.program import Program, to_program
 
 
+class NoProgram(BadInput):
+    """The network has no program that could be cut, whatever goes."""
+
+
 def cut_program(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[Program, bool]:
     """A smaller program that computes what the plan leaves of `model`, in eval mode, and whether that
     is certain without comparing numbers.
 
-    Raises BadInput where the model cannot be exported, SurgeonError where a size in the program
-    cannot be rewritten.
+    Raises NoProgram where the model cannot be exported, BadInput where the plan does not fit its program, SurgeonError
+    where a size in the program cannot be rewritten.
     """
-    program = copy.deepcopy(model) if isinstance(model, Program) else to_program(model, inputs)
+    try:
+        program = copy.deepcopy(model) if isinstance(model, Program) else to_program(model, inputs)
+    except BadInput as error:
+        raise NoProgram(error.message, error.hint) from error
     try:
         seen = observe(program, inputs)
     except NotImplementedError as error:  # an op that has no shape without numbers
-        raise BadInput(
+        raise NoProgram(
             "its sizes depend on the data",
             "write sizes as x.shape[...] in forward, so that its own code follows the cut",
         ) from error
     except (RuntimeError, IndexError, TypeError, AssertionError) as error:
-        raise BadInput(
+        raise NoProgram(
             f"the exported program does not run: {str(error).splitlines()[0]}",
             "run torch.export.export(...).module() on the same inputs: it fails the same way",
         ) from error

@@ -104,14 +104,14 @@ def _pip(what: str, words: Sequence[str], python: Installed) -> Lack:
     return Lack(what, " && ".join(["sudo apt-get install -y python3-venv", *steps]))
 
 
-def renewing(python: Installed, runtime: str, *, broken: bool = False) -> str:
+def renewing(python: Installed, runtime: str, *, broken: bool = False) -> Lack:
     """What brings the newest version of a runtime that there is for that Python; all of it anew where it is broken."""
     from surgeon.runner.engines import PACKAGES
 
     package = PACKAGES[runtime][1][0]
     words = ["-U", *(["--force-reinstall"] if broken else []), package]
-    lack = _pip(f"a newer {package} is needed", words, python)
-    return lack.command or lack.what
+    what = f"{package} must be installed anew" if broken else f"a newer {package} is needed"
+    return _pip(what, words, python)
 
 
 def elsewhere(python: Installed, name: str) -> str:

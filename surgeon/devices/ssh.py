@@ -154,13 +154,15 @@ class Ssh:
         wanted = [model["runtime"] for model in job.get("models", ())]
         lacks = lacking(self.probe(), python, wanted)
         lines = [lack.command or lack.what for lack in lacks]
+        made = any(lack.command for lack in lacks)
         if not lacks:
             broken = wanting.kind == "no runtime"
-            line = renewing(python, wanting.runtime or wanted[0], broken=broken)
+            lack = renewing(python, wanting.runtime or wanted[0], broken=broken)
+            line, made = lack.command or lack.what, bool(lack.command)
             lines = [
                 f"on the device: {line}" if broken else f"{needs(files)}; on the device: {line}"
             ]
-        place = elsewhere(python, self.name)
+        place = elsewhere(python, self.name) if made else ""
         return "; ".join([*lines, *([f"then --device '{place}'"] if place else [])])
 
 

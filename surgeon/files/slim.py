@@ -35,13 +35,20 @@ def save(result: Any, path: str | Path, arch: str | None = None) -> tuple[str, .
     though they are not in the module.
 
     result: what `shrink` gave. arch: the reference that the original was built from; without one
-    that can be built again, the program is stored beside the weights. Raises BadInput where the
-    file cannot be written, or the model is neither.
+    that can be built again, the program is stored beside the weights. A network that has neither is stored
+    as weights and plan, and needs a fresh instance of its class to be loaded. Raises BadInput where the file
+    cannot be written.
     """
-    document = document_of(result.model, result.plan, result.inputs, arch)
+    document, lacks = document_of(result.model, result.plan, result.inputs, arch)
     packed = BytesIO()  # on a full disk torch.save itself fails with an error that does not say so
     torch.save(document, packed)
     write_bytes(Path(path), packed.getbuffer())
+    if lacks:
+        name = Path(path).name
+        return (
+            f"{name} holds weights and plan, and no network, as {lacks}: load it with a fresh instance of its class, "
+            f"surgeon.load('{name}', model=Net()), or --arch file.py:Net",
+        )
     if document["program"] is None or document["way"] == "program":
         return ()
     return tuple(
@@ -57,16 +64,18 @@ def save_safetensors(model: nn.Module, path: str | Path) -> None:
     write_bytes(Path(path), to_safetensors(state))
 
 
-def document_of(model: nn.Module, plan: Plan, inputs: Inputs, arch: str | None) -> dict[str, Any]:
-    """What slim.pth holds: tensors, and JSON in strings."""
+def document_of(
+    model: nn.Module, plan: Plan, inputs: Inputs, arch: str | None
+) -> tuple[dict[str, Any], str]:
+    """What slim.pth holds: tensors, and JSON in strings. And why no network is in it, where there is none."""
     rebuilt = not isinstance(model, Program) and _rebuilds(arch, plan)
-    program = None if rebuilt else _program(model, inputs)
+    program, lacks = (None, "") if rebuilt else _program(model, inputs)
     extra: dict[str, Tensor] = {}
     if program is not None:
         named = program.tensors()
         extra = {n: t.detach() for n, t in named.items() if n not in program.state_dict()}
     state = program.state_dict() if program is not None else model.state_dict()
-    return {
+    document = {
         "format": FORMAT,
         "version": VERSION,
         "arch": arch,
@@ -76,6 +85,7 @@ def document_of(model: nn.Module, plan: Plan, inputs: Inputs, arch: str | None) 
         "plan": json.dumps(plan.to_json()),
         "program": json.dumps(encode(program)) if program is not None else None,
     }
+    return document, lacks
 
 
 def _rebuilds(arch: str | None, plan: Plan) -> bool:
@@ -86,16 +96,14 @@ def _rebuilds(arch: str | None, plan: Plan) -> bool:
     return fingerprint(shapes) == plan.model.get("fingerprint")
 
 
-def _program(model: nn.Module, inputs: Inputs) -> Program:
+def _program(model: nn.Module, inputs: Inputs) -> tuple[Program | None, str]:
+    """The network as a program, or why there is none."""
     if isinstance(model, Program):
-        return model
+        return model, ""
     try:
-        return to_program(model, inputs)
+        return to_program(model, inputs), ""
     except SurgeonError as error:
-        raise BadInput(
-            f"the model cannot be stored by itself: {error.message}",
-            "name what it was built from: surgeon.save(r, path, arch='torchvision:...')",
-        ) from error
+        return None, error.message
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:

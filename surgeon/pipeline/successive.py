@@ -100,6 +100,7 @@ class Successive:
         """A proposal and its cut; where neither surgery follows, what is cut there stays from now on. known: the proposal,
         where it was made before. None, and raises, as `proposal` and `cut` do."""
         said, first = len(self.traced.notes), [known] if known is not None else []
+        before = self.traced, self.notes
 
         def tried(traced: Traced) -> tuple[Proposal, Result] | None:
             self.traced = traced
@@ -107,7 +108,11 @@ class Successive:
             return None if found is None else (found, self.cut(found.plan))
 
         gone = gone_of(self.traced.coupling, last.plan) if last is not None else {}
-        done = followed(self.traced, tried, gone)
+        try:
+            done = followed(self.traced, tried, gone)
+        except BaseException:
+            self.traced, self.notes = before
+            raise
         if done is not None:
             self.notes += done[0].notes if last is None else self.traced.notes[said:]
         return done

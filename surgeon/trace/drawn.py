@@ -15,12 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from surgeon.trace.expensive import foreseen
 
 _CHEAP = 1 << 24  # FLOPs that are computed all the same
+_MOST = 10_000  # ops: a loop that ends once its numbers settle has no end on drawn ones
 _BLOCK = (1 << 20) - 3  # numbers drawn, which are laid one after another
+_STEP = 104_729  # by which one result's numbers are off those of the next
 
 
 class Drawn(TorchDispatchMode):
     """Gives results of the right shape, normally distributed, for expensive ops; `ops` counts them.
-    Entered before the modes that watch the run."""
+    Entered before the modes that watch the run. RuntimeError where there are too many of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,11 +41,13 @@ class Drawn(TorchDispatchMode):
         if expected is None or expected[1] < _CHEAP:
             return func(*args, **kwargs)
         self.ops += 1
+        if self.ops > _MOST:
+            raise RuntimeError("a run on drawn numbers that does not end")
         device = next(x.device for x in args if isinstance(x, Tensor))
         return self._filled(torch.empty_like(expected[0], device=device))
 
     def _filled(self, out: Tensor) -> Tensor:
-        block = self._block.roll(self.ops).to(out)
+        block = self._block.roll(self.ops * _STEP).to(out)
         flat = out.as_strided((out.numel(),), (1,))
         for part in flat.split(_BLOCK):
             part.copy_(block[: len(part)])

@@ -77,6 +77,7 @@ class _Op:
     """One op of the run: its arguments (a tensor as the result that it is), and what it gave; no results: run again."""
 
     func: Any
+    names: tuple[str, ...]  # of its keywords
     given: list[Any]
     several: bool
     results: list[_Result]
@@ -154,7 +155,7 @@ class Memory(TorchDispatchMode):
         leaves = tree_leaves((args, kwargs))
         if self._until is not None and self._next < self._until.ops:
             known = self._ops[self._next]
-            if func is known.func and self._same(known.given, leaves):
+            if (func, (*kwargs,)) == (known.func, known.names) and self._same(known.given, leaves):
                 return self._given(known, args, kwargs)
             self._depart()
         written = list(_written(func, args, kwargs)) if func._schema.is_mutable else []
@@ -209,7 +210,7 @@ class Memory(TorchDispatchMode):
             self.stop()  # what the run has not made itself would be written to twice
         kept = [_result(x, operands) for x in outs]
         self._note(outs, len(self._ops))
-        self._ops.append(_Op(func, given, several, [] if again else kept))
+        self._ops.append(_Op(func, (*kwargs,), given, several, [] if again else kept))
         return out
 
     def _named(self, tensor: Tensor) -> At | _Outside:

@@ -248,6 +248,7 @@ class Recorder(TorchDispatchMode):
         for tensor in flat:
             self._from_inputs[tensor] = True
         self.graph.inputs = tuple(self.value(t) for t in flat)
+        self.graph.given.update(self.graph.inputs)
 
     def __torch_dispatch__(
         self,
