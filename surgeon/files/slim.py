@@ -172,7 +172,7 @@ def _built(arch: Any) -> nn.Module:
     if not isinstance(arch, str) or not arch.startswith(BUILDABLE):
         raise BadInput(
             "the slim file holds neither a program nor an architecture that can be built",
-            "pass a fresh instance of the class: surgeon.load(path, model=Net())",
+            "pass a fresh instance of the class: surgeon.load(path, model=Net()), or --arch file.py:Net",
         )
     return build(arch).model
 
