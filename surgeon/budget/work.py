@@ -84,8 +84,9 @@ class Work:
     def _with(self, **changed: Any) -> Work:
         other = copy(self)
         vars(other).update(changed)
-        for known in ("whole", "_each"):
-            vars(other).pop(known, None)
+        for name, what in vars(Work).items():
+            if isinstance(what, cached_property):
+                vars(other).pop(name, None)
         return other
 
     def after(self, removed: Mask) -> Array:

@@ -66,7 +66,8 @@ def cut(
 ) -> Cut:
     """A smaller copy of `model`; the model is not touched. refusal: why it has no program, where that is known.
 
-    Raises BadInput where the plan does not fit, NotFollowed where neither surgery can follow it.
+    Raises BadInput where the plan does not fit, NotFollowed where neither surgery can follow it, SurgeonError where
+    a program cannot be written.
     """
     with torch.inference_mode(False):  # what is made here may be trained
         return _cut(model, Inputs.of(inputs), coupling, plan, refusal)
