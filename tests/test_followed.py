@@ -1,6 +1,8 @@
 """Where neither surgery follows at a place, the groups that are cut there stay, and the rest is cut and proven."""
 
 import inspect
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from surgeon.cut import NotFollowed, cut
 from surgeon.cut.program import NoProgram
 from surgeon.loop import Pruner
 from surgeon.measure.latency import Budget
-from surgeon.pipeline import limited
+from surgeon.pipeline import limited, successive
 from surgeon.pipeline.followed import NOT_FOLLOWED
 from surgeon.pipeline.followed import held as without
+from surgeon.pipeline.traced import Traced
 
 
 class Branching(nn.Module):
@@ -165,6 +168,31 @@ def test_the_plan_is_replayed_as_any_other():
     result = surgeon.shrink(model, X, 0.5, round_to=1, measure=False)
     again = surgeon.apply(result.plan, model, X)
     assert torch.equal(again(X), result.model(X))
+
+
+def test_a_step_that_fails_leaves_what_was(monkeypatch: pytest.MonkeyPatch):
+    pruner = Pruner(Listed(), X, 0.5, steps=1, round_to=1)
+    before = pruner._cuts.traced, pruner._cuts.notes
+
+    def once(traced: Traced, attempt: Callable[[Traced], object], *_: object):
+        return attempt(replace(traced, notes=(*traced.notes, "narrower")))
+
+    monkeypatch.setattr(successive, "followed", once)
+    with pytest.raises(NotFollowed):
+        pruner.step()
+    assert (pruner._cuts.traced, pruner._cuts.notes) == before
+
+
+def test_a_program_that_the_plan_does_not_fit_is_no_network_without_a_program(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def unfit(*_: object) -> None:
+        raise surgeon.BadInput("the plan cuts what must stay")
+
+    monkeypatch.setattr(surgeon.cut.choose, "cut_program", unfit)
+    with pytest.raises(surgeon.SurgeonError, match="must stay") as caught:
+        surgeon.shrink(Listed(), X, ratio=0.5, round_to=1, measure=False)
+    assert not isinstance(caught.value, NotFollowed)
 
 
 class Chunks(nn.Module):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from surgeon.measure.facts import Facts
     from surgeon.measure.latency import Comparison
 
-_MOST = 0.5
+_MOST = 0.5  # of a latency that a profile places: below, modules say too little of it
 _BLOCKED = "_nchwc"  # ONNX Runtime's mark of a node that runs on its blocked layout
 _SAME = {"Convolution": "Conv", "FusedConv": "Conv", "FusedGemm": "Gemm", "FullyConnected": "Gemm"}
 _PRODUCTS = {"Gemm", "MatMul", "FusedMatMul"}  # with its bias, a MatMul becomes a Gemm
