@@ -5,6 +5,7 @@ Weights are random. Sizes and numbers of boxes are options of torchvision's own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,6 +39,39 @@ def targets(pictures: list[Tensor]) -> list[dict[str, Tensor]]:
     return found
 
 
+def spread(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Make scores and boxes of a detector with random weights differ as a trained one's do.
+
+    torch starts all of them nearly alike, most below every threshold: nothing is found, or ties are. Biases, which are
+    greater than what random layers make of a picture, become zero; then the layers that make scores and boxes are scaled,
+    in order of the forward, until the greatest on `inputs` is 6 before a sigmoid or a softmax, and 2 for boxes.
+    """
+    scaled: set[nn.Module] = set()
+
+    def scale(module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
+        factor = (2.0 if _BOXES.search(paths[module]) else 6.0) / out.abs().max()
+        if module not in scaled or factor < 1:
+            scaled.add(module)
+            module.get_parameter("weight").mul_(factor)
+        return module.forward(*args)
+
+    layers = [(p, m) for p, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    paths = {m: path for path, m in layers if _LAST.search(path)}
+    hooks = [m.register_forward_hook(scale) for m in paths]
+    with torch.no_grad():
+        for _, module in layers:
+            if module.bias is not None:
+                module.bias.zero_()
+        model(*inputs)
+    for hook in hooks:
+        hook.remove()
+
+
+_BOXES = re.compile(r"bbox|regression")
+_LAST = re.compile(
+    r"(cls_logits|bbox_pred|cls_score|bbox_reg|bbox_ctrness|mask_fcn_logits|head\.module_list\.\d+(\.1)?)$"
+)
+
 # few boxes are enough to see whether a network is cut right; the defaults keep hundreds
 _FEW: dict[str, dict[str, Any]] = {
     "rcnn": {
@@ -61,7 +95,9 @@ def detector(name: str, **options: Any) -> Made:
     own = next(few for family, few in _FEW.items() if family in name)
     size = {} if name.startswith("ssd") else {"min_size": 128, "max_size": 160}
     options = {"weights": None, "weights_backbone": None, **own, **size, **options}
-    return get_model(name, **options).eval(), (images((120, 160), (128, 112)),)
+    model, inputs = get_model(name, **options).eval(), (images((120, 160), (128, 112)),)
+    spread(model, inputs)
+    return model, inputs
 
 
 NAMES = (

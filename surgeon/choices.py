@@ -56,6 +56,13 @@ def choice(func: Any, given: Sequence[Any], out: Any, kept: Kept) -> Choice | No
     return Choice(str(func), _flat(floats, kept)) if lost and floats else None
 
 
+def decides(func: Any, given: Sequence[Any], out: Any) -> bool:
+    """Whether an op makes whole numbers of real ones, or leaves out what a mask says."""
+    name = func._schema.name
+    pair = isinstance(out, (tuple, list)) and len(out) == 2
+    return name in _POSITIONS or (name in _INDICES and pair) or _by_mask(name, given)
+
+
 def _by_mask(name: str, given: Sequence[Any]) -> bool:
     masks = [t for t in _tensors(given[1:]) if t.dtype == torch.bool]
     return bool(masks) and name in ("aten::index", "aten::masked_select")

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,17 @@ from surgeon.errors import BadInput, CheckFailed, SurgeonError
 from surgeon.files.atomic import regular
 from surgeon.measure.count import state_bytes
 from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
+from surgeon.older import export_run
 from surgeon.quiet import mute
-from surgeon.strip import strip
+from surgeon.strip import keep_outputs, strip
 from surgeon.trace.captured import ONE_EXAMPLE
-from surgeon.trace.decisions import Decisions
+from surgeon.witness import Point, Witness, choose, follow
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
 TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of an output's range, by the weights' type
 _TOLERANCE = 1e-4
 _FOUND = 1e-3  # of the range of a few scores or boxes, which lie close together
-_OPSET = 18  # of the older exporter; the newer one writes the same by default
+_LONG = 200  # letters of a reason; torch lists the symbols of a whole network
 _TRACED = "exported by tracing one run, whose sizes are fixed"
 _SPECIALIZED = "your code specialized it to be a constant"
 
@@ -42,7 +43,9 @@ class OnnxFile:
 
     `opset` and `ir_version` are read back from the file; `bytes` includes external data
     (`<name>.data`, only from 2 GB). `worst_error` is the largest difference from PyTorch over all
-    outputs and trials, relative to the output's range; `notes` says what differs from what was asked.
+    outputs and trials, relative to the output's range. `inside` is how many results of layers were compared as well,
+    where the outputs alone do not tell: a detector finds nothing, or rounding decides between two boxes, and PyTorch
+    then goes on from what the file computed. `notes` says what differs from what was asked.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class OnnxFile:
     dynamic_batch: bool
     worst_error: float
     outputs_equal: bool
+    inside: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -118,18 +122,22 @@ class _Case:
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model = model
-        self._flat, self._spec = pytree.tree_flatten(arguments(inputs))
-        extents = [x.shape[0] for x in self._flat if isinstance(x, Tensor) and x.ndim]
+        self.flat, self._spec = pytree.tree_flatten(arguments(inputs))
+        extents = [x.shape[0] for x in self.flat if isinstance(x, Tensor) and x.ndim]
         self.batch = extents[0] if extents else 0
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
         precision = str(next(floats, torch.float32)).removeprefix("torch.")
         self.tolerance = TOLERANCE.get(precision, _TOLERANCE)
 
     def call(self, flat: list[Any]) -> list[tuple[str, np.ndarray]]:
-        """The outputs by name; the model's own error becomes BadInput, and what a program of ours refuses stays as it is said."""
+        """The outputs by name, as arrays."""
+        return [(name, as_array(tensor)) for name, tensor in named_tensors(self.outputs(flat))]
+
+    def outputs(self, flat: list[Any]) -> Any:
+        """As the model gives them; its own error becomes BadInput, and what a program of ours refuses stays as it is said."""
         args, kwargs = pytree.tree_unflatten(flat, self._spec)
         try:
-            outputs = self.model(*args, **kwargs)
+            return self.model(*args, **kwargs)
         except SurgeonError:
             raise
         except Exception as error:
@@ -139,37 +147,37 @@ class _Case:
                 f"the model's forward fails: {_first_line(error)}; with inputs {sizes}",
                 f"check the input shapes{single}",
             ) from error
-        return [(name, as_array(tensor)) for name, tensor in named_tensors(outputs)]
 
-    def program(self, dynamic: bool) -> torch.export.ExportedProgram:
-        """torch.export of the model; traced with at least two examples where the batch is open."""
-        flat = self.at(max(self.batch, 2)) if dynamic else self._flat
+    def program(self, dynamic: bool, witness: Witness | None) -> torch.export.ExportedProgram:
+        """torch.export of the model, or of its witness; traced with at least two examples where the batch is open."""
+        flat = self.at(max(self.batch, 2)) if dynamic else self.flat
         args, kwargs = pytree.tree_unflatten(flat, self._spec)
         shapes = torch.export.ShapesCollection()
-        for tensor, example in zip(flat, self._flat, strict=True):
+        for tensor, example in zip(flat, self.flat, strict=True):
             if dynamic and self._batched(example):
                 shapes[tensor] = {0: torch.export.Dim("batch")}
-        model = self.model
-        if _gives_only_tensors(outputs := model(*args, **kwargs)):
-            del outputs
-        else:
-            model = _Flat(model)
+        model = self.model if witness is None else witness
+        if not _gives_only_tensors(model(*args, **kwargs)):
+            model = Witness(model)  # torch.export takes no dataclass among the outputs
         dims = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
         program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
         # the guards check sizes, and torch writes them wrongly for a forward of **kwargs
         program._guards_code = []
         return _attention_in_four(program)
 
+    def equal(self, got: np.ndarray, want: np.ndarray) -> bool:
+        return relative_error(got, want) <= self.tolerance
+
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positions and keywords of the forward, as given."""
-        args, kwargs = pytree.tree_unflatten(self._flat, self._spec)
+        args, kwargs = pytree.tree_unflatten(self.flat, self._spec)
         return tuple(args), dict(kwargs)
 
     def at(self, batch: int) -> list[Any]:
         """The inputs repeated or cut to `batch` examples; each tensor is an object of its own."""
         return [
             x[torch.arange(batch, device=x.device) % self.batch] if self._batched(x) else x
-            for x in self._flat
+            for x in self.flat
         ]
 
     def _batched(self, x: Any) -> bool:
@@ -177,12 +185,23 @@ class _Case:
         return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == self.batch
 
     def trials(self, dynamic: bool) -> Iterator[list[Any]]:
-        """Inputs to compare on: as given, and varied, at another batch where that is open."""
-        yield self._flat
+        """Inputs to compare on: as given, and varied, at another batch where that is open.
+
+        Integers are varied only where the model takes it: lengths may have to be sorted.
+        """
+        yield self.flat
         generator = torch.Generator().manual_seed(0)
         for batch in (1, 3) if dynamic else (0,):
-            flat = self.at(batch) if batch else self._flat
-            yield [_varied(x, generator) if isinstance(x, Tensor) else x for x in flat]
+            flat = self.at(batch) if batch else self.flat
+            varied = [_varied(x, generator) if isinstance(x, Tensor) else x for x in flat]
+            yield varied if self._takes(varied) else _only_floats(varied, flat)
+
+    def _takes(self, flat: list[Any]) -> bool:
+        try:
+            self.outputs(flat)
+        except BadInput:
+            return False
+        return True
 
 
 def _attention_in_four(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -208,30 +227,19 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Te
     return out.reshape(*lead, *out.shape[-3:]) if lead else out.squeeze(0)
 
 
-class _Flat(nn.Module):
-    """Gives the tensors among the outputs of a model whose outputs torch.export does not take."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.training = False
-
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        return tuple(tensor for _, tensor in named_tensors(self.model(*args, **kwargs)))
-
-
 def _attempt(
     case: _Case, folder: Path, path: Path, *, dynamic: bool, notes: tuple[str, ...] = ()
 ) -> OnnxFile:
     """Write into `folder`, check there, move to `path`."""
     draft = folder / path.name
-    proto, said = _write(case, draft, dynamic)
-    notes += said
-    trials = [_compare(case, draft, flat) for flat in case.trials(dynamic)]
-    constant_outputs = set.intersection(*(names for _, names in trials))
-    if constant_outputs:
-        names = ", ".join(sorted(constant_outputs))
-        notes += (f"{names} is constant here: that it is equal says little about the weights",)
+    witness, said = _write(case, draft, dynamic)
+    if any(note.startswith(_TRACED) for note in said):
+        notes = ()  # all sizes are fixed, and the batch for the same reason
+    trials = [_compare(case, draft, flat, witness) for flat in case.trials(dynamic)]
+    if witness is not None:
+        _take_out(draft, case, witness)
+    proto = onnx.load(str(draft), load_external_data=False)
+    notes += said + _said(trials)
     size = sum(file.stat().st_size for file in folder.iterdir())
     # the data first: an old graph beside new data is the shorter moment, and needs 2 GB to happen
     for file in sorted(folder.iterdir(), key=lambda file: file == draft):
@@ -243,19 +251,22 @@ def _attempt(
         ir_version=proto.ir_version,
         bytes=size,
         dynamic_batch=dynamic,
-        worst_error=max(worst for worst, _ in trials),
+        worst_error=max(trial.worst for trial in trials),
         outputs_equal=True,
+        inside=max(trial.inside for trial in trials),
         notes=notes,
     )
 
 
-def _write(case: _Case, draft: Path, dynamic: bool) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The file by the exporter that can write it, and what is to be said of that."""
-    case.call(next(case.trials(dynamic)))  # the model's own error, not the exporter's account of it
-    notes: tuple[str, ...] = ()
+def _write(case: _Case, draft: Path, dynamic: bool) -> tuple[Witness | None, tuple[str, ...]]:
+    """The file by the exporter that can write it, what is in it beside the outputs, and what is to be said of that."""
+    # the model's own error comes first, not the exporter's account of it
+    first = case.call(next(case.trials(dynamic)))
+    witness = None if any(array.size for _, array in first) else _witness(case)
+    notes = ()
     try:
         with mute():  # the exporter's talk; what matters comes as an exception
-            proto = _exported(case, draft, dynamic)
+            _exported(case, draft, dynamic, witness)
     except OSError as error:
         raise _unwritable(draft, error) from error
     except Exception as error:
@@ -264,54 +275,57 @@ def _write(case: _Case, draft: Path, dynamic: bool) -> tuple[onnx.ModelProto, tu
             raise BadInput("the forward makes a plain number of it, as len(x) does") from error
         if dynamic:
             raise _not_exported(error) from error
-        proto = _traced(case, draft, error)
+        witness = _traced(case, draft, error)
         case.tolerance = max(case.tolerance, _FOUND)
         notes = (f"{_TRACED}, as torch.export refuses: {_first_line(error)}",)
     try:
         onnx.checker.check_model(str(draft))
     except onnx.checker.ValidationError as error:
         raise CheckFailed(f"the ONNX file is not valid: {_first_line(error)}") from error
-    return proto, notes
+    return witness, notes
 
 
-def _exported(case: _Case, draft: Path, dynamic: bool) -> onnx.ModelProto:
+def _witness(case: _Case) -> Witness:
+    return Witness(case.model, choose(case.model, lambda: case.outputs(case.flat)))
+
+
+def _exported(case: _Case, draft: Path, dynamic: bool, witness: Witness | None) -> None:
     external = state_bytes(case.model) > EXTERNAL_DATA_BYTES
-    program = torch.onnx.export(case.program(dynamic), dynamo=True, optimize=True, verbose=False)
+    program = torch.onnx.export(
+        case.program(dynamic, witness), dynamo=True, optimize=True, verbose=False
+    )
     assert program is not None  # only the old exporter returns nothing
     program.save(draft, external_data=external)
-    return _stripped(draft)
+    _stripped(draft)
 
 
-def _traced(case: _Case, draft: Path, refused: Exception) -> onnx.ModelProto:
-    """By torch's older exporter, which traces one run and knows the ops of torchvision's detectors; not
-    for a forward that reads numbers into Python."""
+def _traced(case: _Case, draft: Path, refused: Exception) -> Witness:
+    """By torch's older exporter, which knows the ops of torchvision's detectors."""
     args, kwargs = case.arguments()
-    with Decisions() as decisions:
-        case.call(next(case.trials(False)))
-    if decisions.read:  # the file would hold one side of an `if`, whatever its inputs are
-        raise _not_exported(refused)
+    witness = _witness(case)
     try:
-        with mute():
-            torch.onnx.export(
-                _Flat(case.model),
-                args,
-                str(draft),
-                kwargs=kwargs,
-                dynamo=False,
-                opset_version=_OPSET,
-            )
-            return _stripped(draft)
+        export_run(witness, args, kwargs, draft)
+        _stripped(draft)
     except OSError as error:
         raise _unwritable(draft, error) from error
     except Exception:  # noqa: BLE001  the newer exporter's own reason says more
         raise _not_exported(refused) from refused
+    return witness
 
 
-def _stripped(draft: Path) -> onnx.ModelProto:
+def _stripped(draft: Path) -> None:
     proto = onnx.load(str(draft), load_external_data=False)
     strip(proto)
     draft.write_bytes(proto.SerializeToString())
-    return proto
+
+
+def _take_out(draft: Path, case: _Case, witness: Witness) -> None:
+    """The model's own outputs alone stay; the file still runs."""
+    proto = onnx.load(str(draft), load_external_data=False)
+    keep_outputs(proto, len(proto.graph.output) - len(witness.met))
+    draft.write_bytes(proto.SerializeToString())
+    if len(_given(draft, case.flat)) != len(case.call(case.flat)):
+        raise CheckFailed("the ONNX file has other outputs than the model")
 
 
 def _unwritable(draft: Path, error: OSError) -> BadInput:
@@ -325,23 +339,65 @@ def _not_exported(error: Exception) -> BadInput:
     )
 
 
+_DETERMINISTIC = "is the model deterministic, with no dropout left on in eval mode?"
+_CLOSE = (
+    "the layers agree up to the first choice between boxes; untrained weights give scores so close that "
+    "rounding makes the choice: export a trained network, on a picture that it knows"
+)
 _DRAWS = ": the model draws random numbers in eval mode"
 
 
-def _compare(case: _Case, draft: Path, flat: list[Any]) -> tuple[float, set[str]]:
-    """(worst relative error over the outputs, names of those that hold one number everywhere).
+@dataclass(frozen=True)
+class _Trial:
+    """What one comparison found: the worst relative error, outputs that hold one number everywhere, and how many
+    results inside the network it went through, if the outputs alone did not tell."""
 
-    CheckFailed if the error is above the tolerance.
+    worst: float
+    constant: frozenset[str]
+    inside: int = 0
+    empty: bool = False
+
+
+def _said(trials: list[_Trial]) -> tuple[str, ...]:
+    """What is to be known of a comparison that passed."""
+    notes: tuple[str, ...] = ()
+    if constant := frozenset.intersection(*(trial.constant for trial in trials)):
+        names = ", ".join(sorted(constant))
+        notes += (f"{names} is constant here: that it is equal says little about the weights",)
+    inside = max(trial.inside for trial in trials)
+    if all(trial.empty for trial in trials):
+        notes += (
+            f"all outputs are empty on these inputs; {inside} results inside are equal"
+            if inside
+            else "all outputs are empty on these inputs, so nothing was compared",
+        )
+    elif inside:
+        notes += (
+            f"rounding decides between some of the outputs; PyTorch makes the same of the file's {inside} results inside",
+        )
+    return notes
+
+
+def _compare(case: _Case, draft: Path, flat: list[Any], witness: Witness | None) -> _Trial:
+    """PyTorch's outputs beside the file's; where they are empty or differ, the results inside, one after the other.
+
+    CheckFailed if an error is above the tolerance.
     """
     want = case.call(flat)
-    try:
-        got = OrtRunner(draft, [x for x in flat if isinstance(x, Tensor)]).outputs()
-    except BadInput as error:
-        hint = "PyTorch runs it; ONNX Runtime lacks many operators in types other than float32"
-        raise BadInput(error.message, hint) from error
-    if len(got) != len(want):
+    got = _given(draft, flat)
+    inside = dict(zip(witness.met, got[len(want) :], strict=False)) if witness else {}
+    if len(got) != len(want) + len(inside):
         raise CheckFailed(f"the ONNX file has {len(got)} outputs, the model {len(want)}")
-    errors = {name: relative_error(g, w) for g, (name, w) in zip(got, want, strict=True)}
+    got = got[: len(want)]
+    errors = _errors(got, want)
+    met: list[tuple[Point, np.ndarray, np.ndarray]] = []
+    empty = not any(w.size for _, w in want)
+    constant = frozenset(name for name, w in want if w.size and (w == w.flat[0]).all())
+    if inside and (empty or max(errors.values(), default=0.0) > case.tolerance):
+        outputs, met = follow(case.model, lambda: case.outputs(flat), inside, case.equal)
+        then = [(name, as_array(tensor)) for name, tensor in named_tensors(outputs)]
+        errors = {f"{p.path or 'the model'}'s result": relative_error(g, w) for p, g, w in met}
+        errors |= _errors(got, then)
     name, worst = max(errors.items(), key=lambda item: item[1], default=("", 0.0))
     if worst > case.tolerance:
         again = (array for _, array in case.call(flat))
@@ -349,9 +405,22 @@ def _compare(case: _Case, draft: Path, flat: list[Any]) -> tuple[float, set[str]
         raise CheckFailed(
             f"{name} of the ONNX file differs from PyTorch by {worst:.2g} of its range "
             f"(allowed: {case.tolerance:.0e})" + _DRAWS * draws,
-            "is the model deterministic, with no dropout left on in eval mode?",
+            _CLOSE if met and name in dict(want) else _DETERMINISTIC,
         )
-    return worst, {name for name, w in want if w.size and (w == w.flat[0]).all()}
+    return _Trial(worst, constant, len(met), empty)
+
+
+def _given(draft: Path, flat: list[Any]) -> Sequence[np.ndarray]:
+    """What ONNX Runtime gives."""
+    try:
+        return OrtRunner(draft, [x for x in flat if isinstance(x, Tensor)]).outputs()
+    except BadInput as error:
+        hint = "PyTorch runs it; ONNX Runtime lacks many operators in types other than float32"
+        raise BadInput(error.message, hint) from error
+
+
+def _errors(got: Sequence[np.ndarray], want: list[tuple[str, np.ndarray]]) -> dict[str, float]:
+    return {name: relative_error(g, w) for g, (name, w) in zip(got, want, strict=True)}
 
 
 def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -364,6 +433,13 @@ def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
     spread = float(tensor.float().std(correction=0)) if tensor.numel() else 0.0
     noise = torch.randn(tensor.shape, generator=generator).to(tensor)
     return tensor + noise * (spread or 1.0)
+
+
+def _only_floats(varied: list[Any], flat: list[Any]) -> list[Any]:
+    return [
+        new if isinstance(new, Tensor) and new.is_floating_point() else old
+        for new, old in zip(varied, flat, strict=True)
+    ]
 
 
 def _gives_only_tensors(outputs: Any) -> bool:
@@ -386,6 +462,7 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 
 def _first_line(error: BaseException) -> str:
-    """Without the colours of a terminal, and without the advice that torch goes on with."""
+    """Without the colours of a terminal, and without the advice that torch goes on with; of a long one the beginning."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"\x1b\[[0-9;]*m", "", line).partition(" This is step ")[0]
+    line = re.sub(r"\x1b\[[0-9;]*m", "", line).partition(" This is step ")[0]
+    return line if len(line) <= _LONG else line[:_LONG].rstrip() + " ..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -28,3 +29,16 @@ def mute() -> Iterator[None]:
     nowhere = io.StringIO()
     with quiet(), redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """As `mute`, and what compiled code writes to standard error does not show either."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere, mute():
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

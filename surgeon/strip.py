@@ -1,4 +1,4 @@
-"""What PyTorch's exporter notes about its own work, taken out of an ONNX graph; the module of each node is kept."""
+"""What users have no need of, taken out of an ONNX graph: notes of PyTorch's exporter, but for the module of each node, and outputs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,33 @@ def strip(proto: onnx.ModelProto) -> None:
         for node in function.node:
             del node.metadata_props[:]
     _name_batch(graph)
+
+
+def keep_outputs(proto: onnx.ModelProto, count: int) -> None:
+    """The first `count` outputs stay, and of the nodes what they are made from."""
+    graph = proto.graph
+    del graph.output[count:]
+    needed = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):
+        if needed.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            needed |= _reads(node)
+    unused = [x for x in graph.initializer if x.name not in needed]
+    for initializer in unused:
+        graph.initializer.remove(initializer)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """What a node reads, by its inputs and inside its branches and loops."""
+    inner = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    inner += [graph for a in node.attribute for graph in a.graphs]
+    reads = set(node.input)
+    for graph in inner:
+        reads.update(value.name for value in graph.output)
+        for part in graph.node:
+            reads |= _reads(part)
+    return reads
 
 
 def _module(node: onnx.NodeProto) -> str:

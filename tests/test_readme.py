@@ -69,7 +69,7 @@ def test_ci_runs_the_test_command_that_users_are_given():
     awk = re.search(r"tests=\$\((awk '.*' README\.md)\)", script)
     assert awk is not None
     out = subprocess.run(["bash", "-c", awk.group(1)], cwd=ROOT, capture_output=True, text=True)
-    assert out.stdout.strip().endswith("-m pytest -q")
+    assert out.stdout.strip().endswith("-m pytest -q -n 2 --dist worksteal")
     assert out.stdout.strip() in README
 
 

@@ -1,0 +1,285 @@
+"""A file that torch's older exporter wrote is compared inside as well, and holds the whole forward or is not written."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from models.detectors import SMALL, spread
+from models.recurrent import SMALL as RECURRENT
+from surgeon import export, witness
+from surgeon.errors import BadInput, CheckFailed
+from surgeon.export import export_onnx, relative_error
+from surgeon.measure.runtime import OrtRunner
+from surgeon.strip import keep_outputs
+from surgeon.witness import Point, choose, follow
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Found(nn.Module):
+    """Boxes above a threshold, a kind for each: nothing at all where the threshold is 2."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.score, self.box, self.kind = nn.Conv2d(8, 1, 1), nn.Conv2d(8, 4, 1), nn.Linear(8, 3)
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        x = F.relu(self.norm(self.body(x)))
+        scores = self.score(x).sigmoid().flatten(1)
+        corners = (self.box(x).sigmoid() * 8).flatten(2).transpose(1, 2)
+        found = []
+        for one, score, box in zip(x, scores, corners, strict=True):
+            box = torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1)
+            best = torch.where(score > self.threshold)[0]
+            best = best[nms(box[best], score[best], 0.5)]
+            kinds = self.kind(one.flatten(1).T[best])
+            found.append({"boxes": box[best], "scores": score[best], "kinds": kinds})
+        return found
+
+
+def found(threshold: float) -> nn.Module:
+    torch.manual_seed(0)
+    return Found(threshold).eval()
+
+
+@pytest.fixture
+def spoilt(monkeypatch: pytest.MonkeyPatch):
+    """The exporter writes another number into the weight of the layer at a path."""
+
+    def spoil(path: str) -> None:
+        strip = export._stripped
+
+        def wrong(draft: Path) -> None:
+            proto = onnx.load(str(draft))
+            held = next(x for x in proto.graph.initializer if x.name.endswith(f"{path}.weight"))
+            array = numpy_helper.to_array(held).copy()
+            array.flat[0] += 0.5
+            held.CopyFrom(numpy_helper.from_array(array, held.name))
+            onnx.save(proto, str(draft))
+            strip(draft)
+
+        monkeypatch.setattr(export, "_stripped", wrong)
+
+    return spoil
+
+
+def test_where_nothing_is_found_the_layers_are_compared(tmp_path: Path):
+    file = export_onnx(found(2.0), tmp_path / "net.onnx", X)
+    assert file.inside >= 2
+    assert any(f"{file.inside} results inside are equal" in note for note in file.notes)
+    outputs = onnx.load(str(file.path)).graph.output
+    assert len(outputs) == 6  # the model's own alone
+
+
+@pytest.mark.parametrize("layer", ["score", "box"])
+def test_a_fault_shows_though_nothing_is_found(layer: str, spoilt, tmp_path: Path):
+    spoilt(layer)
+    with pytest.raises(CheckFailed, match=f"{layer}'s result"):
+        export_onnx(found(2.0), tmp_path / "net.onnx", X)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layer", ["score", "box", "kind"])
+def test_a_fault_shows_in_what_is_found(layer: str, spoilt, tmp_path: Path):
+    model = found(0.5)
+    assert all(len(one["boxes"]) for one in model(X))
+    spoilt(layer)
+    with pytest.raises(CheckFailed):
+        export_onnx(model, tmp_path / "net.onnx", X)
+
+
+def test_what_is_found_is_compared_as_it_is(tmp_path: Path):
+    file = export_onnx(found(0.5), tmp_path / "net.onnx", X)
+    assert file.inside == 0
+    assert not any("empty" in note for note in file.notes)
+
+
+class Best(nn.Module):
+    """The box with the best score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.box = nn.Linear(4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores, boxes = self.score(x), self.box(x)
+        return boxes[scores.flatten().argmax()]
+
+
+def same(got: np.ndarray, want: np.ndarray) -> bool:
+    return relative_error(got, want) < 1e-3
+
+
+def test_the_model_decides_on_what_the_file_computed():
+    torch.manual_seed(0)
+    model, x = Best(), torch.randn(1, 4).repeat(5, 1) + torch.arange(5)[:, None] * 1e-9
+    with torch.no_grad():
+        model.score.weight.zero_()  # five ties
+        run = lambda: model(x)  # noqa: E731
+        assert choose(model, run) == [Point("score", 0), Point("box", 0)]
+        given = {Point("score", 0): np.zeros((5, 1), np.float32) + model.score.bias.item()}
+        given[Point("score", 0)][3] += 1e-6  # rounding
+        given[Point("box", 0)] = np.arange(10, dtype=np.float32).reshape(5, 2)
+        out, met = follow(model, run, given, same)
+    assert out.tolist() == [6.0, 7.0]
+    assert [point.path for point, _, _ in met] == ["score", "box"]
+    assert not same(*met[1][1:])  # and it is told that the boxes are others
+
+
+class Later(nn.Module):
+    """The best two rows, in order of their scores, go through another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.last = nn.Linear(4, 1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x[self.score(x).flatten().topk(2).indices]).relu()
+
+
+def test_after_a_decision_another_order_is_no_fault():
+    torch.manual_seed(0)
+    model, x = Later(), torch.randn(6, 4)
+    with torch.no_grad():
+        score = model.score(x).numpy()
+        last = model.last(x[model.score(x).flatten().topk(2).indices]).numpy()
+        given = {Point("score", 0): score, Point("last", 0): last[::-1].copy()}
+        _, met = follow(model, lambda: model(x), given, same)
+        assert [point.path for point, _, _ in met] == ["score"]
+        given[Point("last", 0)] = last
+        _, met = follow(model, lambda: model(x), given, same)
+        assert [point.path for point, _, _ in met] == ["score", "last"]
+
+
+class Chain(nn.Module):
+    """conv -> norm, then a sum written into the norm's result; a relu module in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.after, self.relu, self.last = (
+            nn.Conv2d(4, 4, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(4, 2, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        x += 1
+        return self.last(self.relu(self.after(x)) * 2) + 1
+
+
+def test_results_are_chosen_that_stay_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    model = Chain().eval()
+    with torch.no_grad():
+        assert [p.path for p in choose(model, lambda: model(X))] == ["relu", "last"]
+        monkeypatch.setattr(witness, "_BYTES", 2 * 2 * 64 * 4)  # the last one's
+        assert [p.path for p in choose(model, lambda: model(X))] == ["last"]
+
+
+def test_a_layer_that_is_called_twice_is_two_results():
+    layer = nn.Linear(4, 4)
+    model = nn.ModuleDict({"shared": layer})
+    with torch.no_grad():
+        chosen = choose(model, lambda: layer(layer(torch.ones(1, 4)).relu()).relu())
+    assert chosen == [Point("shared", 0), Point("shared", 1)]
+
+
+@pytest.mark.parametrize("name", ["packed_classifier", "packed_tagger"])
+def test_packed_sequences_of_other_lengths(name: str, tmp_path: Path, capfd):
+    torch.manual_seed(0)
+    model, inputs = RECURRENT[name]()
+    path = export_onnx(model.eval(), tmp_path / "net.onnx", inputs).path
+    assert capfd.readouterr() == ("", "")  # compiled code has something to say here
+    lengths = torch.tensor([7, 2, 1])
+    assert not torch.equal(lengths, inputs[1])
+    (got,) = OrtRunner(path, [inputs[0], lengths]).outputs()
+    with torch.no_grad():
+        want = model(inputs[0], lengths)
+    assert relative_error(got, want.numpy()) < 1e-5
+
+
+class Sided(nn.Module):
+    """Reads a number into Python, and a list of tensors, which torch.export does not open."""
+
+    def __init__(self, read) -> None:
+        super().__init__()
+        self.body, self.read = nn.Linear(4, 6), read
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        y = self.body(x)
+        return [{"y": y * 2 if self.read(y) else y}]
+
+
+def raises_on_less(y: Tensor) -> bool:
+    if y.abs().max() > 1e6:
+        raise ValueError("out of range")
+    return False
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda y: y.sum() > 0,
+        lambda y: y.sum().item() > 0,
+        lambda y: int(y.sum()) > 100,
+        lambda y: y.tolist()[0][0] > 0,
+        lambda y: y.detach().numpy().sum() > 0,
+    ],
+    ids=["bool", "item", "int", "list", "numpy"],
+)
+def test_one_side_of_an_if_is_no_file(read, tmp_path: Path):
+    with pytest.raises(BadInput, match="cannot export this model"):
+        export_onnx(Sided(read).eval(), tmp_path / "net.onnx", torch.randn(3, 4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_check_that_only_raises_is_no_other_side(tmp_path: Path):
+    file = export_onnx(Sided(raises_on_less).eval(), tmp_path / "net.onnx", torch.randn(3, 4))
+    assert file.worst_error < 1e-4
+
+
+def test_outputs_are_taken_out_with_what_only_they_need():
+    value = onnx.helper.make_tensor_value_info
+    x, y, z = (value(n, onnx.TensorProto.FLOAT, [2]) for n in "xyz")
+    weights = [numpy_helper.from_array(np.ones(2, np.float32), n) for n in ("a", "b")]
+    nodes = [
+        onnx.helper.make_node("Add", ["x", "a"], ["y"]),
+        onnx.helper.make_node("Mul", ["y", "b"], ["t"]),
+        onnx.helper.make_node("Relu", ["t"], ["z"]),
+    ]
+    proto = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [x], [y, z], weights))
+    keep_outputs(proto, 1)
+    assert [o.name for o in proto.graph.output] == ["y"]
+    assert [n.op_type for n in proto.graph.node] == ["Add"]
+    assert [i.name for i in proto.graph.initializer] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["keypointrcnn_resnet50_fpn", "retinanet_resnet50_fpn"])
+def test_detectors_that_find_something(name: str, tmp_path: Path):
+    torch.manual_seed(0)
+    model, inputs = SMALL[name]()
+    with torch.no_grad():
+        assert sum(len(one["boxes"]) for one in model(*inputs)) > 0
+    file = export_onnx(model, tmp_path / "net.onnx", inputs)
+    assert file.worst_error < 1e-3
+    assert not any("empty" in note for note in file.notes)
+
+
+def test_spread_scores_are_no_ties():
+    torch.manual_seed(0)
+    model, inputs = SMALL["ssdlite320_mobilenet_v3_large"]()
+    spread(model, inputs)
+    with torch.no_grad():
+        scores = model(*inputs)[0]["scores"]
+    assert len(scores) > 1
+    assert scores.diff().abs().min() > 1e-6
