@@ -59,10 +59,13 @@ def _cut(model: nn.Module, inputs: Any) -> tuple[Any, Any, Any]:
     """What `shrink` does up to the oracle."""
     import surgeon
     from surgeon.cut import cut
+    from surgeon.pipeline.steps import Steps
 
     proposal = surgeon.propose(model, inputs, 0.5)
     traced = proposal.traced
-    done = cut(traced.model, traced.inputs, traced.coupling, proposal.plan)
+    done = Steps(None)(
+        "cut", lambda: cut(traced.model, traced.inputs, traced.coupling, proposal.plan)
+    )
     return traced, proposal.plan, done
 
 
