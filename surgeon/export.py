@@ -27,6 +27,7 @@ from surgeon.quiet import mute
 from surgeon.strip import keep_outputs, strip
 from surgeon.trace.captured import ONE_EXAMPLE
 from surgeon.witness import Point, Witness, choose, follow
+from surgeon.writable import writable
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
 TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of an output's range, by the weights' type
@@ -163,7 +164,7 @@ class _Case:
         program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
         # the guards check sizes, and torch writes them wrongly for a forward of **kwargs
         program._guards_code = []
-        return _attention_in_four(program)
+        return writable(program)
 
     def equal(self, got: np.ndarray, want: np.ndarray) -> bool:
         return relative_error(got, want) <= self.tolerance
@@ -202,29 +203,6 @@ class _Case:
         except BadInput:
             return False
         return True
-
-
-def _attention_in_four(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Attention on tensors of four dimensions: torch's exporter to ONNX has no other."""
-    op = torch.ops.aten.scaled_dot_product_attention.default
-    nodes = [n for n in program.graph.nodes if n.target is op]
-    if all(n.args[0].meta["val"].dim() == 4 for n in nodes):
-        return program
-    return program.run_decompositions({op: _attention})
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The same attention, what stands before (heads, length, width) as one batch."""
-    if q.dim() == 4:
-        return NotImplemented  # stays as it is
-    lead = q.shape[:-3]
-    mask = kwargs.pop("attn_mask", None) if not args else args[0]
-    if mask is not None and mask.dim() > 3:
-        mask = mask.expand(*lead, *mask.shape[-3:]).reshape(-1, *mask.shape[-3:])
-    q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
-    attend = torch.nn.functional.scaled_dot_product_attention
-    out = attend(q, k, v, mask, *args[1:], **kwargs)
-    return out.reshape(*lead, *out.shape[-3:]) if lead else out.squeeze(0)
 
 
 def _attempt(

@@ -296,3 +296,25 @@ def test_a_file_that_is_wrong_for_the_original_too_is_a_note(also: bool, tmp_pat
     else:
         with pytest.raises(CheckFailed):
             write()
+
+
+class Projected(nn.Module):
+    def __init__(self, **options) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, proj_size=3, **options)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        out, (h, c) = self.lstm(x)
+        return out, h, c
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}, {"bias": False}],
+    ids=["one", "both ways", "no bias"],
+)
+def test_an_lstm_with_projections(options: dict[str, bool], tmp_path: Path):
+    torch.manual_seed(0)
+    file = export_onnx(Projected(**options).eval(), tmp_path / "net.onnx", torch.randn(4, 5, 6))
+    assert file.worst_error < 1e-5

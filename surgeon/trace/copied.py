@@ -27,7 +27,7 @@ def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return copy.deepcopy(module, memo)
     new = memo[id(module)] = kind.__new__(kind)
     state = getattr(module, "__getstate__", module.__dict__.copy)()
-    new.__setstate__({name: _value(value, memo) for name, value in state.items()})
+    new.__setstate__({n: v if type(v) in _ATOMS else _value(v, memo) for n, v in state.items()})
     return new
 
 
@@ -38,13 +38,14 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
     known = memo.get(id(value))
     if known is not None:
         return known
-    if isinstance(value, nn.Module):
-        return copied(value, memo)
     if kind is dict or (kind is OrderedDict and not vars(value)):
         new = memo[id(value)] = kind()
-        for key, item in value.items():
-            new[_value(key, memo)] = _value(item, memo)
+        if value:
+            for key, item in value.items():
+                new[_value(key, memo)] = _value(item, memo)
         return new
+    if isinstance(value, nn.Module):
+        return copied(value, memo)
     if kind is tuple and all(type(item) in _ATOMS for item in value):
         return value
     if kind is set and not value:
