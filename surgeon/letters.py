@@ -23,7 +23,9 @@ class Letters:
         self._open: list[tuple[Term, Tensor]] = []  # removed, but no product by themselves
 
     def read(self, terms: tuple[Term, ...], mask: Tensor) -> None:
-        """Take the removed positions of every factor of an operand from its mask."""
+        """Take the removed positions of every factor of an operand from its mask; an empty one has none to tell."""
+        if not mask.numel():
+            return
         each, least = spread(terms, mask.dim()), thin(mask)
         passing = [d for d, t in enumerate(each) if t.text == "..."]
         if passing:

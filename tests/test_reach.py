@@ -101,7 +101,7 @@ def test_an_op_without_a_rule_is_named() -> None:
 
 
 def test_a_layer_that_is_not_run() -> None:
-    assert by_reason(Unread(), 2, 3) == {"not used by the eval forward": 2550, "model output": 2}
+    assert by_reason(Unread(), 2, 3) == {"not used with these inputs": 2550, "model output": 2}
 
 
 def test_tied_parameters_count_once() -> None:

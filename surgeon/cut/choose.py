@@ -98,17 +98,12 @@ def _cut(
 
 def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:
     """Program surgery. why: what keeps the module's own forward from it. Raises NotFollowed where there is no program,
-    SurgeonError where a size in it cannot be written."""
+    or the plan does not fit it (its ops may couple more than the module's), SurgeonError where a size in it cannot
+    be written."""
     try:
         program, certain = cut_program(model, inputs, plan)
-    except NoProgram as error:
-        raise NotFollowed(why, plan, error) from error
     except BadInput as error:
-        raise SurgeonError(
-            f"neither surgery can cut this network: its own forward does not follow ({why}), "
-            f"and as a program: {error.message}",
-            error.hint,
-        ) from error
+        raise NotFollowed(why, plan, error) from error
     add_carries(program, plan)
     return Cut(program, "program", why, certain=certain, notes=program.notes)
 

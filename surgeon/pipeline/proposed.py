@@ -161,10 +161,11 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
         notes.append(f"NaN or infinite weights, their channels go first: {', '.join(broken)}")
     graph = coupling.graph
     inside = tuple(f"{call.path}." for _, call in calls(graph))  # run, and not looked at
-    trained = {v for node in graph.nodes for v in node.inputs}
+    behind = [] if graph.training is None else graph.nodes[graph.training :]
+    trained = {v for node in behind for v in node.inputs}
     trained -= {v for node in graph.forward for v in node.inputs}
     for what, values in {
-        "not used by the eval forward, left whole": set(graph.state.values()) - set(coupling.dims),
+        "not used with these inputs, left whole": set(graph.state.values()) - set(coupling.dims),
         "used by the training forward alone, cut with the rest, compared op by op and not by numbers": trained,
     }.items():
         names = [n for n, v in graph.state.items() if n in graph.parameters and v in values]

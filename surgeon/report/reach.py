@@ -21,7 +21,7 @@ from surgeon.classes import Why
 from surgeon.couple import Coupling
 
 Mask = NDArray[np.bool_]
-_UNREAD = "not used by the eval forward"
+_UNREAD = "not used with these inputs"
 _NO_CHANNELS = "its dimensions are no channels"
 _OF_ITS_OWN = {-1: "a single channel, and one always stays", -2: _NO_CHANNELS}
 

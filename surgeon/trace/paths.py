@@ -1,9 +1,10 @@
 """A forward that depends on the data, recorded along several paths: one graph of all that may run.
 
 The run on the inputs as they are comes first. Where something in it was empty (nothing detected), the
-code behind saw nothing: further runs have random weights that find something. Where a number read into
-Python decided, further runs give another one; what they have in common with the first is not computed
-again. A path that fails, or that runs no new line, is left out.
+code behind saw nothing: further runs have random weights that find something. So have runs where a parameter was
+not read at all: an expert that no token was sent to. Where a number read into Python decided, further runs give
+another one; what they have in common with the first is not computed again. A path that fails, or that runs no new
+line, is left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from surgeon.trace.inputs import Inputs
 from surgeon.trace.memory import Forgotten, Memory
 from surgeon.trace.record import Recorder, prepared, run_recorded
 
+# runs with random weights for parameters that no run read, and how many in turn may find nothing: more, the more did
+_ROUTES, _PATIENCE = 48, 4
 _RUNS = 12  # further runs: enough for a few decisions, each of which is a line of code
 
 
@@ -36,7 +39,22 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
         shake(twin, seed, gain)
         if _found(twin, recorder, inputs):
             break
+    found = missed = 0
+    for seed in range(_ROUTES):
+        if missed == _PATIENCE + found or not _unread(graph):
+            break
+        shake(twin, seed)
+        if _found(twin, recorder, inputs):
+            found, missed = found + 1, 0
+        else:
+            missed += 1
     return graph
+
+
+def _unread(graph: Graph) -> bool:
+    """Whether no run read some parameter."""
+    read = {value for node in graph.nodes for value in node.inputs}
+    return any(graph.state[name] not in read for name in graph.parameters)
 
 
 def _found(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> bool:

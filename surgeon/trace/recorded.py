@@ -1,4 +1,4 @@
-"""Inputs as plan.json holds them: shapes, types and structure, no numbers; read back as constants.
+"""Inputs as plan.json holds them: shapes, types and structure, no numbers; read back as noise, integers as constants.
 
     [{"shape": [2, 3, 224, 224], "dtype": "float32"},                            the first position
      {"name": "attention_mask", "shape": [2, 16], "dtype": "int64", "fill": 1},  a keyword
@@ -29,7 +29,8 @@ def describe(inputs: Inputs) -> list[dict[str, Any]]:
 
 
 def recorded(entries: Any) -> Inputs:
-    """The call that `describe` wrote down, with tensors of one number each.
+    """The call that `describe` wrote down: noise in tensors of real numbers, which a forward may sort or send
+    different ways, one number in each of the others.
 
     Raises BadInput where there is none, or where it cannot be read.
     """
@@ -66,8 +67,10 @@ def _largest(tensor: Tensor) -> int:
 
 def _value(entry: Mapping[str, Any]) -> Any:
     if "shape" in entry:
-        blank = torch.zeros(tuple(entry["shape"]), dtype=getattr(torch, entry["dtype"]))
-        return blank.fill_(entry["fill"]) if "fill" in entry else blank
+        shape, dtype = tuple(entry["shape"]), getattr(torch, entry["dtype"])
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+        return torch.full(shape, entry.get("fill", 0), dtype=dtype)
     if "list" in entry:
         return _values(entry["list"])
     if "tuple" in entry:
