@@ -91,7 +91,11 @@ def _in_float64(
     except NotDeterministic:
         raise
     except (RuntimeError, TypeError, BadInput) as error:
-        result = _on_noise(model, slim, plan, inputs, (None, seed))
+        try:
+            result = _on_noise(model, slim, plan, inputs, (None, seed))
+        except _CutFails as fails:
+            why = fails.message.removeprefix("the model fails in forward: ")
+            raise CheckFailed(f"the cut model fails where the original runs: {why}") from fails
         note = f"compared in {result.dtype}: {str(error).splitlines()[0][:120]} in float64"
         return CheckResult(**{**vars(result), "notes": (*result.notes, note)})
 
@@ -119,6 +123,10 @@ def _same_function(original: nn.Module, plain: nn.Module, inputs: Inputs) -> Non
 
 class NotDeterministic(BadInput):
     """The original gives other outputs from run to run."""
+
+
+class _CutFails(BadInput):
+    """The cut model's own error, on inputs that the original takes."""
 
 
 class _NothingFinite(Exception):
@@ -386,7 +394,10 @@ class _Pair:
     ) -> tuple[float, list[Tensor]]:
         """Of the outputs, and of what the network's decisions were made on; the cut model's outputs."""
         following = Follow(masked.choices)
-        got = run(small, self.inputs, following)
+        try:
+            got = run(small, self.inputs, following)
+        except BadInput as error:
+            raise _CutFails(error.message, error.hint) from error
         seen = [t for t in (*want, *(a for a, _ in following.pairs)) if t.numel()]
         if not seen:
             raise Unproven(

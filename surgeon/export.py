@@ -188,14 +188,19 @@ class _Case:
     def trials(self, dynamic: bool) -> Iterator[list[Any]]:
         """Inputs to compare on: as given, and varied, at another batch where that is open.
 
-        Integers are varied only where the model takes it: lengths may have to be sorted.
+        Varied as far as the model takes it: lengths may have to be sorted, the first number of a box is its picture.
         """
         yield self.flat
         generator = torch.Generator().manual_seed(0)
         for batch in (1, 3) if dynamic else (0,):
             flat = self.at(batch) if batch else self.flat
             varied = [_varied(x, generator) if isinstance(x, Tensor) else x for x in flat]
-            yield varied if self._takes(varied) else _only_floats(varied, flat)
+            for some in (varied, _only_floats(varied, flat), _only_first(varied, flat)):
+                if self._takes(some):
+                    yield some
+                    break
+            else:
+                yield varied  # its error is told
 
     def _takes(self, flat: list[Any]) -> bool:
         try:
@@ -418,6 +423,11 @@ def _only_floats(varied: list[Any], flat: list[Any]) -> list[Any]:
         new if isinstance(new, Tensor) and new.is_floating_point() else old
         for new, old in zip(varied, flat, strict=True)
     ]
+
+
+def _only_first(varied: list[Any], flat: list[Any]) -> list[Any]:
+    """What else there is may be about the first: where in a picture to look."""
+    return [*varied[:1], *flat[1:]]
 
 
 def _gives_only_tensors(outputs: Any) -> bool:

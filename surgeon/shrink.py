@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
-from surgeon.cut import Cut
 from surgeon.errors import BadInput
 from surgeon.pipeline.asked import Asked, Options, aligned, asked
 from surgeon.pipeline.followed import followed
@@ -61,15 +60,17 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
         return shrink_to_limits(model, inputs, wanted, run, (check, source))
     refuse_unready(wanted)
 
-    def tried(traced: Traced) -> tuple[Proposal, tuple[Cut, Traced]]:
+    def tried(traced: Traced) -> tuple[Proposal, Traced, Result]:
         found = proposed(traced, inputs, wanted, source, run)
-        return found, run("cut", lambda: carried_out(traced, inputs, found.plan))
+        done, ran = run("cut", lambda: carried_out(traced, inputs, found.plan))
+        result = finished(
+            (model, inputs, ran), done, found.plan, found.notes, run, (check, measure)
+        )
+        return found, ran, result
 
-    proposal, (done, traced) = followed(
+    proposal, traced, result = followed(
         run("trace and couple", lambda: trace(model, inputs)), tried
     )
-    plan = proposal.plan
-    result = finished((model, inputs, traced), done, plan, proposal.notes, run, (check, measure))
     result = replace(result, dead=proposal.dead)
     if proposal.dead and wanted.material.data is not None:
         return run("carry constants", lambda: settled(result, traced, wanted.material))

@@ -42,3 +42,23 @@ def test_it_is_on_again_after_an_error():
         assert model.config.use_cache is model.config.part.use_cache is False
         raise ZeroDivisionError
     assert model.config.use_cache is model.config.part.use_cache is True
+
+
+class Recurrent(nn.Module):
+    """Keeps a state whose size it is told, unless its cache is off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(use_cache=True)
+        self.width, self.stem, self.head = 24, nn.Linear(8, 24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + torch.zeros(len(x), self.width) if self.config.use_cache else x)
+
+
+def test_a_default_call_that_no_longer_runs_is_said():
+    model, x = Recurrent().eval(), torch.randn(2, 8)
+    result = surgeon.shrink(model, x, 0.5, measure=False)
+    assert any("with its cache on, the cut network fails" in note for note in result.notes)
+    assert not any("cache" in n for n in surgeon.shrink(Remembers(), torch.randn(2, 12), 0.5).notes)

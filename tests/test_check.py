@@ -326,3 +326,23 @@ def test_what_cannot_be_told_is_no_bug() -> None:
     with pytest.raises(Unproven, match="cannot be proven") as caught:
         surgeon.shrink(net, X, 0.5, measure=False)
     assert "bug" not in str(caught.value)
+
+
+class OwnSize(nn.Module):
+    """A size written down beside the layers that have it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.first, self.last = size, nn.Linear(8, size), nn.Linear(size, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu() + torch.zeros(len(x), self.size))
+
+
+def test_a_cut_model_that_fails_is_not_the_users_inputs() -> None:
+    torch.manual_seed(0)
+    model, x = OwnSize(12).eval(), torch.randn(2, 8)
+    result = surgeon.shrink(model, x, 0.5, measure=False)
+    result.model.size = 12
+    with pytest.raises(CheckFailed, match="the cut model fails where the original runs"):
+        surgeon.check(model, result.model, result.plan, x)

@@ -183,16 +183,29 @@ def test_a_step_that_fails_leaves_what_was(monkeypatch: pytest.MonkeyPatch):
     assert (pruner._cuts.traced, pruner._cuts.notes) == before
 
 
-def test_a_program_that_the_plan_does_not_fit_is_no_network_without_a_program(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    def unfit(*_: object) -> None:
+class Twice(nn.Module):
+    """Two networks, each with a line of code that does not follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = Listed(), Blocks(), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.cat([self.one(x), self.two(x)], 1))
+
+
+def test_a_program_that_the_plan_does_not_fit_is_asked_again(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def unfit(_model: nn.Module, _inputs: object, plan: surgeon.Plan) -> None:
+        asked.append(plan)
         raise surgeon.BadInput("the plan cuts what must stay")
 
     monkeypatch.setattr(surgeon.cut.choose, "cut_program", unfit)
-    with pytest.raises(surgeon.SurgeonError, match="must stay") as caught:
-        surgeon.shrink(Listed(), X, ratio=0.5, round_to=1, measure=False)
-    assert not isinstance(caught.value, NotFollowed)
+    result = surgeon.shrink(Twice(), X, ratio=0.5, round_to=1, measure=False)
+    assert result.way == "module"
+    assert len(asked) > 1  # with each plan that the module did not follow
+    assert len({str(plan.keep) for plan in asked}) == len(asked)
 
 
 class Chunks(nn.Module):
@@ -249,3 +262,76 @@ def test_the_place_is_the_last_that_any_trial_came_to_and_what_went_before_canno
     narrower = without(traced, error)
     assert narrower is not None and "tied" in narrower.notes[-1]
     assert without(traced, error, {"tied"}) is None
+
+
+class ScaledByTensor(nn.Module):
+    """Attention whose scale is a tensor made of head_dim: no number of an op, and no weight that could take it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.heads(f(x)) for f in (self.q, self.k, self.v))
+        k = k / torch.sqrt(torch.tensor(q.size(-1), dtype=torch.float))
+        return self.o((q @ k.transpose(-1, -2)).softmax(-1).matmul(v).transpose(1, 2).flatten(2))
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.view(x.size(0), x.size(1), 4, -1).transpose(1, 2)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.look, self.stem, self.attend = Branching(), nn.Linear(8, 32), ScaledByTensor()
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attend(self.stem(self.look(x)))
+        return self.down(self.up(x).relu())
+
+
+def test_what_only_the_oracle_finds_wrong_stays_too():
+    result = surgeon.shrink(Scaled().eval(), torch.randn(2, 6, 8), 0.5, measure=False)
+    assert result.way == "module"
+    assert result.check is not None
+    assert result.model.up.weight.shape[0] == 32
+    assert result.model.attend.q.weight.shape[0] == 32
+    assert any(f"{NOT_FOLLOWED} aten.lift_fresh.default, at attend" in n for n in result.notes)
+
+
+def registers() -> tuple[nn.Module, dict[str, Tensor]]:
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersForImageClassification
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=32, num_attention_heads=4, num_hidden_layers=2, image_size=32, patch_size=8,
+        num_labels=5, num_register_tokens=3,
+    )  # fmt: skip
+    return Dinov2WithRegistersForImageClassification(config), {
+        "pixel_values": torch.randn(2, 3, 32, 32)
+    }
+
+
+def experts() -> tuple[nn.Module, dict[str, Tensor]]:
+    from transformers import PhimoeConfig, PhimoeForCausalLM
+
+    config = PhimoeConfig(
+        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64,
+        num_hidden_layers=2, vocab_size=60, max_position_embeddings=64, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    tokens = torch.randint(3, 60, (2, 10))
+    return PhimoeForCausalLM(config), {"input_ids": tokens}
+
+
+@pytest.mark.parametrize("net", [registers, experts])
+def test_a_program_that_couples_more_than_the_module_is_no_end(net: Callable[[], tuple]):
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model, inputs = net()
+    result = surgeon.shrink(model.eval(), inputs, 0.5, measure=False)
+    assert result.way == "module"
+    assert result.check is not None
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (model, result.model))
+    assert after < 0.7 * before

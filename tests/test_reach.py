@@ -157,3 +157,21 @@ def test_the_report_holds_it(build: Callable[[], nn.Module]) -> None:
     result = surgeon.shrink(build().eval(), torch.zeros(2, 3), 0.5, measure=False)
     assert result.report["reach"] == found(build(), 2, 3).as_dict()
     assert f"stays: {result.report['reach']['held'][0]['why']}" in result.summary()
+
+
+class MeetsTwice(nn.Module):
+    """Two pieces of channels that meet the same op, the second of them much larger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = Meets(), Meets()
+        self.two.first, self.two.second = nn.Linear(6, 80), nn.Linear(80, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.two(x)
+
+
+def test_every_place_of_a_reason_is_told() -> None:
+    found = reach(surgeon.trace(MeetsTwice().eval(), torch.randn(2, 6)).coupling)
+    held = next(h for h in found.held if h.why == "no channel rule for reach_tests.unruled.default")
+    assert [place.split(" ")[0] for place in held.places] == ["one", "two"]

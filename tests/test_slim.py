@@ -301,3 +301,34 @@ class TestHostile:
         file.write_bytes(data)
         with pytest.raises(BadInput, match="damaged"):
             surgeon.load(file)
+
+
+@torch.library.custom_op("slim_tests::scaled", mutates_args=())
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    """An op of the test's own, which no stored program may name."""
+    return x * 2
+
+
+@scaled.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class OwnOp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 24), nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu()), torch.ops.slim_tests.scaled(x)
+
+
+def test_a_network_with_an_op_that_is_not_stored_is_stored_for_its_class(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = OwnOp().eval(), torch.randn(2, 8)
+    result = surgeon.shrink(model, x, 0.5, measure=False)
+    assert result.way == "module"
+    (said,) = surgeon.save(result, tmp_path / "slim.pth")
+    assert "slim_tests::scaled" in said
+    loaded = surgeon.load(tmp_path / "slim.pth", model=OwnOp())
+    assert torch.equal(loaded(x)[0], result.model(x)[0])

@@ -16,7 +16,7 @@ from surgeon.cut.fits import Misfit
 from surgeon.cut.flow import Unfoldable
 from surgeon.cut.fold import fold
 from surgeon.cut.module import cut_module
-from surgeon.cut.program import NoProgram, cut_program
+from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, SurgeonError
@@ -106,6 +106,14 @@ def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:
         raise NotFollowed(why, plan, error) from error
     add_carries(program, plan)
     return Cut(program, "program", why, certain=certain, notes=program.notes)
+
+
+def first_unlike(done: Cut, inputs: Inputs, coupling: Coupling, plan: Plan) -> int | None:
+    """The original's first node that a cut module's own forward does not run as planned, op by op even where ops
+    depend on the data: what may be wrong once the oracle said that something is. None where every one fits."""
+    attempt = Attempt(done.model, inputs, Sizes(coupling, removed_by(coupling, plan)))
+    found = attempt.misfit(strict=True)
+    return found.at if found is not None else None
 
 
 def cut_fitting(

@@ -100,6 +100,7 @@ _FAMILIES = {
     angle fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn
     fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift stft istft cross linalg_cross
     linalg_inv linalg_solve linalg_svd linalg_qr linalg_eigh linalg_cholesky det inverse
+    slogdet linalg_det linalg_slogdet logdet
     """,
 }
 _ATEN = frozenset(name for names in _FAMILIES.values() for name in names.split())

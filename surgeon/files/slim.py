@@ -69,7 +69,7 @@ def document_of(
 ) -> tuple[dict[str, Any], str]:
     """What slim.pth holds: tensors, and JSON in strings. And why no network is in it, where there is none."""
     rebuilt = not isinstance(model, Program) and _rebuilds(arch, plan)
-    program, lacks = (None, "") if rebuilt else _program(model, inputs)
+    program, encoded, lacks = (None, None, "") if rebuilt else _program(model, inputs)
     extra: dict[str, Tensor] = {}
     if program is not None:
         named = program.tensors()
@@ -83,7 +83,7 @@ def document_of(
         "state": {n: t.detach().clone() for n, t in state.items()},
         "constants": extra,
         "plan": json.dumps(plan.to_json()),
-        "program": json.dumps(encode(program)) if program is not None else None,
+        "program": json.dumps(encoded) if encoded is not None else None,
     }
     return document, lacks
 
@@ -96,14 +96,15 @@ def _rebuilds(arch: str | None, plan: Plan) -> bool:
     return fingerprint(shapes) == plan.model.get("fingerprint")
 
 
-def _program(model: nn.Module, inputs: Inputs) -> tuple[Program | None, str]:
-    """The network as a program, or why there is none."""
+def _program(model: nn.Module, inputs: Inputs) -> tuple[Program | None, dict[str, Any] | None, str]:
+    """The network as a program and that as a document, or why there is none."""
     if isinstance(model, Program):
-        return model, ""
+        return model, encode(model), ""
     try:
-        return to_program(model, inputs), ""
+        program = to_program(model, inputs)
+        return program, encode(program), ""
     except SurgeonError as error:
-        return None, error.message
+        return None, None, error.message
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:

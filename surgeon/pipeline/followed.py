@@ -1,7 +1,7 @@
 """A plan that neither surgery can follow: made again without the groups that go where it was not followed.
 
-A network that torch.export refuses and whose own forward ties one width to another (in a list, by an assert, in a
-reshape to the width of something else) is cut as far as its forward follows. What is left alone only grows, and a
+A network that torch.export refuses, or couples more than its own forward does, and whose own forward ties one width
+to another (in a list, by an assert, in a reshape to the width of something else) is cut as far as its forward follows. What is left alone only grows, and a
 reason names the op and the place.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.couple import Coupling
-from surgeon.cut import NotFollowed
+from surgeon.cut import NoProgram, NotFollowed
 from surgeon.errors import OutOfReach
 from surgeon.graph import Node
 from surgeon.grouping import Group
@@ -74,7 +74,8 @@ def held(traced: Traced, error: NotFollowed, gone: Collection[str] = frozenset()
     for pairs in (((n, n) for n in line), _inside(traced.graph.nodes, line)):
         groups = _cut_at(coupling, pairs, removed)
         if groups:
-            narrower = replace(traced, refusal=error.refusal)
+            none = isinstance(error.refusal, NoProgram)  # else a narrower plan may fit the program
+            narrower = replace(traced, refusal=error.refusal) if none else traced
             return None if groups.keys() & set(gone) else _without(narrower, at, groups)
     return None
 

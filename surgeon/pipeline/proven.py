@@ -9,9 +9,10 @@ from torch import nn
 
 from surgeon.check import CheckResult
 from surgeon.check import check as run_check
-from surgeon.cut import Cut, as_program, cut
+from surgeon.cut import Cut, NotFollowed, as_program, cut, first_unlike
 from surgeon.errors import CheckFailed, SurgeonError, Unproven
 from surgeon.measure.pair import before_after
+from surgeon.pipeline.cached import cache_notes
 from surgeon.pipeline.result import Result
 from surgeon.pipeline.slower import notes_of
 from surgeon.pipeline.steps import Steps
@@ -38,17 +39,24 @@ def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]
 
 
 def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
-    """A cut and its proof; raises CheckFailed. A module of which only numbers could tell that it is wrong is cut as a program."""
+    """A cut and its proof; raises CheckFailed. A module of which only numbers could tell that it is wrong is cut as a program;
+    raises NotFollowed where there is none, and a node where the module may have gone astray."""
     try:
         return done, _proven(model, done.model, replace(plan, folds=done.folds), traced.inputs)
     except CheckFailed as error:
         if done.certain or done.way != "module":
             raise
         why = f"its own forward computes something else: {error.message.splitlines()[0]}"
-        with suppress(SurgeonError):
+        try:
             program = as_program(traced.model, traced.inputs, plan, why)
             return program, _proven(model, program.model, plan, traced.inputs)
-        raise
+        except NotFollowed as neither:
+            neither.at = first_unlike(done, traced.inputs, traced.coupling, plan)
+            if neither.at is None:
+                raise error from None
+            raise
+        except SurgeonError:
+            raise error from None
 
 
 def _proven(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs) -> CheckResult:
@@ -79,7 +87,7 @@ def finished(
     proof = measured = None
     if wanted[0] or not done.certain:
         done, proof = run("check", lambda: checked(model, traced, done, plan))
-        notes += proof.notes
+        notes += proof.notes + cache_notes(model, done.model, inputs)
     if isinstance(done.model, Program) and not done.model.takes(inputs):
         inputs = traced.inputs
     plan, notes = replace(plan, folds=done.folds), notes + done.notes

@@ -106,9 +106,9 @@ class _Reasons:
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.classes = coupling.classes
-        texts = [self._text(why) for why in self.classes.reasons]
-        first = {text: i for i, text in reversed(list(enumerate(texts)))}
-        self.same = [first[text] for text in texts]  # reasons that read alike are one
+        told = [(self._text(why), self._where(why)) for why in self.classes.reasons]
+        first = {one: i for i, one in reversed(list(enumerate(told)))}
+        self.same = [first[one] for one in told]  # reasons that read alike are one
         self.single = {int(g.atoms[0]) for g in coupling.groups if g.size == 1}
 
     def of(self, labels: NDArray[np.int64]) -> Counter[Which]:
@@ -135,14 +135,19 @@ class _Reasons:
         op = self.coupling.graph.nodes[why.where].op if why.where >= 0 else ""
         return why.text if op in why.text else f"{why.text} ({op})"
 
+    def _where(self, why: Why) -> str:
+        if why.where < 0:
+            return ""
+        node = self.coupling.graph.nodes[why.where]
+        return f"{node.module or 'the model itself'} ({node.source})"
+
     def said(self, which: Which) -> tuple[str, tuple[str, ...]]:
-        """The reasons in words, and the first place of each."""
+        """The reasons in words, each once, and their places."""
         own = [self.classes.reasons[i] for i in sorted(which) if i >= 0]
         words = [self._text(why) for why in own]
         words += [_OF_ITS_OWN[i] for i in sorted(which) if i < 0]
-        nodes = [self.coupling.graph.nodes[why.where] for why in own if why.where >= 0]
-        places = tuple(f"{n.module or 'the model itself'} ({n.source})" for n in nodes)
-        return "; ".join(words) or _NO_CHANNELS, places
+        places = dict.fromkeys(self._where(why) for why in own)
+        return "; ".join(dict.fromkeys(words)) or _NO_CHANNELS, tuple(p for p in places if p)
 
 
 def _held(

@@ -27,6 +27,11 @@ def caches_off(model: nn.Module) -> Iterator[None]:
             config.use_cache = True
 
 
+def has_caches(model: nn.Module) -> bool:
+    """Whether some config of it has `use_cache` on."""
+    return any(config.use_cache is True for config in _configs(model))
+
+
 def _configs(model: nn.Module) -> list[Any]:
     """Every object with a `use_cache` that is some module's `config`, or an attribute of one."""
     found: dict[int, Any] = {}
