@@ -183,12 +183,20 @@ def test_a_step_that_fails_leaves_what_was(monkeypatch: pytest.MonkeyPatch):
     assert (pruner._cuts.traced, pruner._cuts.notes) == before
 
 
+class Likewise(Listed):
+    """The same on a line of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tied(self.stem(self.look(x)).relu()).view(-1, self.sizes["inner"])
+        return self.out(self.free(x.relu()).relu())
+
+
 class Twice(nn.Module):
     """Two networks, each with a line of code that does not follow."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two, self.out = Listed(), Blocks(), nn.Linear(6, 2)
+        self.one, self.two, self.out = Listed(), Likewise(), nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(torch.cat([self.one(x), self.two(x)], 1))
