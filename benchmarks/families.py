@@ -67,14 +67,14 @@ def build(name: str, batch: int = 2) -> Case:
 
 def lesson(name: str, inputs: Any) -> Any:
     """What the network takes in train mode: detectors learn from boxes, the others take the same inputs."""
-    if not _detects(name):
+    if not detects(name):
         return inputs
     from models.detectors import targets
 
     return (*inputs, targets(inputs[0]))
 
 
-def _detects(name: str) -> bool:
+def detects(name: str) -> bool:
     family, _, member = name.partition(":")
     return family == "detectors" or (family == "torchvision" and member in DETECTORS)
 
@@ -84,7 +84,7 @@ def classifier(name: str, model: nn.Module, inputs: Any) -> list[nn.Module]:
     if name.startswith("timm:"):
         found = model.get_classifier()
         return list(found) if isinstance(found, (list, tuple)) else [found]
-    if _detects(name):
+    if detects(name):
         places = dict(model.named_modules())
         wanted = _POOLED if "roi_heads" in places else _DENSE
         return [places[path] for path in wanted if path in places]
