@@ -49,6 +49,8 @@ def spread(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     scaled: set[nn.Module] = set()
 
     def scale(module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
+        if not out.numel():  # a box head that gets no boxes
+            return out
         factor = (2.0 if _BOXES.search(paths[module]) else 6.0) / out.abs().max()
         if module not in scaled or factor < 1:
             scaled.add(module)

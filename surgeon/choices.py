@@ -32,6 +32,12 @@ _POSITIONS = {
 }  # fmt: skip
 
 
+_CHOOSING = {
+    "aten::topk", "aten::sort", "aten::argsort", "aten::argmax", "aten::argmin", "aten::nonzero",
+    "torchvision::nms",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Choice:
     """One decision: the op, the real numbers that it read, and what it decided (None: nothing to follow)."""
@@ -56,11 +62,9 @@ def choice(func: Any, given: Sequence[Any], out: Any, kept: Kept) -> Choice | No
     return Choice(str(func), _flat(floats, kept)) if lost and floats else None
 
 
-def decides(func: Any, given: Sequence[Any], out: Any) -> bool:
-    """Whether an op makes whole numbers of real ones, or leaves out what a mask says."""
-    name = func._schema.name
-    pair = isinstance(out, (tuple, list)) and len(out) == 2
-    return name in _POSITIONS or (name in _INDICES and pair) or _by_mask(name, given)
+def decides(func: Any, given: Sequence[Any]) -> bool:
+    """Whether an op says by value which rows there are, or in which order."""
+    return func._schema.name in _CHOOSING or _by_mask(func._schema.name, given)
 
 
 def _by_mask(name: str, given: Sequence[Any]) -> bool:

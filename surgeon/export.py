@@ -22,11 +22,11 @@ from surgeon.errors import BadInput, CheckFailed, SurgeonError
 from surgeon.files.atomic import regular
 from surgeon.measure.count import state_bytes
 from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
-from surgeon.older import export_run
+from surgeon.older import OneSide, export_run
 from surgeon.quiet import mute
 from surgeon.strip import keep_outputs, strip
 from surgeon.trace.captured import ONE_EXAMPLE
-from surgeon.witness import Point, Witness, choose, follow
+from surgeon.witness import Met, Point, Witness, choose, follow
 from surgeon.writable import writable
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
@@ -220,7 +220,7 @@ def _attempt(
         notes = ()  # all sizes are fixed, and the batch for the same reason
     trials = [_compare(case, draft, flat, witness) for flat in case.trials(dynamic)]
     if witness is not None:
-        _take_out(draft, case, witness)
+        _take_out(draft, case, any(trial.inside for trial in trials))
     proto = onnx.load(str(draft), load_external_data=False)
     notes += said + _said(trials)
     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -289,6 +289,12 @@ def _traced(case: _Case, draft: Path, refused: Exception) -> Witness:
     try:
         export_run(witness, args, kwargs, draft)
         _stripped(draft)
+    except OneSide as error:
+        refusal = _not_exported(refused)
+        refusal.hint = (
+            f"{error} reads a number of the data, and a file would hold one side of what follows"
+        )
+        raise refusal from refused
     except OSError as error:
         raise _unwritable(draft, error) from error
     except Exception:  # noqa: BLE001  the newer exporter's own reason says more
@@ -302,13 +308,17 @@ def _stripped(draft: Path) -> None:
     draft.write_bytes(proto.SerializeToString())
 
 
-def _take_out(draft: Path, case: _Case, witness: Witness) -> None:
-    """The model's own outputs alone stay; the file still runs."""
+def _take_out(draft: Path, case: _Case, decided: bool) -> None:
+    """The model's own outputs alone stay, and are what they were. decided: rounding may change them."""
     proto = onnx.load(str(draft), load_external_data=False)
-    keep_outputs(proto, len(proto.graph.output) - len(witness.met))
+    count = len(case.call(case.flat))
+    before = _given(draft, case.flat)[:count]
+    keep_outputs(proto, count)
     draft.write_bytes(proto.SerializeToString())
-    if len(_given(draft, case.flat)) != len(case.call(case.flat)):
-        raise CheckFailed("the ONNX file has other outputs than the model")
+    after = _given(draft, case.flat)
+    same = len(after) == count and all(map(case.equal, after, before))
+    if len(after) != count or not (same or decided):
+        raise CheckFailed("the ONNX file has other outputs without the results inside")
 
 
 def _unwritable(draft: Path, error: OSError) -> BadInput:
@@ -324,20 +334,21 @@ def _not_exported(error: Exception) -> BadInput:
 
 _DETERMINISTIC = "is the model deterministic, with no dropout left on in eval mode?"
 _CLOSE = (
-    "the layers agree up to the first choice between boxes; untrained weights give scores so close that "
-    "rounding makes the choice: export a trained network, on a picture that it knows"
+    "the layers agree up to the first choice by value; where scores lie as close together as rounding, as with untrained "
+    "weights, the file may choose otherwise: export a trained network, on inputs that it knows"
 )
 _DRAWS = ": the model draws random numbers in eval mode"
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What one comparison found: the worst relative error, outputs that hold one number everywhere, and how many
-    results inside the network it went through, if the outputs alone did not tell."""
+    """What one comparison found: the worst relative error, outputs that hold one number everywhere, and, if the outputs
+    alone did not tell, how many results inside the network are equal and how many tell nothing."""
 
     worst: float
     constant: frozenset[str]
     inside: int = 0
+    left: int = 0
     empty: bool = False
 
 
@@ -347,16 +358,20 @@ def _said(trials: list[_Trial]) -> tuple[str, ...]:
     if constant := frozenset.intersection(*(trial.constant for trial in trials)):
         names = ", ".join(sorted(constant))
         notes += (f"{names} is constant here: that it is equal says little about the weights",)
-    inside = max(trial.inside for trial in trials)
+    inside, left = max(t.inside for t in trials), max(t.left for t in trials)
+    rest = (
+        f"; {left} behind a choice that rounding may have made otherwise were not compared"
+        * bool(left)
+    )
     if all(trial.empty for trial in trials):
         notes += (
-            f"all outputs are empty on these inputs; {inside} results inside are equal"
+            f"all outputs are empty on these inputs; {inside} results inside are equal{rest}"
             if inside
             else "all outputs are empty on these inputs, so nothing was compared",
         )
     elif inside:
         notes += (
-            f"rounding decides between some of the outputs; PyTorch makes the same of the file's {inside} results inside",
+            f"rounding decides between some of the outputs; PyTorch makes the same of the file's {inside} results inside{rest}",
         )
     return notes
 
@@ -373,11 +388,12 @@ def _compare(case: _Case, draft: Path, flat: list[Any], witness: Witness | None)
         raise CheckFailed(f"the ONNX file has {len(got)} outputs, the model {len(want)}")
     got = got[: len(want)]
     errors = _errors(got, want)
-    met: list[tuple[Point, np.ndarray, np.ndarray]] = []
+    met: list[Met] = []
+    left: list[Point] = []
     empty = not any(w.size for _, w in want)
     constant = frozenset(name for name, w in want if w.size and (w == w.flat[0]).all())
     if inside and (empty or max(errors.values(), default=0.0) > case.tolerance):
-        outputs, met = follow(case.model, lambda: case.outputs(flat), inside, case.equal)
+        outputs, met, left = follow(case.model, lambda: case.outputs(flat), inside, case.equal)
         then = [(name, as_array(tensor)) for name, tensor in named_tensors(outputs)]
         errors = {f"{p.path or 'the model'}'s result": relative_error(g, w) for p, g, w in met}
         errors |= _errors(got, then)
@@ -390,7 +406,7 @@ def _compare(case: _Case, draft: Path, flat: list[Any], witness: Witness | None)
             f"(allowed: {case.tolerance:.0e})" + _DRAWS * draws,
             _CLOSE if met and name in dict(want) else _DETERMINISTIC,
         )
-    return _Trial(worst, constant, len(met), empty)
+    return _Trial(worst, constant, len(met), len(left), empty)
 
 
 def _given(draft: Path, flat: list[Any]) -> Sequence[np.ndarray]:

@@ -2,93 +2,107 @@
 
 from __future__ import annotations
 
-import re
+import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 
 from surgeon.quiet import silent
-from surgeon.trace.decisions import Decisions, Forced, Number
+from surgeon.trace.decisions import Decisions
 from surgeon.trace.place import place_of
 
 OPSET = 18  # the newer exporter writes the same by default
-_MANY = 8  # readings at one line; of more, one will have been free to be another
-_READ = re.compile(r"Converting a tensor to a (Python|NumPy) (\w+)")
+_NUMBERS = ("__bool__", "__int__", "__float__", "__complex__", "__index__", "item")
+_FUNCTIONS = ("equal", "allclose", "is_nonzero")
+_ARRAYS = ("tolist", "numpy", "__array__", *_FUNCTIONS)
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_TORCH = torch.__path__[0] + os.sep
+_EXPORTER = _TORCH + "onnx" + os.sep
+# torch's own recurrent layers read how many examples a packed sequence has, which no lengths change
+_PACKED = (os.path.join("nn", "modules", "rnn.py"), os.path.join("nn", "utils", "rnn.py"))
 
 
 class OneSide(Exception):
-    """The file would hold one side of an `if`, or one length of a loop, whatever its inputs are."""
+    """The file would hold one side of an `if`, or one length of a loop, whatever its inputs are; the line of code."""
 
 
 def export_run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
     """Write what one run of `model`, which gives a tuple of tensors, does. Sizes are fixed.
 
-    A forward may read numbers into Python: torchvision's detectors have other code for an export, which does not.
-    Raises OneSide where a line reads a number in the file's run too, and the forward would go on with another one;
-    and whatever torch raises.
+    A forward that reads numbers of its data into Python is refused, but for torchvision's detectors and packed
+    sequences: the code that the former run in an export reads none, and what the latter read follows from sizes.
+    Raises OneSide, and whatever torch raises.
     """
-
-    def run() -> None:
-        model(*args, **kwargs)
-
     with Decisions() as decisions:
-        run()
-    with silent(), _left() as left:
+        model(*args, **kwargs)
+    known = frozenset(decisions.read)
+    with silent(), _reading(known):
         torch.onnx.export(model, args, str(path), kwargs=kwargs, dynamo=False, opset_version=OPSET)
-    for place, form in left:
-        # what is read in the trace alone is a size, and sizes are fixed
-        if form in ("list", "array") or _free(run, place, decisions.read.get(place, [])):
-            raise OneSide(place)
 
 
 @contextmanager
-def _left() -> Iterator[set[tuple[str, str]]]:
-    """The lines of code at which numbers leave the trace, as torch itself warns, and in which form."""
-    lines: set[tuple[str, str]] = set()
+def _reading(known: frozenset[str]) -> Iterator[None]:
+    """Raises OneSide where a tensor is read into Python inside, unless it tells a size. `known`: the lines that read
+    data in a run by itself. Where there is none, what is read in the trace is a size: these are tensors there."""
 
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        frame = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename == warnings.__file__:
-            frame = frame.f_back
-        if read := _READ.match(str(message)):
-            lines.add((place_of(frame), read[2]))
+    def watched(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+        def read(self: Any, *args: Any, **kwargs: Any) -> Any:
+            frame = sys._getframe(1)
+            array = name in _ARRAYS
+            if not (_inside(frame, _TORCH) if array else _tells_a_size(frame, known)):
+                raise OneSide(place_of(frame))
+            return own(self, *args, **kwargs)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", torch.jit.TracerWarning)
-        warnings.showwarning = show
-        yield lines
+        return read
 
-
-def _free(run: Callable[[], None], place: str, numbers: Sequence[Number]) -> bool:
-    """Whether the forward runs when a reading at `place` gives something else: a packed sequence's number
-    of examples, say, is read from a tensor and cannot be another."""
-    if len(numbers) > _MANY:
-        return True
-    return any(
-        _runs(run, Forced(place, other, nth))
-        for nth, number in enumerate(numbers)
-        for other in _others(number)
-    )
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(torch.Tensor, "__len__", _length))
+        for owner, names in ((torch.Tensor, (*_NUMBERS, *_ARRAYS)), (torch, _FUNCTIONS)):
+            for name in names:
+                stack.enter_context(_replaced(owner, name, watched(name, getattr(owner, name))))
+        yield
 
 
-def _others(number: Number) -> tuple[Number, ...]:
-    if isinstance(number, bool):
-        return (not number,)
-    if isinstance(number, int):
-        return tuple({0, 1, number - 1, number + 1} - {number})
-    return (number + 1.0,)
-
-
-def _runs(run: Callable[[], None], forced: Forced) -> bool:
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    own = vars(owner).get(name)
+    setattr(owner, name, value)
     try:
-        with Decisions(forced):
-            run()
-    except Exception:  # noqa: BLE001  the user's forward raises what it likes
-        return False
-    return True
+        yield
+    finally:
+        if own is None:  # it is a class's before this one
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+
+def _length(tensor: torch.Tensor) -> int:
+    """A number at once: in a trace a size is a tensor, which Python would read at the line that asks."""
+    return int(tensor.shape[0])
+
+
+def _tells_a_size(frame: FrameType, known: frozenset[str]) -> bool:
+    if not known or _inside(frame, _HERE):
+        return True
+    while _inside(frame, _TORCH) and frame.f_back is not None:
+        file = frame.f_code.co_filename
+        if file.endswith(_PACKED) or file.startswith(_EXPORTER):
+            return True
+        frame = frame.f_back
+    # torchvision has code for an export, which knows sizes alone; of other code that is not certain
+    return _inside(frame, _torchvision()) and place_of(frame) not in known
+
+
+def _inside(frame: FrameType, folder: str) -> bool:
+    return bool(folder) and frame.f_code.co_filename.startswith(folder)
+
+
+def _torchvision() -> str:
+    found = getattr(sys.modules.get("torchvision"), "__path__", None)
+    return found[0] + os.sep if found else ""

@@ -31,7 +31,7 @@ class Point(NamedTuple):
 class Witness(nn.Module):
     """`model` as a function that gives a tuple of tensors: its outputs, then its results at `points`.
 
-    `model` may be anything that `named_tensors` goes into. `met` is which points the last call came to.
+    Its outputs may be anything that `named_tensors` goes into. `met` is which points the last call came to.
     """
 
     def __init__(self, model: nn.Module, points: Sequence[Point] = ()) -> None:
@@ -79,36 +79,56 @@ def choose(model: nn.Module, run: Callable[[], Any]) -> list[Point]:
     ]
 
 
+class Met(NamedTuple):
+    """A result as the file has it, and as the model has it that went on from the file's results before."""
+
+    point: Point
+    given: np.ndarray
+    own: np.ndarray
+
+
 def follow(
     model: nn.Module,
     run: Callable[[], Any],
     given: Mapping[Point, np.ndarray],
     equal: Callable[[np.ndarray, np.ndarray], bool],
-) -> tuple[Any, list[tuple[Point, np.ndarray, np.ndarray]]]:
+) -> tuple[Any, list[Met], list[Point]]:
     """What `run` gives when the model goes on from each of the `given` results in place of its own, and its own
-    beside them: (point, given, own).
+    beside them. And the points that tell nothing.
 
-    After the first decision by value (the best boxes, those above a threshold) rounding may have chosen others, or
-    given them another order: what is not `equal` there is left out, and the model goes on from its own.
+    Once something was chosen by value (the best boxes, those above a threshold) rounding may have chosen others: what is
+    neither equal there, nor equal in another order of its rows, tells nothing. What is made of it tells again.
     """
-    met: list[tuple[Point, np.ndarray, np.ndarray]] = []
+    met: list[Met] = []
+    left: list[Point] = []
     decided = _Decided()
 
     def see(point: Point, out: Tensor) -> Tensor | None:
         if point not in given:
             return None
-        own = as_array(out).copy()
-        if decided and not equal(given[point], own):
-            return None
-        met.append((point, given[point], own))
-        return torch.from_numpy(given[point]).to(out) if own.shape == given[point].shape else None
+        theirs, own = given[point], as_array(out).copy()
+        if not decided or equal(theirs, own) or equal(*_in_order(theirs, own)):
+            met.append(Met(point, *(_in_order(theirs, own) if decided else (theirs, own))))
+        else:
+            left.append(point)
+        return torch.from_numpy(theirs).to(out) if own.shape == theirs.shape else None
 
     with _watched(model, see), decided:
-        return run(), met
+        return run(), met, left
+
+
+def _in_order(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of both, in the order of one sum of each that hardly any two rows share."""
+    if a.shape != b.shape or a.ndim < 2:
+        return a, b
+    rows = [x.reshape(len(x), -1) for x in (a, b)]
+    weights = np.random.default_rng(0).standard_normal(rows[0].shape[1])
+    first, second = (x[np.argsort(x @ weights, kind="stable")] for x in rows)
+    return first, second
 
 
 class _Decided(TorchDispatchMode):
-    """True as soon as an op decided something by value."""
+    """True as soon as an op chose some of its rows, or their order, by value."""
 
     met = False
 
@@ -123,7 +143,7 @@ class _Decided(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.met = self.met or decides(func, args, out)
+        self.met = self.met or decides(func, args)
         return out
 
 

@@ -1,5 +1,6 @@
 """A file that torch's older exporter wrote is compared inside as well, and holds the whole forward or is not written."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -129,35 +130,69 @@ def test_the_model_decides_on_what_the_file_computed():
         given = {Point("score", 0): np.zeros((5, 1), np.float32) + model.score.bias.item()}
         given[Point("score", 0)][3] += 1e-6  # rounding
         given[Point("box", 0)] = np.arange(10, dtype=np.float32).reshape(5, 2)
-        out, met = follow(model, run, given, same)
+        out, met, left = follow(model, run, given, same)
     assert out.tolist() == [6.0, 7.0]
-    assert [point.path for point, _, _ in met] == ["score", "box"]
-    assert not same(*met[1][1:])  # and it is told that the boxes are others
+    assert [m.point.path for m in met] == ["score", "box"]
+    assert not left
+    assert not same(met[1].given, met[1].own)  # and it is told that the boxes are others
 
 
 class Later(nn.Module):
-    """The best two rows, in order of their scores, go through another layer."""
+    """The best two rows, in order of their scores, go through two more layers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.score, self.last = nn.Linear(4, 1), nn.Linear(4, 3)
+        self.score, self.next, self.last = nn.Linear(4, 1), nn.Linear(4, 5), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(x[self.score(x).flatten().topk(2).indices]).relu()
+        best = x[self.score(x).flatten().topk(2).indices]
+        return self.last(self.next(best).relu()).relu()
 
 
-def test_after_a_decision_another_order_is_no_fault():
+def test_after_a_choice_another_order_is_no_fault_and_other_rows_tell_nothing():
     torch.manual_seed(0)
     model, x = Later(), torch.randn(6, 4)
+    score, next_, last = (Point(name, 0) for name in ("score", "next", "last"))
+
+    def given(rows: Tensor, spoilt: float = 0.0) -> dict[Point, np.ndarray]:
+        after = model.next(rows)
+        end = model.last(after.relu()) + spoilt
+        return {score: model.score(x).numpy(), next_: after.numpy(), last: end.numpy()}
+
+    def went(results: dict[Point, np.ndarray]) -> tuple[list[str], list[str]]:
+        _, met, left = follow(model, lambda: model(x), results, same)
+        return [m.point.path for m in met], [point.path for point in left]
+
     with torch.no_grad():
-        score = model.score(x).numpy()
-        last = model.last(x[model.score(x).flatten().topk(2).indices]).numpy()
-        given = {Point("score", 0): score, Point("last", 0): last[::-1].copy()}
-        _, met = follow(model, lambda: model(x), given, same)
-        assert [point.path for point, _, _ in met] == ["score"]
-        given[Point("last", 0)] = last
-        _, met = follow(model, lambda: model(x), given, same)
-        assert [point.path for point, _, _ in met] == ["score", "last"]
+        best = x[model.score(x).flatten().topk(2).indices]
+        assert went(given(best)) == (["score", "next", "last"], [])
+        assert went(given(best.flip(0))) == (["score", "next", "last"], [])
+        others = best + torch.tensor([[0.0], [1.0]])
+        assert went(given(others)) == (["score", "last"], ["next"])
+        assert went(given(others, spoilt=0.1)) == (["score"], ["next", "last"])
+
+
+class Empty(Later):
+    """Gives nothing, after a choice."""
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        out = super().forward(x)
+        return [{"found": out[out[:, 0] > 1e6]}]
+
+
+@pytest.mark.parametrize("layer", ["score", "next", "last"])
+def test_what_was_not_compared_is_said(layer: str, spoilt, tmp_path: Path):
+    torch.manual_seed(0)
+    model, x = Empty().eval(), torch.randn(6, 4)
+    fine = export_onnx(model, tmp_path / "fine.onnx", x, dynamic_batch=False)
+    assert (fine.inside, "not compared" in str(fine.notes)) == (3, False)
+    spoilt(layer)
+    if layer == "score":
+        with pytest.raises(CheckFailed):
+            export_onnx(model, tmp_path / "net.onnx", x, dynamic_batch=False)
+    else:  # rounding may choose other rows, and so nobody can tell
+        file = export_onnx(model, tmp_path / "net.onnx", x, dynamic_batch=False)
+        assert "1 behind a choice" in str(file.notes)
 
 
 class Chain(nn.Module):
@@ -220,9 +255,22 @@ class Sided(nn.Module):
         return [{"y": y * 2 if self.read(y) else y}]
 
 
-def raises_on_less(y: Tensor) -> bool:
-    if y.abs().max() > 1e6:
-        raise ValueError("out of range")
+def hides_its_warnings(y: Tensor) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(y.sum() > 0)
+
+
+def reads_elsewhere_when_traced(y: Tensor) -> bool:
+    if torch.jit.is_tracing():
+        return bool(y.sum() > 0)
+    return bool(y.sum() > 0)
+
+
+def finds_some(y: Tensor) -> bool:
+    """The other side fails on these inputs, and is right on others."""
+    if (y > 1e6).any():
+        return bool(y[y > 1e6].max() > 0)
     return False
 
 
@@ -234,18 +282,64 @@ def raises_on_less(y: Tensor) -> bool:
         lambda y: int(y.sum()) > 100,
         lambda y: y.tolist()[0][0] > 0,
         lambda y: y.detach().numpy().sum() > 0,
+        lambda y: torch.equal(y, y + 1),
+        lambda y: torch.allclose(y, y + 1),
+        hides_its_warnings,
+        reads_elsewhere_when_traced,
+        finds_some,
     ],
-    ids=["bool", "item", "int", "list", "numpy"],
+    ids=["bool", "item", "int", "list", "numpy", "equal", "close", "hidden", "elsewhere", "some"],
 )
 def test_one_side_of_an_if_is_no_file(read, tmp_path: Path):
-    with pytest.raises(BadInput, match="cannot export this model"):
-        export_onnx(Sided(read).eval(), tmp_path / "net.onnx", torch.randn(3, 4))
+    model = Sided(read).eval()
+    with pytest.raises(BadInput, match="cannot export this model") as caught:
+        export_onnx(model, tmp_path / "net.onnx", torch.randn(3, 4))
+    assert "test_witness.py" in str(caught.value.hint)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_check_that_only_raises_is_no_other_side(tmp_path: Path):
-    file = export_onnx(Sided(raises_on_less).eval(), tmp_path / "net.onnx", torch.randn(3, 4))
-    assert file.worst_error < 1e-4
+class Counts(nn.Module):
+    """A mean over what a mask lets pass, counted in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> list[dict[str, Tensor]]:
+        count, passed = int(mask.sum()), self.body(x)[mask]
+        assert len(passed) == count
+        return [{"mean": passed.sum(0) / count}]
+
+
+def test_a_count_in_python_is_no_size(tmp_path: Path):
+    inputs = (torch.randn(5, 4), torch.tensor([True, False, True, True, False]))
+    with pytest.raises(BadInput, match="cannot export"):
+        export_onnx(Counts().eval(), tmp_path / "net.onnx", inputs)
+
+
+class Resets(nn.Module):
+    """Changes itself on a branch that these inputs do not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 6)
+        self.register_buffer("scale", torch.ones(1))
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        y = self.body(x)
+        if y.abs().max() > 1e6:
+            self.scale.zero_()
+        return [{"y": y * self.scale}]
+
+
+def test_the_model_stays_as_it_is(tmp_path: Path):
+    model, x = Resets().eval(), torch.randn(3, 4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    read = {name: torch.Tensor.__dict__.get(name) for name in ("__bool__", "item", "__len__")}
+    with pytest.raises(BadInput):
+        export_onnx(model, tmp_path / "net.onnx", x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert {name: torch.Tensor.__dict__.get(name) for name in read} == read
 
 
 def test_outputs_are_taken_out_with_what_only_they_need():

@@ -22,11 +22,10 @@ _FAR = 1e9  # beyond any threshold that a network compares with
 
 @dataclass(frozen=True)
 class Forced:
-    """What one reading at a line gives, the first if no other is meant, instead of what is there."""
+    """What the first reading at a line gives, instead of what is there."""
 
     place: str
     number: Number
-    nth: int = 0
 
 
 class Decisions(TorchDispatchMode):
@@ -56,9 +55,8 @@ class Decisions(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if isinstance(out, complex):
             return out
-        forced, nth = self.forced, len(self.read.get(place, ()))
-        if forced is not None and (forced.place, forced.nth) == (place, nth):
-            out = forced.number
+        if self.forced is not None and place == self.forced.place and place not in self.read:
+            out = self.forced.number
         self.read.setdefault(place, []).append(out)
         return out
 
