@@ -267,7 +267,12 @@ def _on_random(pair: _Pair, proof: _Proof) -> _Proof:
     for draw in (*DRAWS, *((USUAL[0], seed) for seed in range(len(DRAWS), _DRAWS))):
         if not proof.missing or vain == len(DRAWS) + found:
             break
-        before, proof = proof.missing, proof.joined(pair.prove(draw=draw))
+        before = proof.missing
+        try:
+            proof = proof.joined(pair.prove(draw=draw))
+        except _NothingFinite:  # weights that blow up; others may not
+            if not proof.ops:
+                raise
         if proof.missing != before:
             found, vain = found + 1, 0
         else:
@@ -397,6 +402,8 @@ class _Pair:
         try:
             got = run(small, self.inputs, following)
         except BadInput as error:
+            if error.__cause__ is None:  # not its forward's, but what a program of ours refuses
+                raise
             raise _CutFails(error.message, error.hint) from error
         seen = [t for t in (*want, *(a for a, _ in following.pairs)) if t.numel()]
         if not seen:

@@ -34,7 +34,12 @@ def mute() -> Iterator[None]:
 @contextmanager
 def silent() -> Iterator[None]:
     """As `mute`, and what compiled code writes to standard error does not show either."""
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        with mute():
+            yield
+        return
     try:
         with open(os.devnull, "wb") as nowhere, mute():
             os.dup2(nowhere.fileno(), 2)

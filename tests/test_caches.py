@@ -62,3 +62,16 @@ def test_a_default_call_that_no_longer_runs_is_said():
     result = surgeon.shrink(model, x, 0.5, measure=False)
     assert any("with its cache on, the cut network fails" in note for note in result.notes)
     assert not any("cache" in n for n in surgeon.shrink(Remembers(), torch.randn(2, 12), 0.5).notes)
+
+
+class Asserts(Recurrent):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if self.config.use_cache and x.shape[1] != 24:
+            raise AssertionError
+        return self.head(x)
+
+
+def test_an_error_without_a_message_is_said_too():
+    result = surgeon.shrink(Asserts().eval(), torch.randn(2, 8), 0.5, measure=False)
+    assert any("the cut network fails (AssertionError)" in note for note in result.notes)

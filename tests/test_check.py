@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import surgeon
 from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.plan import Plan
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.program import to_program
 
 torch.set_num_threads(1)
 
@@ -346,3 +348,13 @@ def test_a_cut_model_that_fails_is_not_the_users_inputs() -> None:
     result.model.size = 12
     with pytest.raises(CheckFailed, match="the cut model fails where the original runs"):
         surgeon.check(model, result.model, result.plan, x)
+
+
+def test_inputs_that_a_program_does_not_take_are_bad_input() -> None:
+    torch.manual_seed(0)
+    model, x = OwnSize(12).eval(), torch.randn(2, 8)
+    result = surgeon.shrink(model, x, 0.5, measure=False)
+    program = to_program(result.model, Inputs.of(x))
+    program.dynamic_batch = False
+    with pytest.raises(BadInput, match="this program takes"):
+        surgeon.check(model, program, result.plan, torch.randn(5, 8))

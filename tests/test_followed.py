@@ -12,11 +12,13 @@ from torch import Tensor, nn
 import surgeon
 from surgeon.cut import NotFollowed, cut
 from surgeon.cut.program import NoProgram
+from surgeon.errors import CheckFailed
 from surgeon.loop import Pruner
 from surgeon.measure.latency import Budget
 from surgeon.pipeline import limited, successive
-from surgeon.pipeline.followed import NOT_FOLLOWED
+from surgeon.pipeline.followed import GONE_WRONG, NOT_FOLLOWED
 from surgeon.pipeline.followed import held as without
+from surgeon.pipeline.replay import apply_checked
 from surgeon.pipeline.traced import Traced
 
 
@@ -306,7 +308,19 @@ def test_what_only_the_oracle_finds_wrong_stays_too():
     assert result.check is not None
     assert result.model.up.weight.shape[0] == 32
     assert result.model.attend.q.weight.shape[0] == 32
-    assert any(f"{NOT_FOLLOWED} aten.lift_fresh.default, at attend" in n for n in result.notes)
+    assert any(f"{GONE_WRONG} aten.lift_fresh.default, at attend" in n for n in result.notes)
+
+
+def test_what_the_oracle_finds_wrong_is_raised_where_the_plan_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    model, x = Scaled().eval(), torch.randn(2, 6, 8)
+    plan = surgeon.propose(model, x, 0.5).plan
+    with pytest.raises(CheckFailed, match="first difference"):
+        apply_checked(plan, model, x, measure=False)
+    monkeypatch.setattr("surgeon.pipeline.followed._PLANS", 1)
+    with pytest.raises(CheckFailed, match="first difference"):
+        surgeon.shrink(model, x, 0.5, measure=False)
 
 
 def registers() -> tuple[nn.Module, dict[str, Tensor]]:

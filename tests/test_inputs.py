@@ -197,3 +197,8 @@ def test_the_command_line_names_inputs():
 def test_a_forward_that_fails_is_told_with_names(reader: Reader):
     with pytest.raises(BadInput, match=r"input_ids=i64\[2, 7\], attention_mask=i64\[2, 9\]"):
         surgeon.trace(reader, {"input_ids": words(), "attention_mask": mask().repeat(1, 2)[:, :9]})
+
+
+def test_recorded_inputs_of_one_shape_differ():
+    first, second = recorded(describe(Inputs.of((torch.zeros(2, 3), torch.zeros(2, 3))))).args
+    assert not torch.equal(first, second)

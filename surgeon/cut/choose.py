@@ -19,7 +19,7 @@ from surgeon.cut.module import cut_module
 from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
-from surgeon.errors import BadInput, SurgeonError
+from surgeon.errors import BadInput, CheckFailed, SurgeonError
 from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
 from surgeon.trace.called import calls
@@ -45,8 +45,11 @@ class Cut:
 
 
 class NotFollowed(SurgeonError):
-    """Neither surgery can carry out `plan`: there is no program, and the module does not follow at node `at` of the
-    original's graph, where one can be named. `refusal`: why there is no program, whatever is cut."""
+    """Neither surgery can carry out `plan`: there is no program that it fits (`refusal`), and the module does not follow at
+    node `at` of the original's graph, where one can be named. `disproved`: what the oracle found, where it was only that
+    which told."""
+
+    disproved: CheckFailed | None = None
 
     def __init__(self, why: str, plan: Plan, refusal: BadInput, at: int | None = None) -> None:
         super().__init__(

@@ -27,5 +27,5 @@ def _fails(model: nn.Module, inputs: Inputs) -> str:
         with mute(), torch.no_grad():
             inputs.map(torch.clone).run(as_dtype(model, None))
     except Exception as error:  # noqa: BLE001  the model's own, whatever it is
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     return ""

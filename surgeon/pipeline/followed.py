@@ -25,6 +25,7 @@ from surgeon.planning import removed_by
 _T = TypeVar("_T")
 _PLANS = 8  # each is scored and cut anew
 NOT_FOLLOWED = "neither surgery follows"
+GONE_WRONG = "cut there, the forward computes something else from"
 
 
 def followed(
@@ -33,7 +34,7 @@ def followed(
     """What `attempt` (plan and cut) gives, with as few groups held as it takes, in a few plans at most.
 
     gone: groups that have lost channels by now, and so cannot be held. Raises the first NotFollowed where
-    nothing is left to cut, no node can be named, or a group cannot be held.
+    nothing is left to cut, no node can be named, or a group cannot be held; what the oracle found, where that was its reason.
     """
     first: NotFollowed | None = None
     for _ in range(_PLANS):
@@ -50,12 +51,12 @@ def followed(
                 raise
             raise OutOfReach(_with_places(error.message, traced), first.hint) from first
     assert first is not None
-    raise first
+    raise first.disproved or first
 
 
 def _with_places(message: str, traced: Traced) -> str:
     """A message that says where nothing follows, unless it does by itself."""
-    said = [note for note in traced.notes if note.startswith(NOT_FOLLOWED)]
+    said = [note for note in traced.notes if note.startswith((NOT_FOLLOWED, GONE_WRONG))]
     return message if NOT_FOLLOWED in message else "; ".join((message, *said))
 
 
@@ -69,6 +70,7 @@ def held(traced: Traced, error: NotFollowed, gone: Collection[str] = frozenset()
     if error.at is None:
         return None
     coupling, at = traced.coupling, traced.graph.nodes[error.at]
+    why = f"{GONE_WRONG if error.disproved else NOT_FOLLOWED} {at.op}"
     removed = removed_by(coupling, error.plan)
     line = [n for n in traced.graph.nodes if (n.op, n.source) == (at.op, at.source)]
     for pairs in (((n, n) for n in line), _inside(traced.graph.nodes, line)):
@@ -76,7 +78,7 @@ def held(traced: Traced, error: NotFollowed, gone: Collection[str] = frozenset()
         if groups:
             none = isinstance(error.refusal, NoProgram)  # else a narrower plan may fit the program
             narrower = replace(traced, refusal=error.refusal) if none else traced
-            return None if groups.keys() & set(gone) else _without(narrower, at, groups)
+            return None if groups.keys() & set(gone) else _without(narrower, at, groups, why)
     return None
 
 
@@ -105,8 +107,10 @@ def _cut_at(
     return found
 
 
-def _without(traced: Traced, at: Node, groups: dict[str, tuple[Group, Node]]) -> Traced | None:
-    coupling, why = traced.coupling, f"{NOT_FOLLOWED} {at.op}"
+def _without(
+    traced: Traced, at: Node, groups: dict[str, tuple[Group, Node]], why: str
+) -> Traced | None:
+    coupling = traced.coupling
     for group, place in groups.values():
         coupling = coupling.holding(group.atoms, why, place.index)
     if all(g.why_not is not None for g in coupling.groups):

@@ -54,6 +54,7 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
             neither.at = first_unlike(done, traced.inputs, traced.coupling, plan)
             if neither.at is None:
                 raise error from None
+            neither.disproved = error
             raise
         except SurgeonError:
             raise error from None

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 from torch import nn
 from typing_extensions import Unpack
 
+from surgeon.cut import NotFollowed
 from surgeon.errors import BadInput
 from surgeon.pipeline.asked import fit_alone
 from surgeon.pipeline.proven import carried_out, finished
@@ -39,7 +40,7 @@ def apply(
 ) -> nn.Module:
     """The slim copy that a plan describes, in eval mode, fitted where data are given. Raises BadInput at the first mismatch.
 
-    Without example_inputs, constants of the shapes recorded in the plan are used.
+    Without example_inputs, noise of the shapes recorded in the plan is used, and constants for integers.
     """
     return apply_checked(plan, model, example_inputs, check=False, measure=False, **fit).model
 
@@ -68,7 +69,10 @@ def apply_checked(
     plan, said = _as_cut(recounted(traced.coupling, plan), fits)
     done, traced = run("cut", lambda: carried_out(traced, inputs, plan))
     given = (model, inputs, traced)
-    result = finished(given, done, plan, said + traced.notes, run, (check, measure))
+    try:
+        result = finished(given, done, plan, said + traced.notes, run, (check, measure))
+    except NotFollowed as neither:  # a plan that is given is not made again
+        raise neither.disproved or neither from neither.__cause__
     return run("recover", lambda: recovered(result, traced, material)) if fits else result
 
 

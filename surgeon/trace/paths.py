@@ -44,7 +44,10 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
         if missed == _PATIENCE + found or not _unread(graph):
             break
         shake(twin, seed)
-        if _found(twin, recorder, inputs):
+        before = len(graph.nodes)
+        with Drawn():
+            _try(twin, recorder, inputs, None, Memory.none())
+        if len(graph.nodes) > before:
             found, missed = found + 1, 0
         else:
             missed += 1

@@ -37,8 +37,9 @@ def recorded(entries: Any) -> Inputs:
     if not entries:
         raise BadInput("the plan records no inputs", _HINT)
     try:
-        args = tuple(_value(entry) for entry in entries if "name" not in entry)
-        kwargs = {str(entry["name"]): _value(entry) for entry in entries if "name" in entry}
+        noise = torch.Generator().manual_seed(0)
+        args = tuple(_value(entry, noise) for entry in entries if "name" not in entry)
+        kwargs = {str(entry["name"]): _value(entry, noise) for entry in entries if "name" in entry}
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"the plan's inputs cannot be read: {error}", _HINT) from None
     return Inputs(args, kwargs)
@@ -65,22 +66,22 @@ def _largest(tensor: Tensor) -> int:
     return int(tensor.max()) if real and tensor.numel() else 0
 
 
-def _value(entry: Mapping[str, Any]) -> Any:
+def _value(entry: Mapping[str, Any], noise: torch.Generator) -> Any:
     if "shape" in entry:
         shape, dtype = tuple(entry["shape"]), getattr(torch, entry["dtype"])
         if dtype.is_floating_point:
-            return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+            return torch.randn(shape, generator=noise).to(dtype)
         return torch.full(shape, entry.get("fill", 0), dtype=dtype)
     if "list" in entry:
-        return _values(entry["list"])
+        return _values(entry["list"], noise)
     if "tuple" in entry:
-        return tuple(_values(entry["tuple"]))
+        return tuple(_values(entry["tuple"], noise))
     if "dict" in entry:
-        return {key: _value(item) for key, item in entry["dict"].items()}
+        return {key: _value(item, noise) for key, item in entry["dict"].items()}
     if "object" in entry:
         raise ValueError(f"a {entry['object']} is no tensor, and was not stored")
     return entry["value"]
 
 
-def _values(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
-    return [_value(entry) for entry in entries]
+def _values(entries: Sequence[Mapping[str, Any]], noise: torch.Generator) -> list[Any]:
+    return [_value(entry, noise) for entry in entries]

@@ -24,7 +24,7 @@ import surgeon
 from fuzz.recipe import Recipe, build
 from surgeon import CheckFailed, Result, SurgeonError, Unproven
 from surgeon.cut.program import cut_program
-from surgeon.pipeline.followed import NOT_FOLLOWED
+from surgeon.pipeline.followed import GONE_WRONG, NOT_FOLLOWED
 from surgeon.plan import Plan
 from surgeon.widths import own_dtype
 
@@ -88,6 +88,8 @@ def judge(recipe: Recipe, ask: Ask, deep: bool = False) -> Verdict:
     same = all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     if not same or model.training != training:
         return Verdict("wrong", "the caller's model was changed", "", left)
+    if disproved := [x.why for x in result.plan.left if x.why.startswith(GONE_WRONG)]:
+        return Verdict("wrong", plainly(disproved[0]), disproved[0], left)
     if unfollowed := [x.why for x in result.plan.left if x.why.startswith(NOT_FOLLOWED)]:
         return Verdict("refused", plainly(unfollowed[0]), unfollowed[0], left)  # in part
     sizes = sum(g.size for g in result.plan.groups), result.plan.removed
