@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 aten: Any = torch.ops.aten
+_STEPS = (
+    512  # that are written out: each is a dozen nodes, which take the exporter a tenth of a second
+)
 
 
 def writable(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -50,9 +53,9 @@ def _lstm(  # noqa: PLR0913  the arguments are those of the op
     """aten::lstm step by step. x: f[T, N, C], states: f[L * D, N, P] and f[L * D, N, H]; ONNX's LSTM has no projection
     of the state from H to P."""
     h0, c0 = states
-    if h0.shape == c0.shape:
-        return NotImplemented  # stays as it is
     x = x.transpose(0, 1) if batch_first else x
+    if h0.shape == c0.shape or len(x) * layers * (1 + both) > _STEPS:
+        return NotImplemented  # stays as it is
     each = 5 if biased else 3
     last: list[tuple[Tensor, Tensor]] = []
     for _ in range(layers):
