@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,19 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput, CheckFailed, SurgeonError
 from surgeon.files.atomic import regular
 from surgeon.measure.count import state_bytes
-from surgeon.measure.runtime import OrtRunner, arguments, as_array, evaluating, named_tensors
+from surgeon.measure.runtime import OrtRunner, as_array, evaluating, named_tensors
 from surgeon.older import OneSide, export_run
 from surgeon.quiet import mute
 from surgeon.strip import keep_outputs, strip
-from surgeon.trace.captured import ONE_EXAMPLE
+from surgeon.trials import Case, first_line
 from surgeon.witness import Met, Point, Witness, choose, follow
-from surgeon.writable import writable
 
 EXTERNAL_DATA_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, weights and graph together
-TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of an output's range, by the weights' type
-_TOLERANCE = 1e-4
 _FOUND = 1e-3  # of the range of a few scores or boxes, which lie close together
-_LONG = 200  # letters of a reason; torch lists the symbols of a whole network
 _TRACED = "exported by tracing one run, whose sizes are fixed"
 _SPECIALIZED = "your code specialized it to be a constant"
 
@@ -77,7 +72,7 @@ def export_onnx(
     if path.is_dir():
         raise BadInput(f"{path} is a folder", "name a file, such as slim.onnx")
     path = regular(path)
-    case = _Case(model, inputs)
+    case = Case(model, inputs)
     notes: list[str] = []
     with _scratch(path) as folder, evaluating(model), torch.no_grad():
         if dynamic_batch and case.batch:
@@ -118,100 +113,8 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
     return worst / scale if scale > 0 else float("inf")
 
 
-class _Case:
-    """The model with its example inputs, and the same inputs at other batch sizes."""
-
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
-        self.model = model
-        self.flat, self._spec = pytree.tree_flatten(arguments(inputs))
-        extents = [x.shape[0] for x in self.flat if isinstance(x, Tensor) and x.ndim]
-        self.batch = extents[0] if extents else 0
-        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-        precision = str(next(floats, torch.float32)).removeprefix("torch.")
-        self.tolerance = TOLERANCE.get(precision, _TOLERANCE)
-
-    def call(self, flat: list[Any]) -> list[tuple[str, np.ndarray]]:
-        """The outputs by name, as arrays."""
-        return [(name, as_array(tensor)) for name, tensor in named_tensors(self.outputs(flat))]
-
-    def outputs(self, flat: list[Any]) -> Any:
-        """As the model gives them; its own error becomes BadInput, and what a program of ours refuses stays as it is said."""
-        args, kwargs = pytree.tree_unflatten(flat, self._spec)
-        try:
-            return self.model(*args, **kwargs)
-        except SurgeonError:
-            raise
-        except Exception as error:
-            sizes = ", ".join(str(list(x.shape)) for x in flat if isinstance(x, Tensor))
-            single = f"; {ONE_EXAMPLE}" if self.batch == 1 else ""
-            raise BadInput(
-                f"the model's forward fails: {_first_line(error)}; with inputs {sizes}",
-                f"check the input shapes{single}",
-            ) from error
-
-    def program(self, dynamic: bool, witness: Witness | None) -> torch.export.ExportedProgram:
-        """torch.export of the model, or of its witness; traced with at least two examples where the batch is open."""
-        flat = self.at(max(self.batch, 2)) if dynamic else self.flat
-        args, kwargs = pytree.tree_unflatten(flat, self._spec)
-        shapes = torch.export.ShapesCollection()
-        for tensor, example in zip(flat, self.flat, strict=True):
-            if dynamic and self._batched(example):
-                shapes[tensor] = {0: torch.export.Dim("batch")}
-        model = self.model if witness is None else witness
-        if not _gives_only_tensors(model(*args, **kwargs)):
-            model = Witness(model)  # torch.export takes no dataclass among the outputs
-        dims = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
-        program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
-        # the guards check sizes, and torch writes them wrongly for a forward of **kwargs
-        program._guards_code = []
-        return writable(program)
-
-    def equal(self, got: np.ndarray, want: np.ndarray) -> bool:
-        return relative_error(got, want) <= self.tolerance
-
-    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positions and keywords of the forward, as given."""
-        args, kwargs = pytree.tree_unflatten(self.flat, self._spec)
-        return tuple(args), dict(kwargs)
-
-    def at(self, batch: int) -> list[Any]:
-        """The inputs repeated or cut to `batch` examples; each tensor is an object of its own."""
-        return [
-            x[torch.arange(batch, device=x.device) % self.batch] if self._batched(x) else x
-            for x in self.flat
-        ]
-
-    def _batched(self, x: Any) -> bool:
-        """Whether dim 0 of an input is the batch: it is as long as the first input's."""
-        return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == self.batch
-
-    def trials(self, dynamic: bool) -> Iterator[list[Any]]:
-        """Inputs to compare on: as given, and varied, at another batch where that is open.
-
-        Varied as far as the model takes it: lengths may have to be sorted, the first number of a box is its picture.
-        """
-        yield self.flat
-        generator = torch.Generator().manual_seed(0)
-        for batch in (1, 3) if dynamic else (0,):
-            flat = self.at(batch) if batch else self.flat
-            varied = [_varied(x, generator) if isinstance(x, Tensor) else x for x in flat]
-            for some in (varied, _only_floats(varied, flat), _only_first(varied, flat)):
-                if self._takes(some):
-                    yield some
-                    break
-            else:
-                yield varied  # its error is told
-
-    def _takes(self, flat: list[Any]) -> bool:
-        try:
-            self.outputs(flat)
-        except BadInput:
-            return False
-        return True
-
-
 def _attempt(
-    case: _Case, folder: Path, path: Path, *, dynamic: bool, notes: tuple[str, ...] = ()
+    case: Case, folder: Path, path: Path, *, dynamic: bool, notes: tuple[str, ...] = ()
 ) -> OnnxFile:
     """Write into `folder`, check there, move to `path`."""
     draft = folder / path.name
@@ -241,7 +144,7 @@ def _attempt(
     )
 
 
-def _write(case: _Case, draft: Path, dynamic: bool) -> tuple[Witness | None, tuple[str, ...]]:
+def _write(case: Case, draft: Path, dynamic: bool) -> tuple[Witness | None, tuple[str, ...]]:
     """The file by the exporter that can write it, what is in it beside the outputs, and what is to be said of that."""
     # the model's own error comes first, not the exporter's account of it
     first = case.call(next(case.trials(dynamic)))
@@ -260,19 +163,19 @@ def _write(case: _Case, draft: Path, dynamic: bool) -> tuple[Witness | None, tup
             raise _not_exported(error) from error
         witness = _traced(case, draft, error)
         case.tolerance = max(case.tolerance, _FOUND)
-        notes = (f"{_TRACED}, as torch.export refuses: {_first_line(error)}",)
+        notes = (f"{_TRACED}, as torch.export refuses: {first_line(error)}",)
     try:
         onnx.checker.check_model(str(draft))
     except onnx.checker.ValidationError as error:
-        raise CheckFailed(f"the ONNX file is not valid: {_first_line(error)}") from error
+        raise CheckFailed(f"the ONNX file is not valid: {first_line(error)}") from error
     return witness, notes
 
 
-def _witness(case: _Case) -> Witness:
+def _witness(case: Case) -> Witness:
     return Witness(case.model, choose(case.model, lambda: case.outputs(case.flat)))
 
 
-def _exported(case: _Case, draft: Path, dynamic: bool, witness: Witness | None) -> None:
+def _exported(case: Case, draft: Path, dynamic: bool, witness: Witness | None) -> None:
     external = state_bytes(case.model) > EXTERNAL_DATA_BYTES
     program = torch.onnx.export(
         case.program(dynamic, witness), dynamo=True, optimize=True, verbose=False
@@ -282,7 +185,7 @@ def _exported(case: _Case, draft: Path, dynamic: bool, witness: Witness | None) 
     _stripped(draft)
 
 
-def _traced(case: _Case, draft: Path, refused: Exception) -> Witness:
+def _traced(case: Case, draft: Path, refused: Exception) -> Witness:
     """By torch's older exporter, which knows the ops of torchvision's detectors."""
     args, kwargs = case.arguments()
     witness = _witness(case)
@@ -308,7 +211,7 @@ def _stripped(draft: Path) -> None:
     draft.write_bytes(proto.SerializeToString())
 
 
-def _take_out(draft: Path, case: _Case, decided: bool) -> None:
+def _take_out(draft: Path, case: Case, decided: bool) -> None:
     """The model's own outputs alone stay, and are what they were. decided: rounding may change them."""
     proto = onnx.load(str(draft), load_external_data=False)
     count = len(case.call(case.flat))
@@ -316,7 +219,7 @@ def _take_out(draft: Path, case: _Case, decided: bool) -> None:
     keep_outputs(proto, count)
     draft.write_bytes(proto.SerializeToString())
     after = _given(draft, case.flat)
-    same = len(after) == count and all(map(case.equal, after, before))
+    same = len(after) == count and all(map(partial(_near, case), after, before))
     if len(after) != count or not (same or decided):
         raise CheckFailed("the ONNX file has other outputs without the results inside")
 
@@ -327,7 +230,7 @@ def _unwritable(draft: Path, error: OSError) -> BadInput:
 
 def _not_exported(error: Exception) -> BadInput:
     return BadInput(
-        f"PyTorch cannot export this model to ONNX: {_first_line(error)}",
+        f"PyTorch cannot export this model to ONNX: {first_line(error)}",
         "torch.onnx.export(model, inputs, dynamo=True, report=True) tells more",
     )
 
@@ -376,7 +279,7 @@ def _said(trials: list[_Trial]) -> tuple[str, ...]:
     return notes
 
 
-def _compare(case: _Case, draft: Path, flat: list[Any], witness: Witness | None) -> _Trial:
+def _compare(case: Case, draft: Path, flat: list[Any], witness: Witness | None) -> _Trial:
     """PyTorch's outputs beside the file's; where they are empty or differ, the results inside, one after the other.
 
     CheckFailed if an error is above the tolerance.
@@ -393,7 +296,9 @@ def _compare(case: _Case, draft: Path, flat: list[Any], witness: Witness | None)
     empty = not any(w.size for _, w in want)
     constant = frozenset(name for name, w in want if w.size and (w == w.flat[0]).all())
     if inside and (empty or max(errors.values(), default=0.0) > case.tolerance):
-        outputs, met, left = follow(case.model, lambda: case.outputs(flat), inside, case.equal)
+        outputs, met, left = follow(
+            case.model, lambda: case.outputs(flat), inside, partial(_near, case)
+        )
         then = [(name, as_array(tensor)) for name, tensor in named_tensors(outputs)]
         errors = {f"{p.path or 'the model'}'s result": relative_error(g, w) for p, g, w in met}
         errors |= _errors(got, then)
@@ -418,36 +323,12 @@ def _given(draft: Path, flat: list[Any]) -> Sequence[np.ndarray]:
         raise BadInput(error.message, hint) from error
 
 
+def _near(case: Case, got: np.ndarray, want: np.ndarray) -> bool:
+    return relative_error(got, want) <= case.tolerance
+
+
 def _errors(got: Sequence[np.ndarray], want: list[tuple[str, np.ndarray]]) -> dict[str, float]:
     return {name: relative_error(g, w) for g, (name, w) in zip(got, want, strict=True)}
-
-
-def _varied(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Other numbers of the same kind: noise added to floats, integers turned round.
-
-    Example inputs are often all zeros or ones, on which wrong networks agree.
-    """
-    if not tensor.is_floating_point():
-        return tensor.flip(-1) if tensor.ndim else tensor
-    spread = float(tensor.float().std(correction=0)) if tensor.numel() else 0.0
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-    return tensor + noise * (spread or 1.0)
-
-
-def _only_floats(varied: list[Any], flat: list[Any]) -> list[Any]:
-    return [
-        new if isinstance(new, Tensor) and new.is_floating_point() else old
-        for new, old in zip(varied, flat, strict=True)
-    ]
-
-
-def _only_first(varied: list[Any], flat: list[Any]) -> list[Any]:
-    """What else there is may be about the first: where in a picture to look."""
-    return [*varied[:1], *flat[1:]]
-
-
-def _gives_only_tensors(outputs: Any) -> bool:
-    return all(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs))
 
 
 @contextlib.contextmanager
@@ -463,10 +344,3 @@ def _scratch(path: Path) -> Iterator[Path]:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _first_line(error: BaseException) -> str:
-    """Without the colours of a terminal, and without the advice that torch goes on with; of a long one the beginning."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    line = re.sub(r"\x1b\[[0-9;]*m", "", line).partition(" This is step ")[0]
-    return line if len(line) <= _LONG else line[:_LONG].rstrip() + " ..."
