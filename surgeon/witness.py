@@ -107,8 +107,10 @@ def follow(
         if point not in given:
             return None
         theirs, own = given[point], as_array(out).copy()
-        if not decided or equal(theirs, own) or equal(*_in_order(theirs, own)):
-            met.append(Met(point, *(_in_order(theirs, own) if decided else (theirs, own))))
+        pairs = [(theirs, own), _in_order(theirs, own)] if decided else [(theirs, own)]
+        told = next((pair for pair in pairs if not decided or equal(*pair)), None)
+        if told is not None:
+            met.append(Met(point, *told))
         else:
             left.append(point)
         return torch.from_numpy(theirs).to(out) if own.shape == theirs.shape else None

@@ -172,6 +172,20 @@ def test_after_a_choice_another_order_is_no_fault_and_other_rows_tell_nothing():
         assert went(given(others, spoilt=0.1)) == (["score"], ["next", "last"])
 
 
+def test_rows_that_hardly_differ_are_compared_as_they_lie():
+    torch.manual_seed(0)
+    model = Later()
+    x = torch.randn(1, 4).repeat(6, 1) + 1e-7 * torch.randn(6, 4)
+    with torch.no_grad():
+        best = x[model.score(x).flatten().topk(2).indices]
+        after = model.next(best)
+        given = {Point("next", 0): (after + 1e-6 * torch.randn_like(after)).numpy()}
+        _, met, left = follow(model, lambda: model(x), given, lambda a, b: np.allclose(a, b))
+    assert not left
+    assert np.allclose(met[0].given, met[0].own)
+    assert np.array_equal(met[0].given, given[Point("next", 0)])
+
+
 class Empty(Later):
     """Gives nothing, after a choice."""
 
