@@ -175,9 +175,8 @@ def _exported(name: str, model: nn.Module, inputs: Any) -> Facts:
     """The file's error; 'nothing to compare' where every output is empty, as a detector's that finds nothing, and no result inside was compared."""
     import surgeon
 
-    if detects(
-        name
-    ):  # half of random weights find nothing, and training would have them find something
+    if detects(name):
+        # half of random weights find nothing, and training would have them find something
         from models.detectors import spread
 
         spread(model, inputs)

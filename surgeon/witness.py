@@ -43,7 +43,13 @@ class Witness(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         seen: dict[Point, Tensor] = {}
-        with _watched(self.model, seen.__setitem__):
+        wanted = set(self.points)
+
+        def keep(point: Point, out: Tensor) -> None:
+            if point in wanted:
+                seen[point] = out
+
+        with _watched(self.model, keep):
             outputs = [tensor for _, tensor in named_tensors(self.model(*args, **kwargs))]
         self.met = tuple(p for p in self.points if p in seen)
         return (*outputs, *(seen[point] for point in self.met))

@@ -34,6 +34,8 @@ from surgeon.trace.recorded import describe
 
 Array = NDArray[np.float64]
 
+_UNUSED = "not used with these inputs, left whole"
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -165,13 +167,14 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
     trained = {v for node in behind for v in node.inputs}
     trained -= {v for node in graph.forward for v in node.inputs}
     for what, values in {
-        "not used with these inputs, left whole": set(graph.state.values()) - set(coupling.dims),
+        _UNUSED: set(graph.state.values()) - set(coupling.dims),
         "used by the training forward alone, cut with the rest, compared op by op and not by numbers": trained,
     }.items():
         names = [n for n, v in graph.state.items() if n in graph.parameters and v in values]
         names = [n for n in names if not n.startswith(inside)]
         if names:
-            notes.append(f"{what}: {', '.join(names[:4])} ({len(names)} tensors)")
+            more = "; where it is used, it may not fit what was cut" * (what == _UNUSED)
+            notes.append(f"{what}: {', '.join(names[:4])} ({len(names)} tensors){more}")
     for op in without_op(node.op for node in graph.nodes):
         notes.append(f"surgeon.rule was given for {op}, and torch.ops has no such op: see its name")
     return tuple(notes)
