@@ -22,6 +22,7 @@ from surgeon.choices import Follow
 from surgeon.compare import carried, compare, equal, is_number
 from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.failure import failure
+from surgeon.graph import Graph
 from surgeon.known import Known
 from surgeon.masked import Masked
 from surgeon.plan import Plan
@@ -317,7 +318,7 @@ _DRAWS = 48  # random weights that are tried where cut tensors are not reached
 def _depends_on_data(model: nn.Module, inputs: Inputs) -> bool:
     """Whether its Python looks at real numbers, which tensors without values do not have."""
     try:
-        record_as(model, inputs, on_meta=True)
+        record_as(model, inputs, Graph(on_meta=True))
     except BadInput:
         return True
     return False

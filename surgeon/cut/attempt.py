@@ -65,21 +65,19 @@ class Attempt:
         """What to write in forward, where it is a size in its code that keeps it from following."""
         original = self.sizes.coupling.graph
         try:
-            part = record_as(self.slim, self.inputs, on_meta=original.on_meta)
+            part = record_as(self.slim, self.inputs, replace(original, training=None))
         except Stopped as error:
             part = error.ran
         return written(original, part, self.sizes)
 
     def _stable(self, lacks: Lacking, after: Graph) -> Lacking:
         try:
-            return stable(lacks, after, self._record(self.inputs.map(_otherwise)))
+            return stable(lacks, after, self._record(self.inputs.map(_otherwise), seed=1))
         except BadInput:  # where it takes no other data, all of them may be the data's
             return {}
 
-    def _record(self, inputs: Inputs) -> Graph:
-        original = self.sizes.coupling.graph
-        training = original.training is not None
-        return record_as(self.slim, inputs, on_meta=original.on_meta, training=training)
+    def _record(self, inputs: Inputs, seed: int = 0) -> Graph:
+        return record_as(self.slim, inputs, self.sizes.coupling.graph, seed=seed)
 
 
 def _otherwise(tensor: Tensor) -> Tensor:

@@ -24,10 +24,10 @@ class Drawn(TorchDispatchMode):
     """Gives results of the right shape, normally distributed, for expensive ops; `ops` counts them.
     Entered before the modes that watch the run. RuntimeError where there are too many of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.ops = 0
-        self._block = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(0))
+        self._block = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
 
     def __torch_dispatch__(
         self,
