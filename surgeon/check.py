@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -233,7 +233,8 @@ def _compared(
             "check it in a wider type: model.float()",
         )
     try:
-        proof = _all_paths(pair)
+        proof = pair.prove()
+        proof = _other_paths(pair, proof, [x for x in others(proof.read) if _is_truth(x)])
         others_say = not proof.missing  # else random weights are asked in any case
         share = carried(proof.got, _on_others(as_dtype(slim, dtype), inputs)) if others_say else 0.0
     except _NothingFinite:  # broken weights that stay; random ones can still tell
@@ -247,6 +248,9 @@ def _compared(
                 "give inputs that the outputs depend on (other token ids, no empty mask)",
             )
         proof = _on_random(pair, proof)
+        if proof.missing:
+            numbers = [x for x in others(proof.read) if not _is_truth(x)]
+            proof = _other_paths(pair, proof, numbers)
         notes = ("its own weights hide most of the network: also compared with random ones",)
     if proof.missing:
         raise Unproven(
@@ -265,7 +269,8 @@ def _on_random(pair: _Pair, proof: _Proof) -> _Proof:
     if not proof.missing:
         return proof.joined(pair.prove(draw=USUAL))
     found = vain = 0
-    for draw in (*DRAWS, *((USUAL[0], seed) for seed in range(len(DRAWS), _DRAWS))):
+    likely = (USUAL, *(draw for draw in DRAWS if draw != USUAL))
+    for draw in (*likely, *((USUAL[0], seed) for seed in range(len(DRAWS), _DRAWS))):
         if not proof.missing or vain == len(DRAWS) + found:
             break
         before = proof.missing
@@ -298,17 +303,20 @@ class _Proof:
         return replace(other, error=max(self.error, other.error), missing=missing)
 
 
-def _all_paths(pair: _Pair) -> _Proof:
-    """With the model's own weights: as the inputs have it, and with the other side of its decisions."""
-    proof = pair.prove()
-    if not proof.read or not _depends_on_data(pair.model, pair.inputs):
+def _other_paths(pair: _Pair, proof: _Proof, paths: Sequence[Forced]) -> _Proof:
+    """With the model's own weights, and the other side of decisions that it takes by its data: of `if`s, and of other
+    numbers where something was not reached."""
+    if not paths or not _depends_on_data(pair.model, pair.inputs):
         return proof
     known = Known()
-    for forced in islice(others(proof.read), _PATHS):
-        if isinstance(forced.number, bool) or proof.missing:
-            with suppress(_NoPath, _NothingFinite), known:
-                proof = proof.joined(pair.prove(forced))
+    for forced in paths[:_PATHS]:
+        with suppress(_NoPath, _NothingFinite), known:
+            proof = proof.joined(pair.prove(forced))
     return proof
+
+
+def _is_truth(forced: Forced) -> bool:
+    return isinstance(forced.number, bool)
 
 
 _PATHS = 8

@@ -84,7 +84,7 @@ def _found(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> bool:
     before, ends = len(graph.nodes), graph.ends
     with drawn:
         _try(twin, recorder, inputs, None, Memory.none())
-    if graph.drawn and (_starved(graph.nodes) or len(graph.nodes) == before):
+    if drawn.ops and (_starved(graph.nodes) or len(graph.nodes) == before):
         del graph.nodes[before:]
         graph.ends = ends
         _try(twin, recorder, inputs, None, Memory.none())
