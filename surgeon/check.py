@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.choices import Follow
-from surgeon.compare import carried, compare, equal, is_number
+from surgeon.compare import carried, compare, equal, is_number, nearest
 from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.failure import failure
 from surgeon.graph import Graph
@@ -397,7 +397,7 @@ class _Pair:
         if not error <= self.tolerance:
             _same_twice(run(twin, self.inputs), run(twin, self.inputs))
             keep = {} if same else self.plan.keep
-            raise failure(twin, small, keep, self.inputs, (error, self.tolerance))
+            raise failure(twin, small, (self.plan, keep), self.inputs, (error, self.tolerance))
         # a forward that reads no number, and feeds all of its modules, is the same each time
         depends = bool(decisions.read) or masked.reached.starved
         missing = frozenset(masked.reached.missing if depends else ())
@@ -419,7 +419,7 @@ class _Pair:
             raise Unproven(
                 "cannot be proven: its outputs are empty", "give inputs on which it finds something"
             )
-        errors = [compare(want, got), _decided_on(following)]
+        errors = [compare(want, got), _decided_on(following, self.plan.factors)]
         error = max(errors) if all(e == e for e in errors) else float("nan")
         if error == error and not any(bool(t.isfinite().any()) for t in seen):
             raise _NothingFinite
@@ -435,6 +435,7 @@ def _same_twice(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
             )
 
 
-def _decided_on(follow: Follow) -> float:
-    """Worst difference of the values that the network's decisions were made on."""
-    return compare([a for a, _ in follow.pairs], [b for _, b in follow.pairs])
+def _decided_on(follow: Follow, factors: Sequence[float]) -> float:
+    """Worst difference of the values that the network's decisions were made on, or that nobody read: these may lie
+    between a weight that took up a factor and what evens it out."""
+    return compare([a for a, _ in follow.pairs], [nearest(a, b, factors) for a, b in follow.pairs])

@@ -52,6 +52,18 @@ def alike(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(real(a).flatten(), real(b).flatten(), 1e-6, 1e-9, equal_nan=True)
 
 
+def nearest(want: Tensor, got: Tensor, factors: Sequence[float]) -> Tensor:
+    """`got`, each element divided by that of the factors which brings it closest to `want`, or by none: a cut model whose
+    weights took up a scale has results that are these multiples of the original's."""
+    if not factors or not is_number(got) or want.numel() != got.numel():
+        return got
+    want, best = want.reshape(got.shape), got
+    for factor in factors:
+        other = got / factor
+        best = torch.where((other - want).abs() < (best - want).abs(), other, best)
+    return best
+
+
 def carried(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     """The least share of an output's range that changes with the input; NaN carries nothing."""
     pairs = [(real(x), real(y)) for x, y in zip(a, b, strict=False) if is_number(x)]

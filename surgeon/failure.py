@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from surgeon.compare import alike
+from surgeon.compare import alike, compare, nearest
 from surgeon.errors import CheckFailed
-from surgeon.masked import Masked, tensors_in
-from surgeon.plan import Keep
+from surgeon.masked import Masked, Trail, tensors_in
+from surgeon.plan import Keep, Plan
 from surgeon.rules import RULES, USER
 from surgeon.running import run
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import Recorder, module_paths
 
+_ROOM = 2 << 30  # bytes of results that are held at a time, of either forward
+_ROUNDED = (
+    1e-6  # of a result's range: weights that took up a factor are rounded to their own precision
+)
+
 
 @dataclass
-class _Trail(TorchDispatchMode):
-    """Every output of the cut model, with the module that made it."""
+class _Watch(TorchDispatchMode):
+    """Leaves every output of the cut model on a trail, and the module that made it in `paths`."""
 
     recorder: Recorder
-    seen: list[tuple[str, Tensor, str]] = field(default_factory=list)
+    trail: Trail
 
     def __post_init__(self) -> None:
         super().__init__()
+        self.paths: list[str] = []
 
     def __torch_dispatch__(
         self,
@@ -36,38 +43,62 @@ class _Trail(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.seen += [(str(func), t.clone(), self.recorder.path[-1]) for t in tensors_in(out)]
+        for t in tensors_in(out):
+            self.trail.add(str(func), t.clone)
+            self.paths.append(self.recorder.path[-1])
         return out
 
 
 def failure(
     twin: nn.Module,
     small: nn.Module,
-    keep: Keep,
+    told: tuple[Plan, Keep],
     inputs: Inputs,
     found: tuple[float, float],
 ) -> CheckFailed:
-    """The failed check, with the first node whose kept elements differ."""
-    wanted: list[Any] = []
-    run(twin, inputs, Masked(twin, keep, wanted))
-    recorder = Recorder(False)
-    trail = _Trail(recorder)
-    with module_paths(small, recorder):
-        run(small, inputs, trail)
+    """The failed check, with the first node whose kept elements differ.
+
+    told: the plan, and what of it was masked. found: the error, and what was allowed.
+    """
+    plan, keep = told
     message = (
         f"the cut model is off by {found[0]:.2e} of its output's range (allowed {found[1]:.0e})"
     )
-    where = "the two forwards run different ops, so the node cannot be named"
-    if [op for op, _ in wanted] == [op for op, _, _ in trail.seen]:
-        where = next(
-            (
-                f"first difference: {op} at {path or 'the model itself'}"
-                for (op, a), (_, b, path) in zip(wanted, trail.seen, strict=True)
-                if not alike(a, b)
-            ),
-            "every node agrees by itself: the outputs differ by accumulated rounding",
-        )
+    where = _first_difference(twin, small, keep, inputs, plan.factors)
     own = ", ".join(f"{r.op} '{r.forms[0]}'" for r in RULES.values() if r.family == USER)
-    told = f"\n  with rules of your own: {own}" if own else ""
+    rules = f"\n  with rules of your own: {own}" if own else ""
     hint = "is it the model that this plan makes of the original, with the same weights?"
-    return CheckFailed(f"{message}\n  {where}{told}", hint)
+    return CheckFailed(f"{message}\n  {where}{rules}", hint)
+
+
+def _first_difference(
+    twin: nn.Module, small: nn.Module, keep: Keep, inputs: Inputs, factors: Sequence[float]
+) -> str:
+    """Both forwards are run side by side, again for each part of them whose results can be held."""
+    start = 0
+    while True:
+        wanted = Trail(start, _ROOM)
+        run(twin, inputs, Masked(twin, keep, wanted))
+        recorder = Recorder(False)
+        watch = _Watch(recorder, Trail(start, _ROOM))
+        with module_paths(small, recorder):
+            run(small, inputs, watch)
+        if wanted.ops != watch.trail.ops:
+            return "the two forwards run different ops, so the node cannot be named"
+        pairs = list(zip(wanted.kept, watch.trail.kept, strict=False))
+        for k, (a, b) in enumerate(pairs, start):
+            if not _agree(a, b, factors):
+                return (
+                    f"first difference: {wanted.ops[k]} at {watch.paths[k] or 'the model itself'}"
+                )
+        start += len(pairs)
+        if not pairs or start >= len(wanted.ops):
+            return "every node agrees by itself: the outputs differ by accumulated rounding"
+
+
+def _agree(want: Tensor, got: Tensor, factors: Sequence[float]) -> bool:
+    if alike(want, got):
+        return True
+    if not factors or want.numel() != got.numel():
+        return False
+    return compare([want.reshape(got.shape)], [nearest(want, got, factors)]) <= _ROUNDED

@@ -86,7 +86,9 @@ class Graph:
         default_factory=dict
     )  # state dims that must stay: why
     own: int | None = None  # nodes of the run on the inputs as given, where other paths follow them
-    drawn: bool = False  # whether numbers of the run on the inputs as given were drawn, not computed
+    drawn: bool = (
+        False  # whether numbers of the run on the inputs as given were drawn, not computed
+    )
     ends: tuple[Value, ...] = ()  # outputs of the other paths
     notes: tuple[str, ...] = ()
     training: int | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +21,27 @@ from surgeon.trace.plain import PLAIN
 from surgeon.trace.tensors import named_state
 
 
-class Masked(TorchDispatchMode):
-    """Runs ops with masks; `trail` keeps every output where the first difference is looked for."""
+@dataclass
+class Trail:
+    """The results of a run, by name all of `ops`; `kept` are those from the start-th on, at least one and `room` bytes."""
 
-    def __init__(self, model: nn.Module, keep: Keep, trail: list[Any] | None = None) -> None:
+    start: int
+    room: int
+    ops: list[str] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
+
+    def add(self, op: str, result: Callable[[], Tensor]) -> None:
+        """One more result."""
+        self.ops.append(op)
+        if len(self.ops) > self.start and (self.room > 0 or not self.kept):
+            self.kept.append(result())
+            self.room -= self.kept[-1].nbytes
+
+
+class Masked(TorchDispatchMode):
+    """Runs ops with masks; `trail` is given every output where the first difference is looked for."""
+
+    def __init__(self, model: nn.Module, keep: Keep, trail: Trail | None = None) -> None:
         super().__init__()
         self.ops = 0
         self.masks = Masks()
@@ -53,8 +72,7 @@ class Masked(TorchDispatchMode):
         self.reached.op(tensors_in(given))
         made = choice(func, given, out, lambda t: kept_of(self.masks, t))
         self.choices += [made] if made else []
-        if self.trail is not None:
-            self.trail += [(str(func), kept_of(self.masks, t)) for t in tensors_in(out)]
+        self._trailed(str(func), out)
         return out
 
     def _call(self, called: Called) -> Any:
@@ -65,12 +83,15 @@ class Masked(TorchDispatchMode):
         self._inside = True
         try:
             out = self.masks.call(called)
-            if self.trail is not None:
-                name = called.what.rule.op
-                self.trail += [(name, kept_of(self.masks, t)) for t in tensors_in(out)]
+            self._trailed(called.what.rule.op, out)
         finally:
             self._inside = False
         return out
+
+    def _trailed(self, op: str, out: Any) -> None:
+        if self.trail is not None:
+            for t in tensors_in(out):
+                self.trail.add(op, partial(kept_of, self.masks, t))
 
 
 def kept_of(masks: Masks, tensor: Tensor) -> Tensor:

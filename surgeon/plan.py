@@ -60,6 +60,11 @@ class Plan:
     folds: Folds = field(default_factory=dict)
     carries: Carries | None = None
 
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What weights were multiplied by, each once."""
+        return tuple(dict.fromkeys(f for rows in self.folds.values() for *_, f in rows))
+
     def marked(self, how: Mapping[str, Any] | None) -> Plan:
         """The same, saying that weights were changed after the cut, and how last; as it is without a how."""
         return replace(self, model={**self.model, "tuned": dict(how)}) if how else self

@@ -10,6 +10,7 @@ from nets.case import TokenNet
 from torch import Tensor, nn
 
 import surgeon
+from surgeon.errors import CheckFailed
 
 
 class Attention(TokenNet):
@@ -122,6 +123,15 @@ class Twice(Attention):
         return super().body(super().body(x))
 
 
+class NoPrefix(Attention):
+    """Some first tokens are left out of what is done to the others, and here there are none: timm's attention with
+    rotary embeddings. What is read there ends there, between the weight with the factor and the product."""
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return x + self.mix(*(torch.cat((t[:, :, :0], t[:, :, 0:].neg()), 2) for t in (q, k)), v)
+
+
 class QueryShown(Attention):
     """q is also part of the result: scaling its rows would show."""
 
@@ -140,7 +150,7 @@ class KeyIsValue(Attention):
 
 @pytest.mark.parametrize(
     "net",
-    [Attention, FromShape, Divided, Rotary, Normed, OwnNorm, PartBias, Pooled, Twice],
+    [Attention, FromShape, Divided, Rotary, Normed, OwnNorm, PartBias, Pooled, Twice, NoPrefix],
     ids=lambda c: c.__name__,
 )
 def test_the_factor_goes_into_the_weights(net: type[nn.Module]):
@@ -179,6 +189,29 @@ def test_only_the_rows_of_q_and_k_are_scaled():
     torch.testing.assert_close(k, mine[16:32] * factor)
     torch.testing.assert_close(v, mine[32:])
     assert result.plan.folds["qkv.weight"] == ((0, 32, pytest.approx(factor)),)
+
+
+@pytest.mark.parametrize("room", [1, 2 << 30])
+def test_a_weight_with_a_factor_is_no_difference(room: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("surgeon.failure._ROOM", room)
+    model = build(NoPrefix)
+    result = surgeon.shrink(model, tokens(), ratio=0.5, measure=False)
+    with torch.no_grad():
+        result.model.proj.weight[0, 0] += 1
+    with pytest.raises(CheckFailed, match="first difference: aten.t.default at proj"):
+        surgeon.check(model, result.model, result.plan, tokens())
+
+
+def test_nor_is_what_ends_there_any_multiple():
+    model = build(NoPrefix)
+    result = surgeon.shrink(model, tokens(), ratio=0.5, measure=False)
+    with torch.no_grad():  # outputs stay: what q has too much k has too little
+        result.model.qkv.weight[:16] *= 1.5
+        result.model.qkv.bias[:16] *= 1.5
+        result.model.qkv.weight[16:32] /= 1.5
+        result.model.qkv.bias[16:32] /= 1.5
+    with pytest.raises(CheckFailed, match="qkv"):
+        surgeon.check(model, result.model, result.plan, tokens())
 
 
 def test_the_model_itself_is_not_scaled():
