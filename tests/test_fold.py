@@ -198,7 +198,7 @@ def test_a_weight_with_a_factor_is_no_difference(room: int, monkeypatch: pytest.
     result = surgeon.shrink(model, tokens(), ratio=0.5, measure=False)
     with torch.no_grad():
         result.model.proj.weight[0, 0] += 1
-    with pytest.raises(CheckFailed, match="first difference: aten.t.default at proj"):
+    with pytest.raises(CheckFailed, match=r"first difference: aten\.t\.default at proj"):
         surgeon.check(model, result.model, result.plan, tokens())
 
 
