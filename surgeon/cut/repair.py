@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from surgeon.cut.reads import Kind, reads
 from surgeon.cut.sizes import Call, Sizes, resize
 from surgeon.graph import Node
 from surgeon.trace.called import CalledAs
@@ -36,7 +37,7 @@ class Change:
             self.module.__dict__[self.name] = value
 
     @property
-    def kind(self) -> tuple[type, str]:
+    def kind(self) -> Kind:
         """Attributes of one name and class are repaired together."""
         return type(self.module), self.name
 
@@ -51,8 +52,10 @@ def repair(slim: nn.Module, sizes: Sizes, fits: Callable[[], bool]) -> bool:
     for trial in _trials(slim, sizes):
         for change in trial:
             change.set(change.new)
-        if fits():
-            _put_back_idle(trial, fits)
+        with reads(change.kind for change in trial) as read:
+            fit = fits()
+        if fit:
+            _put_back_idle(trial, fits, read)
             return True
         for change in trial:
             change.set(change.old)
@@ -83,18 +86,29 @@ _KINDS = 12  # of attributes; each costs a forward
 _Wanted = dict[str, dict[int, set[int]]]  # module path -> old size -> what the cut makes of it
 
 
-def _put_back_idle(trial: list[Change], fits: Callable[[], bool]) -> None:
-    kinds = _by_kind(trial)
+def _put_back_idle(trial: list[Change], fits: Callable[[], bool], read: set[Kind]) -> None:
+    """What the forward does not read, all at once; then each other kind without which it fits."""
+    unread = [change for change in trial if change.kind not in read]
+    rest = [change for change in trial if change.kind in read]
+    if unread and not _fits_without(unread, fits):
+        rest = trial  # it is read in a way that nobody sees
+    kinds = _by_kind(rest)
     for changes in kinds if len(kinds) > 1 else ():
-        for change in changes:
-            change.set(change.old)
-        if not fits():
-            for change in changes:
-                change.set(change.new)
+        _fits_without(changes, fits)
+
+
+def _fits_without(changes: list[Change], fits: Callable[[], bool]) -> bool:
+    """Whether the forward fits without these, which are put back then."""
+    for change in changes:
+        change.set(change.old)
+    fit = fits()
+    for change in changes if not fit else ():
+        change.set(change.new)
+    return fit
 
 
 def _by_kind(changes: list[Change]) -> list[list[Change]]:
-    kinds: dict[tuple[type, str], list[Change]] = defaultdict(list)
+    kinds: dict[Kind, list[Change]] = defaultdict(list)
     for change in changes:
         kinds[change.kind].append(change)
     return list(kinds.values())
@@ -161,8 +175,10 @@ def _run_length(call: Call, new: Call) -> Iterator[tuple[int, int]]:
 
 
 def _of(module: nn.Module, changes: dict[int, int]) -> Iterator[Change]:
-    own = module.__dict__
+    own, layers = module.__dict__, _of_layer(type(module))
     for name, value in (_of_class(type(module)) | own).items():
+        if name in layers:
+            continue
         new: Any = None
         if type(value) is int:
             new = changes.get(value)
@@ -171,6 +187,12 @@ def _of(module: nn.Module, changes: dict[int, int]) -> Iterator[Change]:
             new = replaced if replaced != value else None
         if new is not None and not name.startswith("_"):
             yield Change(module, name, own.get(name), new)
+
+
+def _of_layer(kind: type) -> frozenset[str]:
+    """What a layer of torch.nn says of itself, which was set with its tensors: also where users build upon it."""
+    layers = [k for k in kind.__mro__ if k.__module__.startswith("torch.nn")]
+    return frozenset(name for k in layers for name in getattr(k, "__constants__", ()))
 
 
 def _of_class(kind: type) -> dict[str, Any]:
