@@ -176,11 +176,17 @@ def _witness(case: Case) -> Witness:
 
 
 def _exported(case: Case, draft: Path, dynamic: bool, witness: Witness | None) -> None:
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes  # slow to import
+
     external = state_bytes(case.model) > EXTERNAL_DATA_BYTES
     program = torch.onnx.export(
-        case.program(dynamic, witness), dynamo=True, optimize=True, verbose=False
+        case.program(dynamic, witness), dynamo=True, optimize=False, verbose=False
     )
     assert program is not None  # only the old exporter returns nothing
+    # its optimizer tries every rule on every node before it drops one: most are sizes, known by now
+    fold_constants(program.model)
+    remove_unused_nodes(program.model)
+    program.optimize()
     program.save(draft, external_data=external)
     _stripped(draft)
 

@@ -22,6 +22,11 @@ class Value:
     constant: Any = None  # the tensor itself, where it is known and is an index or a mask
     stride: tuple[int, ...] = ()
 
+    @property
+    def is_number(self) -> bool:
+        """Whether its elements are real or complex: no index, no mask."""
+        return self.dtype != "b1" and self.dtype[0] not in "iu"
+
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surgeon.graph import Graph
-from surgeon.trace import drawn
+from surgeon.trace import drawn, paths
 from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.paths import record_paths
@@ -125,3 +125,21 @@ def test_a_loop_that_would_settle_on_its_own_numbers_ends(monkeypatch: pytest.Mo
     with pytest.raises(RuntimeError, match="does not end"), Drawn():
         while float(x.norm()) > 1e-3:
             x = x @ weight
+
+
+class Padded(nn.Module):
+    """Reads a number of its data, and takes a part of a mask at positions where there is none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(x.shape[0], x.shape[1], dtype=torch.bool)
+        if bool(x.sum() > 1e9):
+            x = x + 1
+        return x * (mask & ~mask[:, x.shape[1] :].any(1, keepdim=True))
+
+
+def test_masks_alone_ask_for_no_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shaken(*_: object) -> None:
+        pytest.fail("not needed")
+
+    monkeypatch.setattr(paths, "shake", shaken)
+    record_paths(Padded().eval(), Inputs.of(torch.randn(2, 3)))

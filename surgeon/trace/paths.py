@@ -180,6 +180,11 @@ def _full(node: Node) -> bool:
 
 
 def _starved(nodes: list[Node]) -> bool:
-    """Whether some line of code saw empty tensors only."""
+    """Whether some line of code that works on real numbers saw empty tensors only: weights have no say in the others."""
     full = {_line(node) for node in nodes if _full(node)}
-    return any(_line(node) not in full for node in nodes)
+    return any(_line(node) not in full and _on_numbers(node) for node in nodes)
+
+
+def _on_numbers(node: Node) -> bool:
+    """Whether it reads or gives floats, not indices and masks alone."""
+    return any(v.is_number for v in (*node.inputs, *node.outputs) if v)
