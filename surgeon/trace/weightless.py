@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
@@ -24,6 +25,10 @@ class Weightless(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:  # fills what it is given
+            filled = kwargs.get("tensor", args[0] if args else None)
+            if isinstance(filled, Tensor) and filled.is_meta:
+                return filled
         if func is torch.empty and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
