@@ -20,7 +20,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.classes import Classes, Product, Said, Unread, Why, solve
+from surgeon.classes import Classes, Product, Said, Unread, Why, no_common_cut, solve
 
 Ids = NDArray[np.int64]
 
@@ -33,6 +33,8 @@ class Leaf:
     ids: Ids | None = None
     parts: tuple[Leaf, Leaf] | None = None  # outer, inner: this array seen as a product
     root: Leaf | None = None  # union-find over arrays that are equal throughout
+    where: int = -1  # the caller's mark when it was made
+    ranked: str = ""  # of elements in an order of their own: why a part of them cannot be taken
     why: str = ""  # of an opaque extent: why what meets it stays, where that is not plain
 
 
@@ -100,7 +102,7 @@ class Algebra:
         ids = np.arange(self.count, self.count + size, dtype=np.int64)
         self.axes.append(Axis(self.count, size, label))
         self.count += size
-        leaf = Leaf(size, ids)
+        leaf = Leaf(size, ids, where=self.where)
         self._interned[ids.tobytes()] = leaf
         return leaf
 
@@ -114,11 +116,11 @@ class Algebra:
 
     # --- saying -------------------------------------------------------------------------------
 
-    def freeze(self, dim: Dim, why: str) -> None:
-        """No element of `dim` may be cut."""
+    def freeze(self, dim: Dim, why: str, other: int = -1) -> None:
+        """No element of `dim` may be cut. other: the mark of a second place that the reason speaks of."""
         for leaf in dim:
             if leaf.ids is not None:
-                self._frozen.append((leaf.ids, Why(why, self.where)))
+                self._frozen.append((leaf.ids, Why(why, self.where, other)))
 
     def freeze_at(self, dim: Dim, index: int, why: str) -> None:
         """Element `index` of `dim` may not be cut (its position is written in the code)."""
@@ -177,7 +179,7 @@ class Algebra:
                 left.append(x)
             else:
                 rest = (x, y, *left, *right)
-                self.freeze(rest, f"products {sizes(a)} and {sizes(b)} do not nest")
+                self.freeze(rest, f"{sizes(a)} channels meet {sizes(b)}: no cut keeps both whole")
                 return
 
     def _equate_leaves(self, x: Leaf, y: Leaf) -> None:
@@ -185,7 +187,7 @@ class Algebra:
         if x is y:
             return
         if x.ids is None or y.ids is None:
-            self.freeze((x, y), _why((x, y)) or "meets the input, batch or space, which stay")
+            self.freeze((x, y), _why((x, y)) or "meets a dimension that is never cut")
             return
         self._equal.append((x.ids, y.ids))
         x.root = y
@@ -208,7 +210,7 @@ class Algebra:
         if 0 in shape:
             for dim in dims:
                 self.freeze(dim, "an empty tensor")
-            return tuple(opaque(n) for n in shape)
+            return tuple(opaque(n, "meets an empty tensor") for n in shape)
         leaves = [leaf for dim in dims for leaf in dim]
         return self._regroup(leaves, shape)
 
@@ -257,8 +259,9 @@ class Algebra:
         return self._frozen_run(run, shape)
 
     def _frozen_run(self, run: list[Leaf], shape: Sequence[int]) -> Dims:
-        self.freeze(tuple(run), f"reshape of {sizes(tuple(run))} to {shape} cuts across channels")
-        return tuple(opaque(n) for n in shape)
+        why = no_common_cut(sizes(tuple(run)), "*".join(map(str, shape)))
+        self.freeze(tuple(run), why, max(leaf.where for leaf in run))
+        return tuple(opaque(n, f"meets a place where {why}") for n in shape)
 
     def split(self, dim: Dim, factors: Sequence[int]) -> Dims:
         """`dim` as a product of factors of the given sizes."""
@@ -284,8 +287,11 @@ class Algebra:
         if p.size % outer == 0:
             a, b = self._split(p, outer)
             return a, (*b, q)
-        self.freeze((leaf,), f"seen as {p.size}*{q.size} and as {outer}*{inner}")
-        return opaque(outer), opaque(inner)
+        why = no_common_cut(f"{p.size}*{q.size}", f"{outer}*{inner}")
+        self.freeze((leaf,), why, p.where)
+        return opaque(outer, f"meets a place where {why}"), opaque(
+            inner, f"meets a place where {why}"
+        )
 
     def factors(self, dim: Dim) -> Dim:
         """The finest product that a dimension is known to be."""
@@ -315,6 +321,16 @@ class Algebra:
             self._merged[key] = leaf
         return self._merged[key]
 
+    def ranked(self, dim: Dim, why: str) -> Dim:
+        """As many elements as `dim` has, in an order of their own: none is at a place that the code may name.
+
+        Which of them go is of no account, so those do that stand where channels go.
+        """
+        return tuple(
+            Leaf(leaf.size, leaf.ids, root=_root(leaf), where=self.where, ranked=why)
+            for leaf in dim
+        )
+
     def take(self, dim: Dim, index: Ids, why: str = "") -> Dim:
         """Elements `index` of `dim`, in that order: slice, flip, roll, constant gather.
 
@@ -325,6 +341,9 @@ class Algebra:
             return dim
         if is_opaque(dim):
             return opaque(len(index), _why(dim))
+        for leaf in dim:
+            if leaf.ranked:
+                self.freeze((leaf,), leaf.ranked)
         if len(index) == 1:
             self.freeze_at(dim, int(index[0]), why or f"position {int(index[0])} is read by itself")
             return ()
@@ -373,7 +392,7 @@ def sizes(dim: Dim) -> str:
 
 
 _JOINED = {
-    True: "joined from the input, batch or space, which stay",
+    True: "joined with a dimension that is never cut",
     False: "joined from an extent of one, which stays",
 }
 

@@ -142,7 +142,7 @@ def group_all(
 
 
 # what the code itself makes: zeros that are padded, and what is not zero there (other pads, copies)
-_ZERO, _OTHER = "pad", ("fill", "constant", "expand", "repeat")
+_ZERO, _OTHER = "pad", ("fill", "constant", "expand", "repeat", "eye")
 
 
 def _labelled(classes: Classes, axes: Sequence[Axis], labels: Sequence[str]) -> Mask:

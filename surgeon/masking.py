@@ -142,6 +142,7 @@ class Masks:
         for _, terms, tensor in operands:
             letters.read(terms, self.of(tensor))
         letters.settle()
+        letters.rank(form.ranked)
         if letters.mixed(operands):
             out = _on_kept(func, args, kwargs, operands, (letters, notation.outputs))
             if form.told:
@@ -303,6 +304,14 @@ def _packed(mask: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return data, torch.zeros_like(counts, dtype=torch.bool)
 
 
+def _on_diagonal(mask: Tensor, offset: int = 0, a: int = -2, b: int = -1) -> Tensor:
+    """diag_embed: a row, or a column, whose one number is gone is gone; beside the middle only all are."""
+    if offset:
+        size = mask.shape[-1] + abs(offset)
+        mask = mask.all(dim=-1, keepdim=True).expand(*mask.shape[:-1], size)
+    return (mask[..., :, None] | mask[..., None, :]).movedim((-2, -1), (a, b))
+
+
 def _folded(mask: Tensor, size: Sequence[int], kernel: Sequence[int], *_: Any) -> Tensor:
     """col2im adds up the windows of a channel: it is gone where all of them are."""
     gone = mask.unflatten(-2, (-1, kernel[0] * kernel[1])).all(dim=(-2, -1))
@@ -312,6 +321,7 @@ def _folded(mask: Tensor, size: Sequence[int], kernel: Sequence[int], *_: Any) -
 _SPECIAL = {
     "aten::constant_pad_nd": _padded,
     "aten::pad": _padded,
+    "aten::diag_embed": _on_diagonal,
     "aten::glu": _gated,
     "aten::im2col": _windows,
     "aten::_pack_padded_sequence": _packed,

@@ -14,7 +14,9 @@ from surgeon.trace.record import record
 
 torch.set_num_threads(1)
 
-INPUT = "meets the input, batch or space, which stay"
+INPUT = "meets the model's input, which stays"
+PATCHES = "meets batch, space or positions of aten.convolution.default, which stay"
+SORTED = "meets batch, space or positions of aten.sort.default, which stay"
 
 # name: (channels, '' exact | '!' inexact | why not), without where it is
 GROUPS: dict[str, dict[str, tuple[int, str]]] = {
@@ -50,8 +52,8 @@ GROUPS: dict[str, dict[str, tuple[int, str]]] = {
         "embed": (32, "!"), "embed:in": (12, INPUT), "first": (64, ""), "head": (5, "model output"),
     },
     "class_token": {
-        "patch": (32, ""), "patch:in": (3, INPUT), "position": (17, INPUT), "first": (48, ""),
-        "mix": (1, "position 0 is read by itself"), "mix#2": (16, ""), "mix:in": (17, INPUT), "head": (5, "model output"),
+        "patch": (32, ""), "patch:in": (3, INPUT), "position": (17, PATCHES), "first": (48, ""),
+        "mix": (1, "position 0 is read by itself"), "mix#2": (16, ""), "mix:in": (17, PATCHES), "head": (5, "model output"),
     },
     "separate_qkv": {
         "embed": (32, ""), "embed:in": (12, INPUT), "q:heads": (4, ""), "q:head_dim": (8, ""), "v:head_dim": (8, ""), "head": (5, "model output"),
@@ -65,7 +67,7 @@ GROUPS: dict[str, dict[str, tuple[int, str]]] = {
     },
     "sort_channels": {
         "stem": (16, ""), "stem:in": (3, INPUT), "conv": (24, "aten.sort.default reads it as position, batch or space"),
-        "head": (5, "model output"), "head:in": (24, INPUT),
+        "head": (5, "model output"), "head:in": (24, SORTED),
     },
 }  # fmt: skip
 

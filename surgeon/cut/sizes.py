@@ -155,6 +155,16 @@ def _shape_first(call: Call, sizes: Sizes) -> Call:
     return call.put(0, _fill(call.args[0], sizes.shape(out), out.shape))
 
 
+@_resizes("eye")
+def _eye(call: Call, sizes: Sizes) -> Call:
+    """(rows), or (rows, columns)."""
+    new, old = sizes.shape(call.outputs[0]), call.outputs[0].shape
+    count = sum(not isinstance(arg, bool) for arg in call.args[:2])
+    return replace(
+        call, args=(*_fill(call.args[:count], new[:count], old[:count]), *call.args[count:])
+    )
+
+
 @_resizes("expand")
 def _expand(call: Call, sizes: Sizes) -> Call:
     out = call.outputs[0]

@@ -132,22 +132,25 @@ class _Reasons:
 
     def _text(self, why: Why) -> str:
         """The reason, with the op that gave it where it does not name one."""
-        op = self.coupling.graph.nodes[why.where].op if why.where >= 0 else ""
-        return why.text if op in why.text else f"{why.text} ({op})"
+        ops = [self.coupling.graph.nodes[i].op for i in _places(why)]
+        more = ", ".join(dict.fromkeys(op for op in ops if op not in why.text))
+        return f"{why.text} ({more})" if more else why.text
 
-    def _where(self, why: Why) -> str:
-        if why.where < 0:
-            return ""
-        node = self.coupling.graph.nodes[why.where]
-        return f"{node.module or 'the model itself'} ({node.source})"
+    def _where(self, why: Why) -> tuple[str, ...]:
+        return tuple(self.coupling.place(i) for i in _places(why))
 
     def said(self, which: Which) -> tuple[str, tuple[str, ...]]:
         """The reasons in words, each once, and their places."""
         own = [self.classes.reasons[i] for i in sorted(which) if i >= 0]
         words = [self._text(why) for why in own]
         words += [_OF_ITS_OWN[i] for i in sorted(which) if i < 0]
-        places = dict.fromkeys(self._where(why) for why in own)
-        return "; ".join(dict.fromkeys(words)) or _NO_CHANNELS, tuple(p for p in places if p)
+        places = dict.fromkeys(place for why in own for place in self._where(why))
+        return "; ".join(dict.fromkeys(words)) or _NO_CHANNELS, tuple(places)
+
+
+def _places(why: Why) -> list[int]:
+    """The nodes that a reason speaks of."""
+    return [i for i in (why.where, why.other) if i >= 0]
 
 
 def _held(
