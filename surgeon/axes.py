@@ -82,6 +82,7 @@ class Algebra:
     _summed: list[tuple[Ids, Why]] = field(default_factory=list)
     _products: list[Product] = field(default_factory=list)
     _read: dict[int, Ids] = field(default_factory=dict)  # by leaf
+    _weighed: dict[int, Ids] = field(default_factory=dict)  # by leaf
     _unread: list[tuple[Ids, Why]] = field(default_factory=list)
     ties: list[tuple[Ids, ...]] = field(default_factory=list)  # runs that one split makes equal
     _interned: dict[bytes, Leaf] = field(default_factory=dict)
@@ -132,6 +133,10 @@ class Algebra:
     def read(self, dim: Dim) -> None:
         """An op computes with all of `dim`."""
         self._read.update((id(leaf), leaf.ids) for leaf in dim if leaf.ids is not None)
+
+    def weigh(self, dim: Dim) -> None:
+        """A weight makes these elements, or takes them: they are channels of a layer."""
+        self._weighed.update((id(leaf), leaf.ids) for leaf in dim if leaf.ids is not None)
 
     def freeze_unread(self, dim: Dim, why: str) -> None:
         """Elements of `dim` that in the end no op computes with may not be cut."""
@@ -378,6 +383,17 @@ class Algebra:
             self.freeze((fixed,), _why(dim) or _JOINED[bool(dim)])
             return _ids(fixed)
         return _ids(self.merge(dim))
+
+    def channels(self, classes: Classes) -> NDArray[np.bool_]:
+        """Classes that some weight makes or takes, by themselves or as a factor of what it does."""
+        mask = np.zeros(classes.count, bool)
+        for ids in self._weighed.values():
+            mask[classes.label[ids]] = True
+        count = -1
+        while count != (count := int(mask.sum())):
+            made = mask[classes.le]
+            mask[classes.lp[made]] = mask[classes.lq[made]] = True
+        return mask
 
     def solve(self) -> Classes:
         """Everything said so far, as classes of elements."""

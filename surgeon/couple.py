@@ -62,7 +62,8 @@ class Coupling:
     def groups(self) -> tuple[Group, ...]:
         """Every group that reaches a state tensor, in order of first use; frozen ones too."""
         kinds = kinds_of(self.graph, self.dims, self.bound, self.classes)
-        return group_all(self.classes, self.algebra.axes, self.uses, (self.explain, kinds))
+        said = (self.explain, kinds, self.algebra.channels(self.classes))
+        return group_all(self.classes, self.algebra.axes, self.uses, said)
 
     @cached_property
     def ties(self) -> tuple[frozenset[str], ...]:
@@ -155,7 +156,7 @@ def couple(graph: Graph) -> Coupling:
 
 class _Reader:
     """Walks the graph; `weights` are values made from state by movement alone (a transposed weight), `made`
-    those that the code makes of nothing (zeros, an identity matrix)."""
+    those that the code makes of nothing (zeros, an identity matrix), `still` all that no input changes."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -166,6 +167,9 @@ class _Reader:
         self.unknown: list[Node] = []
         self.weights: set[Value] = set()
         self.made: set[Value] = set()
+        produced = {v for node in graph.nodes for v in node.outputs}
+        given = {v for node in graph.nodes for v in node.inputs} - produced
+        self.still = given - graph.given
         self.looked_at = {v for node in graph.nodes for v in node.inputs}
         self.looked_at.update(graph.outputs, graph.ends)
 
@@ -232,6 +236,8 @@ class _Reader:
             self._move(node, rule)
         if rule is not None and self.made.issuperset(node.inputs):
             self.made.update(v for v in node.outputs if v is not None)
+        if self.still.issuperset(node.inputs):
+            self.still.update(v for v in node.outputs if v is not None)
 
     def _users(self, node: Node, rule: Rule) -> None:
         """A rule that the user gave may not fit the call."""
@@ -268,10 +274,13 @@ class _Reader:
         for terms, value in operands:
             if value is not None:
                 binding.operand(terms, self.of(value))
+        for letter, why in form.fixed.items():
+            self.algebra.freeze(binding.letters.get(letter, ()), f"{node.op} {why}")
         for letter, like in form.ranked.items():
             binding.rank(letter, like)
         self._note(node, operands, notation.kept)
         self._sum(operands, notation, binding)
+        self._weigh(operands, notation, binding)
         if self.made.issuperset(v for _, v in operands if v is not None):
             self._alone(notation, binding)
         outs = zip(notation.outputs, node.outputs, strict=False)
@@ -294,6 +303,20 @@ class _Reader:
             weighed |= own if value in self.weights else set()
         for letter in (letters - weighed - notation.kept) & binding.letters.keys():
             self.algebra.add_up(binding.letters[letter], f"{binding.op} sums over it")
+
+    def _weigh(
+        self,
+        operands: list[tuple[tuple[Term, ...], Value | None]],
+        notation: Notation,
+        binding: Binding,
+    ) -> None:
+        """What weights make and take, computed ones too: factors that a weight contracts, or that the input
+        does not bring. All else passes it by: a norm's scale, a token that is joined to the input's."""
+        letters: dict[bool, set[str]] = {True: set(), False: set()}
+        for terms, value in operands:
+            letters[value in self.still] |= {x for t in terms for x in t.letters}
+        for letter in letters[True] - (letters[False] & notation.kept):
+            self.algebra.weigh(binding.letters.get(letter, ()))
 
     def _alone(self, notation: Notation, binding: Binding) -> None:
         """What the code makes of nothing carries no channels by itself: where an op mixes or sums over it

@@ -7,6 +7,7 @@ import pytest
 import torch
 from nets import NETS
 from test_couple import coupled
+from torch import nn
 
 from surgeon.couple import couple
 from surgeon.grouping import Group
@@ -71,6 +72,11 @@ GROUPS: dict[str, dict[str, tuple[int, str]]] = {
     },
 }  # fmt: skip
 
+GROUPS["registered"] = {
+    "embed": (32, ""), "embed:in": (12, INPUT), "q:head_dim": (24, ""), "v:head_dim": (24, ""), "head": (5, "model output"),
+    "registers": (4, "tokens or positions: no weight makes or takes them as channels"),
+}  # fmt: skip
+
 
 def said(group: Group) -> tuple[int, str]:
     mark = "!" if group.inexact else ""
@@ -80,6 +86,24 @@ def said(group: Group) -> tuple[int, str]:
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_by_name_size_and_reason(name: str):
     assert {g.name: said(g) for g in coupled(name).groups} == GROUPS[name]
+
+
+class Constant(nn.Module):
+    """A picture that is learned, as StyleGAN's: weights take its channels, though no input brings any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.picture = nn.Parameter(torch.randn(1, 6, 4, 4))
+        self.conv, self.mean = nn.Conv2d(6, 8, 3), nn.Parameter(torch.randn(8, 1, 1))
+        self.style, self.last = nn.Linear(5, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last((self.conv(self.picture) - self.mean) * self.style(x)[:, :, None, None])
+
+
+def test_channels_that_no_input_brings_are_channels():
+    groups = {g.name: g for g in couple(record(Constant().eval(), (torch.randn(2, 5),))).groups}
+    assert groups["picture"].why_not is None and groups["conv"].why_not is None
 
 
 def test_reasons_say_where():

@@ -371,8 +371,13 @@ def _convolution(call: Call, sizes: Sizes) -> Call:
 
 @_resizes("torchvision.deform_conv2d")
 def _deform_conv(call: Call, sizes: Sizes) -> Call:
-    letters = sizes.coupling.bound[call.nodes[0].index]
-    return call.put(11, sizes.factor(call.nodes[0], "g")) if "g" in letters else call
+    """Groups, and runs of channels with offsets of their own: runs in a group, or groups in a run."""
+    groups, runs = call.args[11:13]
+    if "g" not in sizes.coupling.bound[call.nodes[0].index]:
+        return call
+    g, e = (sizes.factor(call.nodes[0], letter) for letter in "ge")
+    groups, runs = (g, g * e) if runs % groups == 0 else (g * e, e)
+    return call.put(11, groups).put(12, runs)
 
 
 @_resizes("conv1d", "conv2d", "conv3d", "mkldnn_convolution")

@@ -18,11 +18,13 @@ SAMPLES: list[Sample] = []
 
 
 def call(op: str, *args: object, cut: str = "", outputs: int = 9, values: bool = True,
-         reaches: bool = True, resizes: bool = True, needs: str = "cpu", **kwargs: object) -> None:  # fmt: skip
+         reaches: bool = True, resizes: bool = True, needs: str = "cpu", finite: bool = False, **kwargs: object) -> None:  # fmt: skip
     """Add `torch.ops.aten.<op>(*args, **kwargs)`, or the call of an op of torchvision's."""
     own = op.startswith("torchvision.")
     name = f"{'' if own else 'aten.'}{op}{'' if '.' in op.removeprefix('torchvision.') else '.default'}"
-    SAMPLES.append(Sample(name, args, kwargs, cut, outputs, values, reaches, resizes, needs))
+    SAMPLES.append(
+        Sample(name, args, kwargs, cut, outputs, values, reaches, resizes, needs, finite)
+    )
 
 
 _noise = torch.Generator().manual_seed(0)
@@ -584,16 +586,31 @@ call("torchvision.roi_align", x(2, 4, 6, 6), BOXES, 1.0, 2, 3, 2, False, cut=".1
 call("torchvision.roi_pool", x(2, 4, 6, 6), BOXES, 1.0, 2, 3, cut=".1.. ..")
 
 
-def deform(out: int, groups: int, apart: int, cut: str) -> None:
-    """One call of deform_conv2d over 4 channels in, whose offsets are `apart` for each run of them."""
-    data = x(2, 4, 5, 6), x(out, 4 // groups, 3, 3), x(2, 18 * apart, 3, 4), x(2, 9 * apart, 3, 4)
-    call("torchvision.deform_conv2d", *data, x(out), 1, 1, 0, 0, 1, 1, groups, apart, True, cut=cut)
+def deform(
+    channels: tuple[int, int], groups: int, apart: int, cut: str, masked: bool = True
+) -> None:
+    """One call of deform_conv2d whose offsets are `apart` for each run of the channels in."""
+    into, out = channels
+    data = x(2, into, 5, 6), x(out, into // groups, 3, 3), x(2, 18 * apart, 3, 4)
+    mask = x(2, 9 * apart, 3, 4) if masked else x(2, 1)
+    steps = (1, 1, 0, 0, 1, 1)
+    call(
+        "torchvision.deform_conv2d",
+        *data,
+        mask,
+        x(out),
+        *steps,
+        groups,
+        apart,
+        masked,
+        cut=cut,
+        finite=True,
+    )
 
 
-deform(6, 1, 1, ".1.. 11.. .... .... 1")
-deform(6, 2, 1, ".1.. 11.. .... .... 1")
-deform(6, 1, 2, ".... 1... .... .... 1")
-deform(6, 2, 2, ".... .... .... .... .")
+deform((4, 6), 1, 1, ".1.. 11.. .... .... 1")
+deform((4, 6), 2, 1, ".1.. 11.. .... .... 1")
+deform((4, 6), 1, 1, ".1.. 11.. .... .. 1", masked=False)
 
 # ---- losses -----------------------------------------------------------------------------------
 
@@ -685,6 +702,14 @@ call("_linalg_eigh", square(), "L", False, outputs=1, cut="!!")
 call("_linalg_svd", square(), cut="!!")
 call("_linalg_svd", square(), False, False, outputs=2, cut="!!")
 call("_linalg_svd", x(3, 4, 5), cut="...")
+# deformable convolutions with offsets for runs of channels
+deform((4, 6), 1, 2, ".1.. 11.. .1.. .1.. 1")
+deform((4, 6), 1, 2, ".1.. 11.. .1.. .. 1", masked=False)
+deform((4, 6), 2, 2, ".1.. 11.. .1.. .1.. 1")
+deform((8, 6), 2, 4, ".1.. 11.. .1.. .1.. 1")
+deform((8, 8), 4, 2, ".1.. 11.. .1.. .1.. 1")
+deform((6, 6), 3, 2, ".... .... .... .... .")
+
 call("diagonal_copy", x(3, 4, 4), 0, 1, 2, cut="111")
 call("diag_embed", x(4), cut="1")
 call("diag_embed", x(3, 4), 0, 0, -1, cut="11")
