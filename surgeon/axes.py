@@ -61,9 +61,9 @@ def is_opaque(dim: Dim) -> bool:
     return all(leaf.ids is None for leaf in dim)
 
 
-def opaque(size: int, why: str = "") -> Dim:
-    """A dimension that is never cut. why: what to say of what meets it."""
-    return (Leaf(size, why=why),) if size != 1 else ()
+def opaque(size: int, why: str = "", where: int = -1) -> Dim:
+    """A dimension that is never cut. why: what to say of what meets it; where: who made it."""
+    return (Leaf(size, why=why, where=where),) if size != 1 else ()
 
 
 @dataclass
@@ -192,7 +192,8 @@ class Algebra:
         if x is y:
             return
         if x.ids is None or y.ids is None:
-            self.freeze((x, y), _why((x, y)) or "meets a dimension that is never cut")
+            said = _speaks((x, y)) or Leaf(1, why="meets a dimension that is never cut")
+            self.freeze((x, y), said.why, said.where)
             return
         self._equal.append((x.ids, y.ids))
         x.root = y
@@ -276,7 +277,7 @@ class Algebra:
         """One leaf as outer x inner, refining the product it already is where the two nest."""
         inner = leaf.size // outer
         if leaf.ids is None:
-            return opaque(outer, leaf.why), opaque(inner, leaf.why)
+            return opaque(outer, leaf.why, leaf.where), opaque(inner, leaf.why, leaf.where)
         leaf = _root(leaf)
         if leaf.parts is None:
             p, q = self._fresh_leaf(outer, "factor"), self._fresh_leaf(inner, "factor")
@@ -315,7 +316,7 @@ class Algebra:
         if len(dim) == 1:
             return dim[0]
         if is_opaque(dim):
-            return Leaf(size_of(dim), why=_why(dim))
+            return _like(dim, size_of(dim))
         key = tuple(id(leaf) for leaf in dim)
         if key not in self._merged:
             self._keep.append(dim)
@@ -345,7 +346,7 @@ class Algebra:
         if len(index) == size and np.array_equal(index, np.arange(size)):
             return dim
         if is_opaque(dim):
-            return opaque(len(index), _why(dim))
+            return (_like(dim, len(index)),) if len(index) != 1 else ()
         for leaf in dim:
             if leaf.ranked:
                 self.freeze((leaf,), leaf.ranked)
@@ -373,14 +374,16 @@ class Algebra:
         if len(dims) == 1:
             return dims[0]
         if all(is_opaque(dim) for dim in dims):
-            return opaque(sum(size_of(dim) for dim in dims), _why(leaf for d in dims for leaf in d))
+            size = sum(size_of(dim) for dim in dims)
+            return (_like([leaf for dim in dims for leaf in dim], size),) if size != 1 else ()
         return (self._leaf(np.concatenate([self._ids_of(dim) for dim in dims])),)
 
     def _ids_of(self, dim: Dim) -> Ids:
         """Ids of any dimension; what has none gets fixed ones."""
         if is_opaque(dim):
             fixed = self._fresh_leaf(size_of(dim), "fixed")
-            self.freeze((fixed,), _why(dim) or _JOINED[bool(dim)])
+            said = _speaks(dim) or Leaf(1, why=_JOINED[bool(dim)])
+            self.freeze((fixed,), said.why, said.where)
             return _ids(fixed)
         return _ids(self.merge(dim))
 
@@ -413,9 +416,15 @@ _JOINED = {
 }
 
 
-def _why(leaves: Iterable[Leaf]) -> str:
-    """What the opaque ones among the leaves say of what meets them."""
-    return next((leaf.why for leaf in leaves if leaf.why), "")
+def _speaks(leaves: Iterable[Leaf]) -> Leaf | None:
+    """The first of the opaque ones among the leaves that says something of what meets it."""
+    return next((leaf for leaf in leaves if leaf.why), None)
+
+
+def _like(leaves: Iterable[Leaf], size: int) -> Leaf:
+    """An opaque extent that says what the leaves say."""
+    said = _speaks(leaves)
+    return Leaf(size, why=said.why, where=said.where) if said else Leaf(size)
 
 
 def _root(leaf: Leaf) -> Leaf:

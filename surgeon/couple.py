@@ -114,8 +114,8 @@ class Coupling:
         if why.other < 0:
             return f"{why.text}, at {self.place(why.where)}"
         both = (why.where, why.other)
-        said = (f"{self.graph.nodes[i].op} at {self.place(i)}" for i in both)
-        return f"{why.text}, {' and '.join(said)}"
+        said = (f"{self.graph.nodes[i].op} in {self.place(i)}" for i in both)
+        return f"{why.text}, at {' and '.join(said)}"
 
     def place(self, node: int) -> str:
         """Where a node stands: 'head (net.py:12)'."""
@@ -256,7 +256,8 @@ class _Reader:
             for dim in self.of(value):
                 self.algebra.freeze(dim, f"no channel rule for {node.op}")
         why = f"meets a result of {node.op}, which has no channel rule"
-        outs = [tuple(opaque(n, why) for n in v.shape) if v else () for v in node.outputs]
+        made = [v.shape if v else () for v in node.outputs]
+        outs = [tuple(opaque(n, why, node.index) for n in shape) for shape in made]
         self._give(node, outs)
 
     def _move(self, node: Node, rule: Rule) -> None:

@@ -454,7 +454,8 @@ def pack_padded_sequence(site: Site) -> list[Dims]:
 
 def _made(site: Site, size: int) -> Dim:
     """A dimension that the op makes, whose positions differ."""
-    return opaque(size, f"meets positions that {site.node.op} makes, which stay")
+    why = f"meets positions that {site.node.op} makes, which stay"
+    return opaque(size, why, site.algebra.where)
 
 
 def _take(site: Site, dim: int, index: Any) -> Dims:

@@ -174,9 +174,8 @@ class Binding:
             elif term.letters:
                 out.append(self._product(term, size))
             else:
-                out.append(
-                    opaque(size, f"meets batch, space or positions of {self.op}, which stay")
-                )
+                why = f"meets batch, space or positions of {self.op}, which stay"
+                out.append(opaque(size, why, self.algebra.where))
         return tuple(out)
 
     def _product(self, term: Term, size: int) -> Dim:
