@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -149,9 +150,11 @@ class Masks:
                 self._told[out[1]] = str(func)
         else:
             out = func(*args, **kwargs)
-        for terms, tensor in zip(notation.outputs, _flat((out,)), strict=False):
-            mask = letters.write(terms, tensor.shape, tensor.device)
-            self._settle(tensor, mask, written=_in_place(func))
+        outs = (out,) if isinstance(out, Tensor) else out
+        for terms, tensor in zip(notation.outputs, outs, strict=False):
+            if tensor is not None:  # a gradient that was not asked for
+                mask = letters.write(terms, tensor.shape, tensor.device)
+                self._settle(tensor, mask, written=_in_place(func))
         return out
 
     def _settle(self, tensor: Tensor, mask: Tensor, *, written: bool) -> None:
@@ -162,7 +165,10 @@ class Masks:
             self._held.set(tensor, mask)
         own = self._held.get(tensor)
         if own is not None and _measures(tensor):
-            tensor.masked_fill_(own, 0)
+            with _unsafe_preserve_version_counter(
+                tensor
+            ):  # a gradient may read what the op kept of it
+                tensor.masked_fill_(own, 0)
 
 
 def _on_kept(
@@ -177,13 +183,12 @@ def _on_kept(
     small = _shrunk(args, operands, letters)
     _resized(str(func), small, letters)
     out = func(*small, **kwargs)
-    placed = [
-        _placed(tensor, terms, letters)
-        for terms, tensor in zip(outputs, _flat((out,)), strict=False)
-    ]
     if _in_place(func):
-        return args[0].copy_(placed[0])
-    return tuple(placed) if isinstance(out, (tuple, list)) else placed[0]
+        return args[0].copy_(_placed(out, outputs[0], letters))
+    if isinstance(out, Tensor):
+        return _placed(out, outputs[0], letters)
+    given = zip(out, outputs, strict=False)
+    return tuple(None if t is None else _placed(t, terms, letters) for t, terms in given)
 
 
 def _shrunk(
@@ -203,11 +208,13 @@ def _shrunk(
 
 def _resized(op: str, args: list[Any], letters: Letters) -> None:
     """Size arguments of the ops that have them beside their tensors."""
+    back = "_backward" in op  # the gradient stands before x
     if "layer_norm" in op or "rms_norm" in op:
-        args[1] = list(args[0].shape[-len(args[1]) :])
+        args[1 + back] = list(args[0].shape[-len(args[1 + back]) :])
     if "native_group_norm" in op:
-        args[3:5] = args[0].shape[:2]
-        args[6] = int((~letters.gone["g"]).sum())
+        first = 5 if back else 3
+        args[first : first + 2] = args[0].shape[:2]
+        args[first + 3] = int((~letters.gone["g"]).sum())
 
 
 def _placed(tensor: Tensor, terms: tuple[Term, ...], letters: Letters) -> Tensor:

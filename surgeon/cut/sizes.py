@@ -92,6 +92,7 @@ class Positions:
     index: tuple[int, ...]
 
 
+_UPSAMPLED = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
 Resizer = Callable[[Call, Sizes], Call]
 RESIZE: dict[str, Resizer] = {}
 
@@ -414,6 +415,34 @@ def _group_norm(call: Call, sizes: Sizes) -> Call:
 def _layer_norm(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
     return call.put(1, list(sizes.shape(call.x)[-len(call.args[1]) :]))
+
+
+@_resizes("native_layer_norm_backward")
+def _layer_norm_backward(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    return call.put(2, list(sizes.shape(call.x)[-len(call.args[2]) :]))
+
+
+@_resizes("native_group_norm_backward")
+def _group_norm_backward(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    batch, channels = sizes.shape(call.x)[:2]
+    call = call.put(5, *_fill([call.args[5]], [batch], [batch])).put(6, channels)
+    return call.put(8, sizes.factor(call.nodes[0], "g"))
+
+
+@_resizes("convolution_backward")
+def _convolution_backward(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    bias = [sizes.shape(call.x)[1]] if call.args[3] else call.args[3]
+    return call.put(3, bias).put(9, sizes.factor(call.nodes[0], "g"))
+
+
+@_resizes(*(f"upsample_{kind}_backward" for kind in _UPSAMPLED))
+def _upsample_backward(call: Call, sizes: Sizes) -> Call:
+    """(gradient, its size in space, the input's size)"""
+    out = call.outputs[0]
+    return call.put(2, _fill(call.args[2], sizes.shape(out), out.shape))
 
 
 @_resizes("scaled_dot_product_attention")

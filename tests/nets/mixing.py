@@ -151,10 +151,10 @@ class Whitening(ImageNet):
 
 @net("stem", inputs=image)
 class Decorrelation(ImageNet):
-    """Channels turned by the eigenvectors of their covariance, shrunk and turned back."""
+    """Channels turned by the eigenvectors of their products, shrunk and turned back, each picture by itself."""
 
     def body(self, x: Tensor) -> Tensor:
-        flat = x.transpose(0, 1).flatten(1)
-        values, vectors = torch.linalg.eigh(flat @ flat.T / flat.shape[1])
-        turned = vectors @ torch.diag((values + 0.1).rsqrt()) @ vectors.T @ flat
-        return turned.reshape(x.shape[1], len(x), *x.shape[2:]).transpose(0, 1)
+        flat = x.flatten(2)
+        values, vectors = torch.linalg.eigh(flat @ flat.mT / flat.shape[2])
+        shrunk = torch.diag_embed((values + 0.1).rsqrt())
+        return (vectors @ shrunk @ vectors.mT @ flat).view_as(x)

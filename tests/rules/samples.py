@@ -714,3 +714,67 @@ call("diagonal_copy", x(3, 4, 4), 0, 1, 2, cut="111")
 call("diag_embed", x(4), cut="1")
 call("diag_embed", x(3, 4), 0, 0, -1, cut="11")
 call("diag_embed", x(3, 4), 1, cut="1.")
+
+# ---- backward ---------------------------------------------------------------------------------
+
+for op in """
+    gelu hardsigmoid hardswish logit mish sigmoid silu tanh
+""".split():
+    call(f"{op}_backward", x(3, 4), x(3, 4), cut="11 11")
+call("threshold_backward", x(3, 4), x(3, 4), 0.4, cut="11 11")
+call("hardtanh_backward", x(3, 4), x(3, 4), 0.2, 0.7, cut="11 11")
+call("leaky_relu_backward", x(3, 4), x(3, 4) - 0.5, 0.1, False, cut="11 11")
+call("elu_backward", x(3, 4), 1.0, 1.0, 1.0, False, x(3, 4) - 0.5, cut="11 11")
+call("softplus_backward", x(3, 4), x(3, 4), 1.0, 20.0, cut="11 11")
+call("softshrink_backward", x(3, 4), x(3, 4), 0.3, cut="11 11")
+call("hardshrink_backward", x(3, 4), x(3, 4), 0.3, cut="11 11")
+call("log_sigmoid_backward", x(3, 4), x(3, 4), x(3, 4), cut="11 11 11")
+call("native_dropout_backward", x(3, 4), bits(3, 4), 2.0, cut="11 11")
+call("_softmax_backward_data", x(3, 4, 5), x(3, 4, 5), 1, torch.float64, cut="1!1 1!1")
+call("_log_softmax_backward_data", x(3, 4), x(3, 4), -1, torch.float64, cut="1! 1!")
+for size, kinds in (
+    ([6], "nearest linear"),
+    ([6, 8], "nearest bilinear"),
+    ([6, 8, 4], "nearest trilinear"),
+):
+    for kind in kinds.split():
+        given = x(2, 3, *size), size, [2, 3, *(n // 2 for n in size)]
+        aligned = (False,) if kind != "nearest" else ()
+        call(f"upsample_{kind}{len(size)}d_backward", *given, *aligned, cut="11" + "." * len(size))
+call("upsample_bicubic2d_backward", x(2, 3, 6, 8), [6, 8], [2, 3, 3, 4], False, cut="11..")
+call("_adaptive_avg_pool2d_backward", x(2, 3, 2, 2), x(2, 3, 6, 8), cut="11.. 11..")
+call("_adaptive_avg_pool3d_backward", x(2, 3, 2, 2, 2), x(2, 3, 6, 8, 4), cut="11... 11...")
+pool = ([2, 2], [2, 2], [0, 0], False, True, None)
+call("avg_pool2d_backward", x(2, 3, 3, 4), x(2, 3, 6, 8), *pool, cut="11.. 11..")
+pool3 = ([2, 2, 2], [2, 2, 2], [0, 0, 0], False, True, None)
+call("avg_pool3d_backward", x(2, 3, 3, 4, 2), x(2, 3, 6, 8, 4), *pool3, cut="11... 11...")
+big = x(2, 3, 6, 8)
+where = torch.ops.aten.max_pool2d_with_indices(big, [2, 2])[1]
+largest = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+call("max_pool2d_with_indices_backward", x(2, 3, 3, 4), big, *largest, where, cut="11.. 11.. 11..")
+big = x(2, 3, 6, 8, 4)
+where = torch.ops.aten.max_pool3d_with_indices(big, [2, 2, 2])[1]
+largest = ([2, 2, 2], [2, 2, 2], [0, 0, 0], [1, 1, 1], False)
+call(
+    "max_pool3d_with_indices_backward",
+    x(2, 3, 3, 4, 2),
+    big,
+    *largest,
+    where,
+    cut="11... 11... 11...",
+)
+
+every = [True, True, True]
+call("native_layer_norm_backward", x(3, 4, 5), x(3, 4, 5), [5], x(3, 4, 1), x(3, 4, 1), x(5), x(5), every,
+     outputs=1, cut="11! 11! 11. 11. ! !")  # fmt: skip
+call("native_group_norm_backward", x(2, 6, 5), x(2, 6, 5), x(2, 3), x(2, 3), x(6), 2, 6, 5, 3, every,
+     outputs=1, cut="1!. 1!. 11 11 !")  # fmt: skip
+call("native_batch_norm_backward", x(2, 3, 5), x(2, 3, 5), x(3), x(3), x(3), x(0), x(0), False, 1e-5, every,
+     outputs=1, cut="11. 11. 1 1 1 . .")  # fmt: skip
+call("native_batch_norm_backward", x(2, 3, 5), x(2, 3, 5), x(3), None, None, x(3), x(3), True, 1e-5, every,
+     outputs=1, cut="!1! !1! 1 1 1")  # fmt: skip
+moves = ([1, 1], [0, 0], [1, 1])
+call("convolution_backward", x(2, 6, 3, 4), x(2, 4, 5, 6), x(6, 2, 3, 3), [6], *moves, False, [0, 0], 2, every,
+     outputs=1, cut="11.. 11.. 11..")  # fmt: skip
+call("convolution_backward", x(2, 6, 7, 8), x(2, 4, 5, 6), x(4, 3, 3, 3), [6], *moves, True, [0, 0], 2, every,
+     outputs=1, cut="11.. 11.. 11..")  # fmt: skip
