@@ -315,7 +315,8 @@ class _Reader:
         does not bring. All else passes it by: a norm's scale, a token that is joined to the input's."""
         letters: dict[bool, set[str]] = {True: set(), False: set()}
         for terms, value in operands:
-            letters[value in self.still] |= {x for t in terms for x in t.letters}
+            if value is not None:
+                letters[value in self.still] |= {x for t in terms for x in t.letters}
         for letter in letters[True] - (letters[False] & notation.kept):
             self.algebra.weigh(binding.letters.get(letter, ()))
 

@@ -106,6 +106,23 @@ def test_channels_that_no_input_brings_are_channels():
     assert groups["picture"].why_not is None and groups["conv"].why_not is None
 
 
+class Looked(nn.Module):
+    """Queries and keys of a convolution without a bias: no weight takes them, but one makes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.v = nn.Conv1d(5, 8, 1, bias=False), nn.Conv1d(5, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k = self.qk(x).chunk(2, 1)
+        return self.v(x) @ (q.mT @ k).softmax(1)
+
+
+def test_what_a_weight_makes_and_none_takes_is_a_channel():
+    groups = couple(record(Looked().eval(), (torch.randn(2, 5, 6),))).groups
+    assert {g.name: g.why_not for g in groups if g.name == "qk:head_dim"} == {"qk:head_dim": None}
+
+
 def test_reasons_say_where():
     groups = {g.name: g for g in coupled("norm_mlp_residual").groups}
     why = groups["embed"].inexact
