@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from surgeon.axes import size_of
 from surgeon.couple import Coupling
 from surgeon.graph import Node, Value
+from surgeon.rules.strided import new_strides
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -154,6 +155,17 @@ def _shape_second(call: Call, sizes: Sizes) -> Call:
 def _shape_first(call: Call, sizes: Sizes) -> Call:
     out = call.outputs[0]
     return call.put(0, _fill(call.args[0], sizes.shape(out), out.shape))
+
+
+@_resizes("as_strided")
+def _as_strided(call: Call, sizes: Sizes) -> Call:
+    """Of a tensor without gaps; the same in another memory format keeps what it was given."""
+    assert call.x is not None
+    new, out = sizes.shape(call.x), call.outputs[0]
+    if new == call.x.shape or not all(type(n) is int for n in (*call.args[1], *call.args[2])):
+        return call
+    stride = new_strides(call.x, call.args[1], call.args[2], new)
+    return call.put(1, list(sizes.shape(out))).put(2, stride)
 
 
 @_resizes("eye")

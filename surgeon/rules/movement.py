@@ -265,17 +265,6 @@ def _is_constant(value: Value) -> bool:
     return value.constant is not None and len(value.shape) == 1 and value.dtype != "b1"
 
 
-@moves("aten.as_strided")
-def as_strided(site: Site) -> Dims:
-    """the same tensor in another memory format; any other use is read by position"""
-    value = site.node.args[0]
-    shape, stride = site.node.args[1:3]
-    same = [(a, b) for n, a, b in zip(shape, stride, value.stride, strict=False) if n != 1]
-    if tuple(shape) == value.shape and all(a == b for a, b in same):
-        return site.x
-    return _refused(site, "strided by position")
-
-
 @moves("aten.view_as_complex")
 def view_as_complex(site: Site) -> Dims:
     """... 2 -> ..."""

@@ -503,7 +503,7 @@ call(
     resizes=False,
 )
 call("as_strided", x(3, 4), [3, 4], [4, 1], cut="11", resizes=False)
-call("as_strided", x(3, 4), [4, 3], [1, 4], cut="..")
+call("as_strided", x(3, 4), [4, 3], [1, 4], cut="11")
 call("unfold", x(3, 6), 1, 2, 1, cut="1.")
 call("unfold", x(3, 6), 1, 2, 2, cut="11")
 call("unfold", x(3, 7), 1, 2, 2, cut="1.")
@@ -778,3 +778,13 @@ call("convolution_backward", x(2, 6, 3, 4), x(2, 4, 5, 6), x(6, 2, 3, 3), [6], *
      outputs=1, cut="11.. 11.. 11..")  # fmt: skip
 call("convolution_backward", x(2, 6, 7, 8), x(2, 4, 5, 6), x(4, 3, 3, 3), [6], *moves, True, [0, 0], 2, every,
      outputs=1, cut="11.. 11.. 11..")  # fmt: skip
+
+# ---- read by strides --------------------------------------------------------------------------
+
+call("as_strided", x(3, 12, 5), [3, 3, 6, 5], [60, 15, 5, 1], cut="1.1")
+call("as_strided", x(3, 2, 4, 5), [3, 3, 4, 5], [40, 10, 5, 1], cut="1..1")
+turned = x(12, 3, 5).transpose(0, 1)
+call("as_strided", turned, [3, 3, 6, 5], [5, 45, 15, 1], cut="1.1", resizes=False)
+call("as_strided", x(3, 12), [3, 4, 6], [12, 2, 1], cut="1.")
+call("as_strided", x(3, 4, 5), [3, 4, 5], [20, 1, 4], cut="1..")
+call("as_strided", x(3, 5), [5, 3], [1, 4], cut="..")
