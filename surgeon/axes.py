@@ -20,7 +20,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.classes import Classes, Product, Said, Unread, Why, solve
+from surgeon.classes import Classes, Product, Said, Unread, Why, no_common_cut, solve
 
 Ids = NDArray[np.int64]
 
@@ -33,6 +33,8 @@ class Leaf:
     ids: Ids | None = None
     parts: tuple[Leaf, Leaf] | None = None  # outer, inner: this array seen as a product
     root: Leaf | None = None  # union-find over arrays that are equal throughout
+    where: int = -1  # the caller's mark when it was made
+    ranked: str = ""  # of elements in an order of their own: why a part of them cannot be taken
     why: str = ""  # of an opaque extent: why what meets it stays, where that is not plain
 
 
@@ -59,9 +61,9 @@ def is_opaque(dim: Dim) -> bool:
     return all(leaf.ids is None for leaf in dim)
 
 
-def opaque(size: int, why: str = "") -> Dim:
-    """A dimension that is never cut. why: what to say of what meets it."""
-    return (Leaf(size, why=why),) if size != 1 else ()
+def opaque(size: int, why: str = "", where: int = -1) -> Dim:
+    """A dimension that is never cut. why: what to say of what meets it; where: who made it."""
+    return (Leaf(size, why=why, where=where),) if size != 1 else ()
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Algebra:
     _summed: list[tuple[Ids, Why]] = field(default_factory=list)
     _products: list[Product] = field(default_factory=list)
     _read: dict[int, Ids] = field(default_factory=dict)  # by leaf
+    _weighed: dict[int, Ids] = field(default_factory=dict)  # by leaf
     _unread: list[tuple[Ids, Why]] = field(default_factory=list)
     ties: list[tuple[Ids, ...]] = field(default_factory=list)  # runs that one split makes equal
     _interned: dict[bytes, Leaf] = field(default_factory=dict)
@@ -100,7 +103,7 @@ class Algebra:
         ids = np.arange(self.count, self.count + size, dtype=np.int64)
         self.axes.append(Axis(self.count, size, label))
         self.count += size
-        leaf = Leaf(size, ids)
+        leaf = Leaf(size, ids, where=self.where)
         self._interned[ids.tobytes()] = leaf
         return leaf
 
@@ -114,11 +117,11 @@ class Algebra:
 
     # --- saying -------------------------------------------------------------------------------
 
-    def freeze(self, dim: Dim, why: str) -> None:
-        """No element of `dim` may be cut."""
+    def freeze(self, dim: Dim, why: str, other: int = -1) -> None:
+        """No element of `dim` may be cut. other: the mark of a second place that the reason speaks of."""
         for leaf in dim:
             if leaf.ids is not None:
-                self._frozen.append((leaf.ids, Why(why, self.where)))
+                self._frozen.append((leaf.ids, Why(why, self.where, other)))
 
     def freeze_at(self, dim: Dim, index: int, why: str) -> None:
         """Element `index` of `dim` may not be cut (its position is written in the code)."""
@@ -130,6 +133,10 @@ class Algebra:
     def read(self, dim: Dim) -> None:
         """An op computes with all of `dim`."""
         self._read.update((id(leaf), leaf.ids) for leaf in dim if leaf.ids is not None)
+
+    def weigh(self, dim: Dim) -> None:
+        """A weight makes these elements, or takes them: they are channels of a layer."""
+        self._weighed.update((id(leaf), leaf.ids) for leaf in dim if leaf.ids is not None)
 
     def freeze_unread(self, dim: Dim, why: str) -> None:
         """Elements of `dim` that in the end no op computes with may not be cut."""
@@ -177,7 +184,7 @@ class Algebra:
                 left.append(x)
             else:
                 rest = (x, y, *left, *right)
-                self.freeze(rest, f"products {sizes(a)} and {sizes(b)} do not nest")
+                self.freeze(rest, f"{sizes(a)} channels meet {sizes(b)}: no cut keeps both whole")
                 return
 
     def _equate_leaves(self, x: Leaf, y: Leaf) -> None:
@@ -185,7 +192,8 @@ class Algebra:
         if x is y:
             return
         if x.ids is None or y.ids is None:
-            self.freeze((x, y), _why((x, y)) or "meets the input, batch or space, which stay")
+            said = _speaks((x, y)) or Leaf(1, why="meets a dimension that is never cut")
+            self.freeze((x, y), said.why, said.where)
             return
         self._equal.append((x.ids, y.ids))
         x.root = y
@@ -208,7 +216,7 @@ class Algebra:
         if 0 in shape:
             for dim in dims:
                 self.freeze(dim, "an empty tensor")
-            return tuple(opaque(n) for n in shape)
+            return tuple(opaque(n, "meets an empty tensor") for n in shape)
         leaves = [leaf for dim in dims for leaf in dim]
         return self._regroup(leaves, shape)
 
@@ -257,8 +265,9 @@ class Algebra:
         return self._frozen_run(run, shape)
 
     def _frozen_run(self, run: list[Leaf], shape: Sequence[int]) -> Dims:
-        self.freeze(tuple(run), f"reshape of {sizes(tuple(run))} to {shape} cuts across channels")
-        return tuple(opaque(n) for n in shape)
+        why = no_common_cut(sizes(tuple(run)), "*".join(map(str, shape)))
+        self.freeze(tuple(run), why, max(leaf.where for leaf in run))
+        return tuple(opaque(n, f"meets a place where {why}") for n in shape)
 
     def split(self, dim: Dim, factors: Sequence[int]) -> Dims:
         """`dim` as a product of factors of the given sizes."""
@@ -268,7 +277,7 @@ class Algebra:
         """One leaf as outer x inner, refining the product it already is where the two nest."""
         inner = leaf.size // outer
         if leaf.ids is None:
-            return opaque(outer, leaf.why), opaque(inner, leaf.why)
+            return opaque(outer, leaf.why, leaf.where), opaque(inner, leaf.why, leaf.where)
         leaf = _root(leaf)
         if leaf.parts is None:
             p, q = self._fresh_leaf(outer, "factor"), self._fresh_leaf(inner, "factor")
@@ -284,8 +293,11 @@ class Algebra:
         if p.size % outer == 0:
             a, b = self._split(p, outer)
             return a, (*b, q)
-        self.freeze((leaf,), f"seen as {p.size}*{q.size} and as {outer}*{inner}")
-        return opaque(outer), opaque(inner)
+        why = no_common_cut(f"{p.size}*{q.size}", f"{outer}*{inner}")
+        self.freeze((leaf,), why, p.where)
+        return opaque(outer, f"meets a place where {why}"), opaque(
+            inner, f"meets a place where {why}"
+        )
 
     def factors(self, dim: Dim) -> Dim:
         """The finest product that a dimension is known to be."""
@@ -304,7 +316,7 @@ class Algebra:
         if len(dim) == 1:
             return dim[0]
         if is_opaque(dim):
-            return Leaf(size_of(dim), why=_why(dim))
+            return _like(dim, size_of(dim))
         key = tuple(id(leaf) for leaf in dim)
         if key not in self._merged:
             self._keep.append(dim)
@@ -315,6 +327,16 @@ class Algebra:
             self._merged[key] = leaf
         return self._merged[key]
 
+    def ranked(self, dim: Dim, why: str) -> Dim:
+        """As many elements as `dim` has, in an order of their own: none is at a place that the code may name.
+
+        Which of them go is of no account, so those do that stand where channels go.
+        """
+        return tuple(
+            Leaf(leaf.size, leaf.ids, root=_root(leaf), where=self.where, ranked=why)
+            for leaf in dim
+        )
+
     def take(self, dim: Dim, index: Ids, why: str = "") -> Dim:
         """Elements `index` of `dim`, in that order: slice, flip, roll, constant gather.
 
@@ -324,7 +346,10 @@ class Algebra:
         if len(index) == size and np.array_equal(index, np.arange(size)):
             return dim
         if is_opaque(dim):
-            return opaque(len(index), _why(dim))
+            return (_like(dim, len(index)),) if len(index) != 1 else ()
+        for leaf in dim:
+            if leaf.ranked:
+                self.freeze((leaf,), leaf.ranked)
         if len(index) == 1:
             self.freeze_at(dim, int(index[0]), why or f"position {int(index[0])} is read by itself")
             return ()
@@ -349,16 +374,29 @@ class Algebra:
         if len(dims) == 1:
             return dims[0]
         if all(is_opaque(dim) for dim in dims):
-            return opaque(sum(size_of(dim) for dim in dims), _why(leaf for d in dims for leaf in d))
+            size = sum(size_of(dim) for dim in dims)
+            return (_like([leaf for dim in dims for leaf in dim], size),) if size != 1 else ()
         return (self._leaf(np.concatenate([self._ids_of(dim) for dim in dims])),)
 
     def _ids_of(self, dim: Dim) -> Ids:
         """Ids of any dimension; what has none gets fixed ones."""
         if is_opaque(dim):
             fixed = self._fresh_leaf(size_of(dim), "fixed")
-            self.freeze((fixed,), _why(dim) or _JOINED[bool(dim)])
+            said = _speaks(dim) or Leaf(1, why=_JOINED[bool(dim)])
+            self.freeze((fixed,), said.why, said.where)
             return _ids(fixed)
         return _ids(self.merge(dim))
+
+    def channels(self, classes: Classes) -> NDArray[np.bool_]:
+        """Classes that some weight makes or takes, by themselves or as a factor of what it does."""
+        mask = np.zeros(classes.count, bool)
+        for ids in self._weighed.values():
+            mask[classes.label[ids]] = True
+        count = -1
+        while count != (count := int(mask.sum())):
+            made = mask[classes.le]
+            mask[classes.lp[made]] = mask[classes.lq[made]] = True
+        return mask
 
     def solve(self) -> Classes:
         """Everything said so far, as classes of elements."""
@@ -373,14 +411,20 @@ def sizes(dim: Dim) -> str:
 
 
 _JOINED = {
-    True: "joined from the input, batch or space, which stay",
+    True: "joined with a dimension that is never cut",
     False: "joined from an extent of one, which stays",
 }
 
 
-def _why(leaves: Iterable[Leaf]) -> str:
-    """What the opaque ones among the leaves say of what meets them."""
-    return next((leaf.why for leaf in leaves if leaf.why), "")
+def _speaks(leaves: Iterable[Leaf]) -> Leaf | None:
+    """The first of the opaque ones among the leaves that says something of what meets it."""
+    return next((leaf for leaf in leaves if leaf.why), None)
+
+
+def _like(leaves: Iterable[Leaf], size: int) -> Leaf:
+    """An opaque extent that says what the leaves say."""
+    said = _speaks(leaves)
+    return Leaf(size, why=said.why, where=said.where) if said else Leaf(size)
 
 
 def _root(leaf: Leaf) -> Leaf:

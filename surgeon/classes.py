@@ -18,8 +18,12 @@ from scipy.sparse.csgraph import connected_components
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-_TANGLED = "a factor of a product that does not nest with another one"
-_REPEATS = "a factor at whose positions the same channels stand"
+_REPEATS = "along it the same channels stand again, so that none can go by itself"
+
+
+def no_common_cut(one: str, other: str) -> str:
+    """The reason of channels that two ops take as products which do not nest, as '3*4' and '4*3'."""
+    return f"one op takes the channels as {one} and another as {other}: no cut keeps both whole"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Why:
 
     text: str
     where: int
+    other: int = -1  # of a second place that the text speaks of
 
 
 @dataclass(frozen=True)
@@ -107,23 +112,31 @@ class _Products:
     q: Ids
     k: Ids  # which product
     where: tuple[int, ...]  # by product
+    shape: tuple[str, ...]  # by product, as people write it
 
     @staticmethod
     def of(products: Sequence[Product]) -> _Products:
         live = [x for x in products if x.p is not None and x.q is not None]
         if not live:
             none = np.zeros(0, np.int64)
-            return _Products(none, none, none, none, ())
+            return _Products(none, none, none, none, (), ())
         return _Products(
             np.concatenate([x.e for x in live]),
             np.concatenate([np.repeat(x.p, len(x.q)) for x in live]),  # type: ignore[arg-type]
             np.concatenate([np.tile(x.q, len(x.p)) for x in live]),  # type: ignore[arg-type]
             np.repeat(np.arange(len(live)), [len(x.e) for x in live]),
             tuple(x.where for x in live),
+            tuple(f"{len(x.p)}*{len(x.q)}" for x in live),  # type: ignore[arg-type]
         )
 
     def without(self, gone: Mask) -> _Products:
-        return _Products(self.e[~gone], self.p[~gone], self.q[~gone], self.k[~gone], self.where)
+        rows = (self.e[~gone], self.p[~gone], self.q[~gone], self.k[~gone])
+        return _Products(*rows, self.where, self.shape)
+
+    def clash(self, one: int, other: int) -> Why:
+        """Why the first of two products that do not nest gives up a factor."""
+        text = no_common_cut(self.shape[one], self.shape[other])
+        return Why(text, self.where[one], self.where[other])
 
 
 @dataclass(frozen=True)
@@ -178,7 +191,7 @@ def solve(
         if found is not None:
             table, x, y = _settle(label, table, found, given_up)
         elif own is not None:
-            table, x, y = _give_up(table, *own, given_up, _REPEATS)
+            table, x, y = _give_up(table, *own, given_up, Why(_REPEATS, table.where[own[0]]))
         else:
             break
         a, b = np.concatenate([a, x]), np.concatenate([b, y])
@@ -216,7 +229,7 @@ def _settle(
 ) -> tuple[_Products, Ids, Ids]:
     """One pair of products after the other: factors equated where aligned, given up where not."""
     i, j = found
-    losers: list[tuple[int, bool]] = []
+    losers: list[tuple[int, bool, Why]] = []
     xs: list[Ids] = []
     ys: list[Ids] = []
     pairs = t.k[i] * len(t.where) + t.k[j]
@@ -229,10 +242,12 @@ def _settle(
             ys += [t.p[n], t.q[n]]
         elif not touched & both:
             touched |= both
-            losers.append(_loser(label, t, m, n))
+            loser, keeps_columns = _loser(label, t, m, n)
+            (winner,) = both - {loser}
+            losers.append((loser, keeps_columns, t.clash(loser, winner)))
     left = t
-    for loser, keeps_columns in losers:
-        left, x, y = _give_up(left, loser, keeps_columns, given_up, _TANGLED)
+    for loser, keeps_columns, why in losers:
+        left, x, y = _give_up(left, loser, keeps_columns, given_up, why)
         xs.append(x)
         ys.append(y)
     none = np.zeros(0, np.int64)
@@ -240,12 +255,12 @@ def _settle(
 
 
 def _give_up(
-    t: _Products, loser: int, keeps_columns: bool, given_up: list[tuple[Ids, Why]], why: str
+    t: _Products, loser: int, keeps_columns: bool, given_up: list[tuple[Ids, Why]], why: Why
 ) -> tuple[_Products, Ids, Ids]:
     """A product without one of its factors, which is not cut: its elements equal the other one."""
     rows = t.k == loser
     kept, lost = (t.q, t.p) if keeps_columns else (t.p, t.q)
-    given_up.append((lost[rows], Why(why, t.where[loser])))
+    given_up.append((lost[rows], why))
     return t.without(rows), t.e[rows], kept[rows]
 
 
@@ -312,7 +327,7 @@ def _finish(label: Ids, t: _Products, said: Said) -> Classes:
     circular = _circular(count, le, lp, lq)
     if circular.any():  # a class that is a factor of itself cannot be decided: all of it stays
         stuck = np.unique(np.concatenate([le[circular], lp[circular], lq[circular]]))
-        why = Why("elements that are factors of themselves", t.where[0])
+        why = Why("channels that a product is made of are made of that product", t.where[0])
         frozen = [*frozen, (np.flatnonzero(np.isin(label, stuck)), why)]
         le, lp, lq = le[~circular], lp[~circular], lq[~circular]
     reasons: list[Why] = []

@@ -41,7 +41,8 @@ def compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> float:
 
 
 def real(tensor: Tensor) -> Tensor:
-    """In float64, complex numbers as pairs."""
+    """In float64, complex numbers as pairs; of its own, though the forward may ask for gradients."""
+    tensor = tensor.detach()
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
 
 

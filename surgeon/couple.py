@@ -62,7 +62,8 @@ class Coupling:
     def groups(self) -> tuple[Group, ...]:
         """Every group that reaches a state tensor, in order of first use; frozen ones too."""
         kinds = kinds_of(self.graph, self.dims, self.bound, self.classes)
-        return group_all(self.classes, self.algebra.axes, self.uses, (self.explain, kinds))
+        said = (self.explain, kinds, self.algebra.channels(self.classes))
+        return group_all(self.classes, self.algebra.axes, self.uses, said)
 
     @cached_property
     def ties(self) -> tuple[frozenset[str], ...]:
@@ -106,11 +107,20 @@ class Coupling:
         return {v.state[0]: self.dims[v] for v in self.graph.state.values() if v in self.dims}
 
     def explain(self, why: Why) -> str:
-        """A reason with its place: 'no channel rule for aten.sort, at head (net.py:12)'."""
+        """A reason with its place: 'no channel rule for aten.sort, at head (net.py:12)'; with both places
+        and their ops where it speaks of two."""
         if why.where < 0:
             return why.text
-        node = self.graph.nodes[why.where]
-        return f"{why.text}, at {node.module or 'the model itself'} ({node.source})"
+        if why.other < 0:
+            return f"{why.text}, at {self.place(why.where)}"
+        both = (why.where, why.other)
+        said = (f"{self.graph.nodes[i].op} in {self.place(i)}" for i in both)
+        return f"{why.text}, at {' and '.join(said)}"
+
+    def place(self, node: int) -> str:
+        """Where a node stands: 'head (net.py:12)'."""
+        found = self.graph.nodes[node]
+        return f"{found.module or 'the model itself'} ({found.source})"
 
     def removed(self, atoms: Ids) -> Mask:
         """All classes that go when these atoms go."""
@@ -145,7 +155,8 @@ def couple(graph: Graph) -> Coupling:
 
 
 class _Reader:
-    """Walks the graph; `weights` are values made from state by movement alone (a transposed weight)."""
+    """Walks the graph; `weights` are values made from state by movement alone (a transposed weight), `made`
+    those that the code makes of nothing (zeros, an identity matrix), `still` all that no input changes."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -155,6 +166,10 @@ class _Reader:
         self.bound: dict[int, dict[str, Dim]] = {}
         self.unknown: list[Node] = []
         self.weights: set[Value] = set()
+        self.made: set[Value] = set()
+        produced = {v for node in graph.nodes for v in node.outputs}
+        given = {v for node in graph.nodes for v in node.inputs} - produced
+        self.still = given - graph.given
         self.looked_at = {v for node in graph.nodes for v in node.inputs}
         self.looked_at.update(graph.outputs, graph.ends)
 
@@ -189,8 +204,14 @@ class _Reader:
 
     def _begin(self, value: Value) -> Dims:
         if not value.state or value.constant is not None:
-            loose = value.constant is None and value not in self.graph.given
-            return tuple(opaque(n, _LOOSE if loose else "") for n in value.shape)
+            why = (
+                _INPUT
+                if value in self.graph.given
+                else _LOOSE
+                if value.constant is None
+                else _WRITTEN
+            )
+            return tuple(opaque(n, why) for n in value.shape)
         self.weights.add(value)
         name = value.state[0]
         dims = tuple(self.algebra.fresh(n, (name, d)) for d, n in enumerate(value.shape))
@@ -213,6 +234,10 @@ class _Reader:
             self._factors(node, rule.choose(node))
         else:
             self._move(node, rule)
+        if rule is not None and self.made.issuperset(node.inputs):
+            self.made.update(v for v in node.outputs if v is not None)
+        if self.still.issuperset(node.inputs):
+            self.still.update(v for v in node.outputs if v is not None)
 
     def _users(self, node: Node, rule: Rule) -> None:
         """A rule that the user gave may not fit the call."""
@@ -231,7 +256,8 @@ class _Reader:
             for dim in self.of(value):
                 self.algebra.freeze(dim, f"no channel rule for {node.op}")
         why = f"meets a result of {node.op}, which has no channel rule"
-        outs = [tuple(opaque(n, why) for n in v.shape) if v else () for v in node.outputs]
+        made = [v.shape if v else () for v in node.outputs]
+        outs = [tuple(opaque(n, why, node.index) for n in shape) for shape in made]
         self._give(node, outs)
 
     def _move(self, node: Node, rule: Rule) -> None:
@@ -244,13 +270,20 @@ class _Reader:
 
     def _factors(self, node: Node, form: Form) -> None:
         notation = parse(form.text)
-        binding = Binding(self.algebra, node.op, form.sizes)
+        binding = Binding(self.algebra, node.op, form.sizes, form.why)
         operands = list(zip(notation.inputs, self._operands(node, form), strict=False))
         for terms, value in operands:
             if value is not None:
                 binding.operand(terms, self.of(value))
+        for letter, why in form.fixed.items():
+            self.algebra.freeze(binding.letters.get(letter, ()), f"{node.op} {why}")
+        for letter, like in form.ranked.items():
+            binding.rank(letter, like)
         self._note(node, operands, notation.kept)
         self._sum(operands, notation, binding)
+        self._weigh(operands, notation, binding)
+        if self.made.issuperset(v for _, v in operands if v is not None):
+            self._alone(notation, binding)
         outs = zip(notation.outputs, node.outputs, strict=False)
         self._give(node, [binding.output(t, v.shape) if v else () for t, v in outs])
         self.bound[node.index] = binding.letters
@@ -271,6 +304,30 @@ class _Reader:
             weighed |= own if value in self.weights else set()
         for letter in (letters - weighed - notation.kept) & binding.letters.keys():
             self.algebra.add_up(binding.letters[letter], f"{binding.op} sums over it")
+
+    def _weigh(
+        self,
+        operands: list[tuple[tuple[Term, ...], Value | None]],
+        notation: Notation,
+        binding: Binding,
+    ) -> None:
+        """What weights make and take, computed ones too: factors that a weight contracts, or that the input
+        does not bring. All else passes it by: a norm's scale, a token that is joined to the input's."""
+        letters: dict[bool, set[str]] = {True: set(), False: set()}
+        for terms, value in operands:
+            if value is not None:
+                letters[value in self.still] |= {x for t in terms for x in t.letters}
+        for letter in letters[True] - (letters[False] & notation.kept):
+            self.algebra.weigh(binding.letters.get(letter, ()))
+
+    def _alone(self, notation: Notation, binding: Binding) -> None:
+        """What the code makes of nothing carries no channels by itself: where an op mixes or sums over it
+        before it meets any, the result would say how many there are."""
+        mixing = {x for terms in notation.inputs for t in terms for x in t.mixing}
+        for letter in (mixing | binding.letters.keys()) - (notation.kept - mixing):
+            if letter in binding.letters:
+                why = f"{binding.op} runs along what the code makes of nothing, and would tell how much is left"
+                self.algebra.freeze(binding.letters[letter], why)
 
     def _told(self, node: Node, notation: Notation, binding: Binding) -> None:
         """Positions that are looked at must stay what they are."""
@@ -332,6 +389,8 @@ class _Reader:
                 self.algebra.equate(a, b)
 
 
+_INPUT = "meets the model's input, which stays"
+_WRITTEN = "meets an index or a mask of whole numbers, which stays"
 _LOOSE = "meets a tensor that the model holds as no parameter or buffer, which stays"
 
 

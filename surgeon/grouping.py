@@ -105,11 +105,11 @@ def group_all(
     classes: Classes,
     axes: Sequence[Axis],
     uses: Sequence[Use],
-    said: tuple[Callable[[Why], str], NDArray[np.str_]],
+    said: tuple[Callable[[Why], str], NDArray[np.str_], Mask],
 ) -> tuple[Group, ...]:
     """Every group that reaches a state tensor through a dimension that is not opaque.
 
-    said: how a reason is put into words, and the kind of every class.
+    said: how a reason is put into words, the kind of every class, and which of them weights make or take.
     """
     roles, ops = _roles(uses)
     made = _made_up(classes, axes)
@@ -142,7 +142,7 @@ def group_all(
 
 
 # what the code itself makes: zeros that are padded, and what is not zero there (other pads, copies)
-_ZERO, _OTHER = "pad", ("fill", "constant", "expand", "repeat")
+_ZERO, _OTHER = "pad", ("fill", "constant", "expand", "repeat", "eye")
 
 
 def _labelled(classes: Classes, axes: Sequence[Axis], labels: Sequence[str]) -> Mask:
@@ -225,16 +225,18 @@ def _group(
     table: _Table,
     run: tuple[int, int],
     say: tuple[
-        Callable[[Why], str], NDArray[np.str_], dict[tuple[str, int], str], tuple[Mask, Ids]
+        Callable[[Why], str], NDArray[np.str_], Mask, dict[tuple[str, int], str], tuple[Mask, Ids]
     ],
 ) -> Group:
-    explain, kinds, ops, (made, summed) = say
+    explain, kinds, weighed, ops, (made, summed) = say
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
     inexact = explain(classes.reasons[int(mixed.max())]) if mixed.max(initial=-1) >= 0 else None
     reached = [table.axes[i].label for i in _runs(table.axis[run[0] : run[1]])]
     if why is None and len(atoms) == 1:
         why = "a single channel, and one always stays"
+    if why is None and not weighed[atoms].any():
+        why = "tokens or positions: no weight makes or takes them as channels"
     taken = all(table.roles.get(x) == "takes" for x in reached)  # type: ignore[arg-type]
     sums = int(summed[atoms].max(initial=-1))
     if why is None and taken and made[atoms].all() and (inexact or sums >= 0):

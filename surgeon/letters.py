@@ -69,6 +69,12 @@ class Letters:
             if product is None or bool((along & ~product).any()):
                 raise CheckFailed(f"what is removed at {self.op} is no product of rows and columns")
 
+    def rank(self, ranked: Mapping[str, str]) -> None:
+        """Factors of the outputs that lose as many elements as another one, at the same places."""
+        known = {letter: like for letter, like in ranked.items() if like in self.gone}
+        self.gone |= {letter: self.gone[like] for letter, like in known.items()}
+        self.sizes |= {letter: self.sizes[like] for letter, like in known.items()}
+
     def _factors(self, term: Term, size: int) -> list[int] | None:
         known = [self.sizes.get(x) for x in term.letters]
         if size == 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -142,15 +143,18 @@ class Masks:
         for _, terms, tensor in operands:
             letters.read(terms, self.of(tensor))
         letters.settle()
+        letters.rank(form.ranked)
         if letters.mixed(operands):
             out = _on_kept(func, args, kwargs, operands, (letters, notation.outputs))
             if form.told:
                 self._told[out[1]] = str(func)
         else:
             out = func(*args, **kwargs)
-        for terms, tensor in zip(notation.outputs, _flat((out,)), strict=False):
-            mask = letters.write(terms, tensor.shape, tensor.device)
-            self._settle(tensor, mask, written=_in_place(func))
+        outs = (out,) if isinstance(out, Tensor) else out
+        for terms, tensor in zip(notation.outputs, outs, strict=False):
+            if tensor is not None:  # a gradient that was not asked for
+                mask = letters.write(terms, tensor.shape, tensor.device)
+                self._settle(tensor, mask, written=_in_place(func))
         return out
 
     def _settle(self, tensor: Tensor, mask: Tensor, *, written: bool) -> None:
@@ -161,7 +165,10 @@ class Masks:
             self._held.set(tensor, mask)
         own = self._held.get(tensor)
         if own is not None and _measures(tensor):
-            tensor.masked_fill_(own, 0)
+            with _unsafe_preserve_version_counter(
+                tensor
+            ):  # a gradient may read what the op kept of it
+                tensor.masked_fill_(own, 0)
 
 
 def _on_kept(
@@ -176,13 +183,12 @@ def _on_kept(
     small = _shrunk(args, operands, letters)
     _resized(str(func), small, letters)
     out = func(*small, **kwargs)
-    placed = [
-        _placed(tensor, terms, letters)
-        for terms, tensor in zip(outputs, _flat((out,)), strict=False)
-    ]
     if _in_place(func):
-        return args[0].copy_(placed[0])
-    return tuple(placed) if isinstance(out, (tuple, list)) else placed[0]
+        return args[0].copy_(_placed(out, outputs[0], letters))
+    if isinstance(out, Tensor):
+        return _placed(out, outputs[0], letters)
+    given = zip(out, outputs, strict=False)
+    return tuple(None if t is None else _placed(t, terms, letters) for t, terms in given)
 
 
 def _shrunk(
@@ -202,11 +208,13 @@ def _shrunk(
 
 def _resized(op: str, args: list[Any], letters: Letters) -> None:
     """Size arguments of the ops that have them beside their tensors."""
+    back = "_backward" in op  # the gradient stands before x
     if "layer_norm" in op or "rms_norm" in op:
-        args[1] = list(args[0].shape[-len(args[1]) :])
+        args[1 + back] = list(args[0].shape[-len(args[1 + back]) :])
     if "native_group_norm" in op:
-        args[3:5] = args[0].shape[:2]
-        args[6] = int((~letters.gone["g"]).sum())
+        first = 5 if back else 3
+        args[first : first + 2] = args[0].shape[:2]
+        args[first + 3] = int((~letters.gone["g"]).sum())
 
 
 def _placed(tensor: Tensor, terms: tuple[Term, ...], letters: Letters) -> Tensor:
@@ -303,6 +311,14 @@ def _packed(mask: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return data, torch.zeros_like(counts, dtype=torch.bool)
 
 
+def _on_diagonal(mask: Tensor, offset: int = 0, a: int = -2, b: int = -1) -> Tensor:
+    """diag_embed: a row, or a column, whose one number is gone is gone; beside the middle only all are."""
+    if offset:
+        size = mask.shape[-1] + abs(offset)
+        mask = mask.all(dim=-1, keepdim=True).expand(*mask.shape[:-1], size)
+    return (mask[..., :, None] | mask[..., None, :]).movedim((-2, -1), (a, b))
+
+
 def _folded(mask: Tensor, size: Sequence[int], kernel: Sequence[int], *_: Any) -> Tensor:
     """col2im adds up the windows of a channel: it is gone where all of them are."""
     gone = mask.unflatten(-2, (-1, kernel[0] * kernel[1])).all(dim=(-2, -1))
@@ -312,6 +328,7 @@ def _folded(mask: Tensor, size: Sequence[int], kernel: Sequence[int], *_: Any) -
 _SPECIAL = {
     "aten::constant_pad_nd": _padded,
     "aten::pad": _padded,
+    "aten::diag_embed": _on_diagonal,
     "aten::glu": _gated,
     "aten::im2col": _windows,
     "aten::_pack_padded_sequence": _packed,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from nets import NETS
 from test_couple import coupled
+from torch import nn
 
 from surgeon.couple import couple
 from surgeon.grouping import Group
@@ -14,7 +15,9 @@ from surgeon.trace.record import record
 
 torch.set_num_threads(1)
 
-INPUT = "meets the input, batch or space, which stay"
+INPUT = "meets the model's input, which stays"
+PATCHES = "meets batch, space or positions of aten.convolution.default, which stay"
+SORTED = "meets batch, space or positions of aten.sort.default, which stay"
 
 # name: (channels, '' exact | '!' inexact | why not), without where it is
 GROUPS: dict[str, dict[str, tuple[int, str]]] = {
@@ -50,8 +53,8 @@ GROUPS: dict[str, dict[str, tuple[int, str]]] = {
         "embed": (32, "!"), "embed:in": (12, INPUT), "first": (64, ""), "head": (5, "model output"),
     },
     "class_token": {
-        "patch": (32, ""), "patch:in": (3, INPUT), "position": (17, INPUT), "first": (48, ""),
-        "mix": (1, "position 0 is read by itself"), "mix#2": (16, ""), "mix:in": (17, INPUT), "head": (5, "model output"),
+        "patch": (32, ""), "patch:in": (3, INPUT), "position": (17, PATCHES), "first": (48, ""),
+        "mix": (1, "position 0 is read by itself"), "mix#2": (16, ""), "mix:in": (17, PATCHES), "head": (5, "model output"),
     },
     "separate_qkv": {
         "embed": (32, ""), "embed:in": (12, INPUT), "q:heads": (4, ""), "q:head_dim": (8, ""), "v:head_dim": (8, ""), "head": (5, "model output"),
@@ -65,8 +68,13 @@ GROUPS: dict[str, dict[str, tuple[int, str]]] = {
     },
     "sort_channels": {
         "stem": (16, ""), "stem:in": (3, INPUT), "conv": (24, "aten.sort.default reads it as position, batch or space"),
-        "head": (5, "model output"), "head:in": (24, INPUT),
+        "head": (5, "model output"), "head:in": (24, SORTED),
     },
+}  # fmt: skip
+
+GROUPS["registered"] = {
+    "embed": (32, ""), "embed:in": (12, INPUT), "q:head_dim": (24, ""), "v:head_dim": (24, ""), "head": (5, "model output"),
+    "registers": (4, "tokens or positions: no weight makes or takes them as channels"),
 }  # fmt: skip
 
 
@@ -78,6 +86,41 @@ def said(group: Group) -> tuple[int, str]:
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_by_name_size_and_reason(name: str):
     assert {g.name: said(g) for g in coupled(name).groups} == GROUPS[name]
+
+
+class Constant(nn.Module):
+    """A picture that is learned, as StyleGAN's: weights take its channels, though no input brings any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.picture = nn.Parameter(torch.randn(1, 6, 4, 4))
+        self.conv, self.mean = nn.Conv2d(6, 8, 3), nn.Parameter(torch.randn(8, 1, 1))
+        self.style, self.last = nn.Linear(5, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last((self.conv(self.picture) - self.mean) * self.style(x)[:, :, None, None])
+
+
+def test_channels_that_no_input_brings_are_channels():
+    groups = {g.name: g for g in couple(record(Constant().eval(), (torch.randn(2, 5),))).groups}
+    assert groups["picture"].why_not is None and groups["conv"].why_not is None
+
+
+class Looked(nn.Module):
+    """Queries and keys of a convolution without a bias: no weight takes them, but one makes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.v = nn.Conv1d(5, 8, 1, bias=False), nn.Conv1d(5, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k = self.qk(x).chunk(2, 1)
+        return self.v(x) @ (q.mT @ k).softmax(1)
+
+
+def test_what_a_weight_makes_and_none_takes_is_a_channel():
+    groups = couple(record(Looked().eval(), (torch.randn(2, 5, 6),))).groups
+    assert {g.name: g.why_not for g in groups if g.name == "qk:head_dim"} == {"qk:head_dim": None}
 
 
 def test_reasons_say_where():

@@ -104,6 +104,48 @@ def test_a_layer_that_is_not_run() -> None:
     assert by_reason(Unread(), 2, 3) == {"not used with these inputs": 2550, "model output": 2}
 
 
+def test_a_kernels_extents_and_a_tables_rows_are_no_reasons() -> None:
+    """What holds a patch embedding is who meets its filters, not that a kernel has extents."""
+
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch, self.table = nn.Conv2d(3, 8, 2, 2), nn.Embedding(5, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.patch(x).flatten(2).mT + self.table(x[:, 0, 0].long())
+
+    held = {n: h.why for h in found(Patches(), 2, 3, 4, 4).held for n in h.states}
+    conv = "meets the model's input, which stays (aten.convolution.default); model output"
+    assert held == {
+        "patch.weight": conv,
+        "patch.bias": "model output",
+        "table.weight": "model output",
+    }
+
+
+def test_what_meets_positions_names_who_made_them() -> None:
+    """A gate over tokens: the op that meets them, and the convolution whose picture they are."""
+
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch, self.gate, self.head = (
+                nn.Conv2d(3, 8, 2, 2),
+                nn.Linear(4, 4),
+                nn.Linear(8, 2),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patch(x).flatten(2)
+            return self.head((x * self.gate(x)).mean(2))
+
+    held = {n: h for h in found(Gate(), 2, 3, 4, 4).held for n in h.states}["gate.bias"]
+    stays = "meets batch, space or positions of aten.convolution.default, which stay"
+    assert held.why == f"{stays} (aten.mul.Tensor)"
+    assert [place.split(" (")[0] for place in held.places] == ["the model itself", "patch"]
+
+
 def test_tied_parameters_count_once() -> None:
     reached = reach(surgeon.trace(Tied().eval(), torch.zeros(2, 3, dtype=torch.int64)).coupling)
     assert (reached.parameters, reached.cuttable) == (120, 120)

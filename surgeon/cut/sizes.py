@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from surgeon.axes import size_of
 from surgeon.couple import Coupling
 from surgeon.graph import Node, Value
+from surgeon.rules.strided import new_strides
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -92,6 +93,7 @@ class Positions:
     index: tuple[int, ...]
 
 
+_UPSAMPLED = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
 Resizer = Callable[[Call, Sizes], Call]
 RESIZE: dict[str, Resizer] = {}
 
@@ -153,6 +155,27 @@ def _shape_second(call: Call, sizes: Sizes) -> Call:
 def _shape_first(call: Call, sizes: Sizes) -> Call:
     out = call.outputs[0]
     return call.put(0, _fill(call.args[0], sizes.shape(out), out.shape))
+
+
+@_resizes("as_strided")
+def _as_strided(call: Call, sizes: Sizes) -> Call:
+    """Of a tensor without gaps; the same in another memory format keeps what it was given."""
+    assert call.x is not None
+    new, out = sizes.shape(call.x), call.outputs[0]
+    if new == call.x.shape or not all(type(n) is int for n in (*call.args[1], *call.args[2])):
+        return call
+    stride = new_strides(call.x, call.args[1], call.args[2], new)
+    return call.put(1, list(sizes.shape(out))).put(2, stride)
+
+
+@_resizes("eye")
+def _eye(call: Call, sizes: Sizes) -> Call:
+    """(rows), or (rows, columns)."""
+    new, old = sizes.shape(call.outputs[0]), call.outputs[0].shape
+    count = sum(not isinstance(arg, bool) for arg in call.args[:2])
+    return replace(
+        call, args=(*_fill(call.args[:count], new[:count], old[:count]), *call.args[count:])
+    )
 
 
 @_resizes("expand")
@@ -361,8 +384,13 @@ def _convolution(call: Call, sizes: Sizes) -> Call:
 
 @_resizes("torchvision.deform_conv2d")
 def _deform_conv(call: Call, sizes: Sizes) -> Call:
-    letters = sizes.coupling.bound[call.nodes[0].index]
-    return call.put(11, sizes.factor(call.nodes[0], "g")) if "g" in letters else call
+    """Groups, and runs of channels with offsets of their own: runs in a group, or groups in a run."""
+    groups, runs = call.args[11:13]
+    if "g" not in sizes.coupling.bound[call.nodes[0].index]:
+        return call
+    g, e = (sizes.factor(call.nodes[0], letter) for letter in "ge")
+    groups, runs = (g, g * e) if runs % groups == 0 else (g * e, e)
+    return call.put(11, groups).put(12, runs)
 
 
 @_resizes("conv1d", "conv2d", "conv3d", "mkldnn_convolution")
@@ -399,6 +427,34 @@ def _group_norm(call: Call, sizes: Sizes) -> Call:
 def _layer_norm(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
     return call.put(1, list(sizes.shape(call.x)[-len(call.args[1]) :]))
+
+
+@_resizes("native_layer_norm_backward")
+def _layer_norm_backward(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    return call.put(2, list(sizes.shape(call.x)[-len(call.args[2]) :]))
+
+
+@_resizes("native_group_norm_backward")
+def _group_norm_backward(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    batch, channels = sizes.shape(call.x)[:2]
+    call = call.put(5, *_fill([call.args[5]], [batch], [batch])).put(6, channels)
+    return call.put(8, sizes.factor(call.nodes[0], "g"))
+
+
+@_resizes("convolution_backward")
+def _convolution_backward(call: Call, sizes: Sizes) -> Call:
+    assert call.x is not None
+    bias = [sizes.shape(call.x)[1]] if call.args[3] else call.args[3]
+    return call.put(3, bias).put(9, sizes.factor(call.nodes[0], "g"))
+
+
+@_resizes(*(f"upsample_{kind}_backward" for kind in _UPSAMPLED))
+def _upsample_backward(call: Call, sizes: Sizes) -> Call:
+    """(gradient, its size in space, the input's size)"""
+    out = call.outputs[0]
+    return call.put(2, _fill(call.args[2], sizes.shape(out), out.shape))
 
 
 @_resizes("scaled_dot_product_attention")

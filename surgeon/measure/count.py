@@ -166,10 +166,7 @@ def _count(traced: _Traced) -> Flops:
                 f"FLOPs cannot be counted where a module's name holds a slash ({odd})",
                 "rename it",
             ) from error
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(
-            f"the model's forward fails: {cause}", "check the input shapes (--input)"
-        ) from error
+        raise _uncountable(traced, error) from error
     unknown = {op for op in analysis.unsupported_ops() if not _is_free(op)}
     counts = by_module_and_op["model"]
     return Flops(
@@ -181,6 +178,20 @@ def _count(traced: _Traced) -> Flops:
             if path
         },
         uncounted=tuple(sorted(unknown | failed)),
+    )
+
+
+def _uncountable(traced: _Traced, error: Exception) -> BadInput:
+    """Why there is no count: the forward's own error, or that of what traces it."""
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    try:
+        with evaluating(traced), quiet(), torch.no_grad():
+            traced(*traced.tensors())
+    except Exception:  # noqa: BLE001  whatever the forward raises
+        return BadInput(f"the model's forward fails: {cause}", "check the input shapes (--input)")
+    return BadInput(
+        f"FLOPs cannot be counted: torch.jit.trace refuses the forward: {cause}",
+        "surgeon.shrink(..., measure=False) cuts and proves without counting",
     )
 
 

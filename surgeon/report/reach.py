@@ -74,12 +74,13 @@ def reach(coupling: Coupling) -> Reach:
     counts: Counter[str] = Counter()
     states: dict[str, list[str]] = defaultdict(list)
     places: dict[str, dict[str, None]] = defaultdict(dict)
+    positions = _positions(coupling)
     total = 0
     for value in dict.fromkeys(v for n, v in graph.state.items() if n in graph.parameters):
         total += prod(value.shape)
         if 0 in value.shape:
             continue
-        for which, count in _held(coupling, value, free, reasons):
+        for which, count in _held(coupling, value, free, reasons, positions[value.state[0]]):
             why, where = reasons.said(which) if value in coupling.dims else (_UNREAD, ())
             counts[why] += count
             states[why].append(value.state[0])
@@ -95,6 +96,17 @@ def _free(coupling: Coupling) -> Mask:
     """Classes that some group which may be cut removes."""
     atoms = [g.atoms for g in coupling.groups if g.why_not is None]
     return coupling.removed(np.concatenate([np.zeros(0, np.int64), *atoms]))
+
+
+def _positions(coupling: Coupling) -> dict[str, set[int]]:
+    """Dimensions of state tensors that every op only reads by position."""
+    read: dict[bool, set[tuple[str, int]]] = {True: set(), False: set()}
+    for use in coupling.uses:
+        read[use.role == "opaque"].add((use.state, use.dim))
+    found: dict[str, set[int]] = defaultdict(set)
+    for state, dim in read[True] - read[False]:
+        found[state].add(dim)
+    return found
 
 
 Which = frozenset[int]  # indices of reasons; negative ones are _Reasons's own
@@ -132,26 +144,29 @@ class _Reasons:
 
     def _text(self, why: Why) -> str:
         """The reason, with the op that gave it where it does not name one."""
-        op = self.coupling.graph.nodes[why.where].op if why.where >= 0 else ""
-        return why.text if op in why.text else f"{why.text} ({op})"
+        ops = [self.coupling.graph.nodes[i].op for i in _places(why)]
+        more = ", ".join(dict.fromkeys(op for op in ops if op not in why.text))
+        return f"{why.text} ({more})" if more else why.text
 
-    def _where(self, why: Why) -> str:
-        if why.where < 0:
-            return ""
-        node = self.coupling.graph.nodes[why.where]
-        return f"{node.module or 'the model itself'} ({node.source})"
+    def _where(self, why: Why) -> tuple[str, ...]:
+        return tuple(self.coupling.place(i) for i in _places(why))
 
     def said(self, which: Which) -> tuple[str, tuple[str, ...]]:
         """The reasons in words, each once, and their places."""
         own = [self.classes.reasons[i] for i in sorted(which) if i >= 0]
         words = [self._text(why) for why in own]
         words += [_OF_ITS_OWN[i] for i in sorted(which) if i < 0]
-        places = dict.fromkeys(self._where(why) for why in own)
-        return "; ".join(dict.fromkeys(words)) or _NO_CHANNELS, tuple(p for p in places if p)
+        places = dict.fromkeys(place for why in own for place in self._where(why))
+        return "; ".join(dict.fromkeys(words)) or _NO_CHANNELS, tuple(places)
+
+
+def _places(why: Why) -> list[int]:
+    """The nodes that a reason speaks of."""
+    return [i for i in (why.where, why.other) if i >= 0]
 
 
 def _held(
-    coupling: Coupling, value: Any, free: Mask, reasons: _Reasons
+    coupling: Coupling, value: Any, free: Mask, reasons: _Reasons, positions: set[int]
 ) -> Iterator[tuple[Which, int]]:
     """(reasons, elements) of a tensor's part that stays; nothing where some dimension goes whole."""
     dims = coupling.dims.get(value)
@@ -159,6 +174,9 @@ def _held(
         yield frozenset(), prod(value.shape)
         return
     by_dim = [_by_reason(coupling, dim, free, reasons) for dim in dims]
+    if any(which for d, counts in enumerate(by_dim) for which in counts if d not in positions):
+        for d in positions:  # no width to begin with: a kernel's extents, the rows of a table
+            by_dim[d] = Counter({frozenset(): sum(by_dim[d].values())})
     for parts in product(*(counts.items() for counts in by_dim)):
         count = prod(n for _, n in parts)
         if count:

@@ -1,11 +1,21 @@
 """What each op means for channels. Importing this package registers every rule."""
 
-from surgeon.rules import contract, movement, normalize, pointwise, reduce, select
+from surgeon.rules import (
+    backward,
+    contract,
+    matrix,
+    movement,
+    normalize,
+    pointwise,
+    reduce,
+    select,
+    strided,
+)
 from surgeon.rules.notation import Binding, Notation, Term, parse, spread
 from surgeon.rules.registry import RULES, USER, Form, Rule, Site, factor, lookup
 
 __all__ = [
     "RULES", "USER", "Binding", "Form", "Notation", "Rule", "Site", "Term",
-    "contract", "factor", "lookup", "movement", "normalize", "parse", "pointwise", "reduce", "select",
-    "spread",
+    "backward", "contract", "factor", "lookup", "matrix", "movement", "normalize", "parse", "pointwise", "reduce", "select",
+    "spread", "strided",
 ]  # fmt: skip

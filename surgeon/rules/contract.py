@@ -99,22 +99,6 @@ def addr(node: Node) -> Form:
     return Form(f"{_broadcast(node, 'm n')}, m, n -> m n")
 
 
-@chooses("aten._linalg_solve_ex", family=FAMILY, forms=("* _ _, * _ k -> * _ k, *, *, *",))
-def solve(node: Node) -> Form:
-    """(a, b, left): the columns of b, each by itself; on the right it is the rows."""
-    own = "* k _" if node.kwargs.get("left") is False else "* _ k"
-    if len(node.args[0].shape) != len(node.args[1].shape):
-        own = "*"
-    return Form(f"*, {own} -> {own}, *, *, *")
-
-
-@chooses("aten.linalg_solve_triangular", family=FAMILY, forms=("* _ _, * _ k -> * _ k",))
-def solve_triangular(node: Node) -> Form:
-    """(a, b, upper, left): as `solve`, of a triangle."""
-    own = "* k _" if node.kwargs.get("left") is False else "* _ k"
-    return Form(f"*, {own} -> {own}")
-
-
 # Distances: what is zero in both adds nothing. Not those by matrix product (aten._euclidean_dist): of
 # rows from themselves the smallest are rounding alone, another with every cut.
 factor("aten._cdist_forward", "... m k, ... n k -> ... m n", family=FAMILY)

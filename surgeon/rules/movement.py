@@ -173,7 +173,7 @@ def stack(site: Site) -> Dims:
     dims = [site.dims(v) for v in site.node.args[0]]
     dim = site.node.arg(1, 0) % (len(dims[0]) + 1)
     rest = _equal(site, dims)
-    return (*rest[:dim], opaque(len(dims)), *rest[dim:])
+    return (*rest[:dim], _made(site, len(dims)), *rest[dim:])
 
 
 @moves("aten.constant_pad_nd")
@@ -198,7 +198,7 @@ def _padded(site: Site, dim: Dim, widths: tuple[int, int], label: str) -> Dim:
     if ends == [0, 0]:
         return dim
     if all(leaf.ids is None for leaf in dim):
-        return opaque(size_of(dim) + sum(ends))
+        return site.algebra.concat([opaque(ends[0]), dim, opaque(ends[1])])
     # a padded element is the same constant wherever it stands: any number of them may go
     first, last = (site.algebra.run(n, label) for n in ends)
     return site.algebra.concat([x for x in (first, dim, last) if x])
@@ -210,7 +210,7 @@ def index_select(site: Site) -> Dims:
     index = site.node.args[2].constant
     dim = site.axis(1)
     if index is None:
-        return _by_position(site, dim, opaque(site.shape()[dim]))
+        return _by_position(site, dim, _made(site, site.shape()[dim]))
     return _take(site, dim, index.numpy())
 
 
@@ -223,7 +223,7 @@ def index(site: Site) -> Dims:
         positions = indices[used[0]].constant.numpy() % max(size_of(x[used[0]]), 1)
         return _take(site, used[0], positions)
     rest, at, count = _indexed(site, x, indices)
-    new = [opaque(n) for n in site.shape()[at : at + count]]
+    new = [_made(site, n) for n in site.shape()[at : at + count]]
     return tuple(rest[:at] + new + rest[at:])
 
 
@@ -265,17 +265,6 @@ def _is_constant(value: Value) -> bool:
     return value.constant is not None and len(value.shape) == 1 and value.dtype != "b1"
 
 
-@moves("aten.as_strided")
-def as_strided(site: Site) -> Dims:
-    """the same tensor in another memory format; any other use is read by position"""
-    value = site.node.args[0]
-    shape, stride = site.node.args[1:3]
-    same = [(a, b) for n, a, b in zip(shape, stride, value.stride, strict=False) if n != 1]
-    if tuple(shape) == value.shape and all(a == b for a, b in same):
-        return site.x
-    return _refused(site, "strided by position")
-
-
 @moves("aten.view_as_complex")
 def view_as_complex(site: Site) -> Dims:
     """... 2 -> ..."""
@@ -286,10 +275,10 @@ def view_as_complex(site: Site) -> Dims:
 @moves("aten.view_as_real")
 def view_as_real(site: Site) -> Dims:
     """... -> ... 2"""
-    return (*site.x, opaque(2))
+    return (*site.x, _made(site, 2))
 
 
-@moves("aten.diagonal")
+@moves("aten.diagonal", "aten.diagonal_copy")
 def diagonal(site: Site) -> Dims:
     """* c c -> * c: rows and columns are the same; a diagonal beside the middle is read by position"""
     x, (a, b) = site.x, (site.axis(2, 0), site.axis(3, 1))
@@ -299,7 +288,20 @@ def diagonal(site: Site) -> Dims:
         return (*rest, x[a])
     for d in (x[a], x[b]):
         site.algebra.freeze(d, "a diagonal of it is read by position")
-    return (*rest, opaque(site.shape()[-1]))
+    return (*rest, _made(site, site.shape()[-1]))
+
+
+@moves("aten.diag_embed")
+def diag_embed(site: Site) -> Dims:
+    """* c -> * c c: rows and columns are the same; beside the middle they are read by position"""
+    *rest, c = site.x
+    a, b = (site.node.arg(k, default) % (len(rest) + 2) for k, default in ((2, -2), (3, -1)))
+    if site.node.arg(1, 0) != 0:
+        site.algebra.freeze(c, "laid beside the diagonal, by position")
+        c = _made(site, site.shape()[a])
+    for d in sorted((a, b)):
+        rest.insert(d, c)
+    return tuple(rest)
 
 
 @moves("aten.rot90")
@@ -325,7 +327,7 @@ def unfold(site: Site) -> Dims:
         outer, inner = site.algebra.split(site.x[dim], [size, window])
         site.algebra.freeze(inner, f"{site.node.op} reads it by position")
         return (*site.x[:dim], outer, *site.x[dim + 1 :], inner)
-    return (*_by_position(site, dim, opaque(size)), opaque(window))
+    return (*_by_position(site, dim, _made(site, size)), _made(site, window))
 
 
 @moves("aten.pixel_shuffle")
@@ -360,7 +362,7 @@ def im2col(site: Site) -> Dims:
     for d in (h, w):
         site.algebra.freeze(d, f"{site.node.op} reads it by position")
     window, positions = prod(site.node.args[1]), site.shape()[-1]
-    return (*lead, c + opaque(window), opaque(positions))
+    return (*lead, c + _made(site, window), _made(site, positions))
 
 
 @moves("aten.col2im")
@@ -371,7 +373,7 @@ def col2im(site: Site) -> Dims:
     c, places = site.algebra.split(rows, [size_of(rows) // window, window])
     for d in (places, positions):
         site.algebra.freeze(d, f"{site.node.op} reads it by position")
-    return (*lead, c, *(opaque(n) for n in site.shape()[-2:]))
+    return (*lead, c, *(_made(site, n) for n in site.shape()[-2:]))
 
 
 @moves("aten.channel_shuffle", "aten.native_channel_shuffle")
@@ -403,13 +405,23 @@ def constant(site: Site) -> Dims:
     return tuple(site.algebra.fresh(n, "constant") for n in site.shape())
 
 
-@moves("aten.arange", "aten.range", "aten.linspace", "aten.logspace", "aten.eye",
+@moves("aten.arange", "aten.range", "aten.linspace", "aten.logspace",
        "aten.tril_indices", "aten.triu_indices", "aten.randint", "aten.randperm", "aten.hann_window",
        "aten.hamming_window", "aten.blackman_window", "aten.bartlett_window", "aten.kaiser_window",
        "aten.fft_fftfreq", "aten.fft_rfftfreq", family="factory")  # fmt: skip
 def positions(site: Site) -> Dims:
     """-> elements that differ by position"""
-    return tuple(opaque(n) for n in site.shape())
+    return tuple(_made(site, n) for n in site.shape())
+
+
+@moves("aten.eye", family="factory")
+def eye(site: Site) -> Dims:
+    """-> c c: one where row and column are the same, so that rows and columns go together"""
+    rows, columns = site.shape()
+    if rows != columns:
+        return tuple(_made(site, n) for n in site.shape())
+    both = site.algebra.fresh(rows, "eye")
+    return (both, both)
 
 
 @moves("aten.tril", "aten.triu")
@@ -426,7 +438,13 @@ def pack_padded_sequence(site: Site) -> list[Dims]:
     """n t * -> (steps of all sequences) *: batch and time stay, the rest passes through"""
     for d in (*site.x[:2], *site.dims(site.node.args[1])):
         site.algebra.freeze(d, "packed: read by position")
-    return [(opaque(site.shape()[0]), *site.x[2:]), (opaque(site.shape(1)[0]),)]
+    return [(_made(site, site.shape()[0]), *site.x[2:]), (_made(site, site.shape(1)[0]),)]
+
+
+def _made(site: Site, size: int) -> Dim:
+    """A dimension that the op makes, whose positions differ."""
+    why = f"meets positions that {site.node.op} makes, which stay"
+    return opaque(size, why, site.algebra.where)
 
 
 def _take(site: Site, dim: int, index: Any) -> Dims:
@@ -455,4 +473,4 @@ def _joined(site: Site, dims: Sequence[Dims], dim: int) -> Dims:
 def _refused(site: Site, why: str) -> Dims:
     for d in site.x:
         site.algebra.freeze(d, why)
-    return tuple(opaque(n) for n in site.shape())
+    return tuple(_made(site, n) for n in site.shape())

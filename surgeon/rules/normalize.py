@@ -11,7 +11,7 @@ BATCH_NORM = "n c *, c, c, c, c -> n c *, *, *"
 factor("aten._native_batch_norm_legit_no_training", BATCH_NORM, family=FAMILY)
 
 
-OWN_STATISTICS = "n! c a! b!, c, c, c, c -> n! c a! b!, *, *"
+OWN_STATISTICS = "n! c a! b!, c, c, c, c -> n! c a! b!, c, c"
 
 
 @chooses(
@@ -21,15 +21,20 @@ OWN_STATISTICS = "n! c a! b!, c, c, c, c -> n! c a! b!, *, *"
 def batch_norm(node: Node) -> Form:
     """With the batch's own statistics, argument 5, all but the channels mix: a standardised weight's
     input channels lie there."""
-    if not node.args[5]:
-        return Form(BATCH_NORM)
+    if not node.args[
+        5
+    ]:  # on meta tensors the batch's own statistics are there, though nothing fills them
+        saved = node.outputs[1]
+        return Form(
+            BATCH_NORM.replace("*, *, *", "*, c, c") if saved and saved.shape[0] else BATCH_NORM
+        )
     rank = len(node.args[0].shape)
     x = " ".join(["n!", "c", *(f"{k}!" for k in "abdefgh"[: rank - 2])])
-    return Form(f"{x}, c, c, c, c -> {x}, *, *")
+    return Form(f"{x}, c, c, c, c -> {x}, c, c")
 
 
 # (x, weight, bias, N, C, HxW, group, eps): statistics over the channels of a group and over space
-GROUP_NORM = "n (g c!) *, (g c), (g c) -> n (g c!) *, *, *"
+GROUP_NORM = "n (g c!) *, (g c), (g c) -> n (g c!) *, n g, n g"
 
 
 @chooses("aten.native_group_norm", family=FAMILY, forms=(GROUP_NORM,))
@@ -38,12 +43,13 @@ def native_group_norm(node: Node) -> Form:
     return Form(GROUP_NORM, {"g": node.arg(6)})
 
 
-@chooses("aten.native_layer_norm", family=FAMILY, forms=("... c!, c, c -> ... c!, *, *",))
+@chooses("aten.native_layer_norm", family=FAMILY, forms=("... c!, c, c -> ... c!, ... 1, ... 1",))
 def native_layer_norm(node: Node) -> Form:
     """Statistics over all of `normalized_shape`, which may have several dimensions."""
     letters = "abcdefgh"[: len(node.args[1])]
     own, mixed = " ".join(letters), " ".join(x + "!" for x in letters)
-    return Form(f"... {mixed}, {own}, {own} -> ... {mixed}, *, *", at=(0, 2, 3))
+    ones = f"... {' '.join('1' for _ in letters)}"
+    return Form(f"... {mixed}, {own}, {own} -> ... {mixed}, {ones}, {ones}", at=(0, 2, 3))
 
 
 @chooses("aten._fused_rms_norm", family=FAMILY, forms=("... c!, c -> ... c!, *",))

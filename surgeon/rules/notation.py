@@ -103,6 +103,7 @@ class Binding:
     algebra: Algebra
     op: str
     sizes: Mapping[str, int]
+    why: str = "reads it as position, batch or space"
     letters: dict[str, Dim] = field(default_factory=dict)
     ellipsis: list[Dim] = field(default_factory=list)  # right-aligned, last dimension first
 
@@ -115,7 +116,7 @@ class Binding:
             elif term.letters:
                 self._bind(term, dim)
             elif dim:
-                self.algebra.freeze(dim, f"{self.op} reads it as position, batch or space")
+                self.algebra.freeze(dim, f"{self.op} {self.why}")
         for i, dim in enumerate(reversed(passed)):
             self._pass(i, dim)
 
@@ -156,6 +157,11 @@ class Binding:
             return self.sizes[letter]
         return size_of(self.letters[letter]) if letter in self.letters else None
 
+    def rank(self, letter: str, like: str) -> None:
+        """A factor of the outputs with as many elements as another one, in an order of their own."""
+        why = f"{self.op} puts them in order, and a place in that order is read by itself"
+        self.letters[letter] = self.algebra.ranked(self.letters[like], why)
+
     def output(self, terms: tuple[Term, ...], shape: Sequence[int]) -> Dims:
         """The dimensions of one output."""
         spread_terms = spread(terms, len(shape))
@@ -168,7 +174,8 @@ class Binding:
             elif term.letters:
                 out.append(self._product(term, size))
             else:
-                out.append(opaque(size))
+                why = f"meets batch, space or positions of {self.op}, which stay"
+                out.append(opaque(size, why, self.algebra.where))
         return tuple(out)
 
     def _product(self, term: Term, size: int) -> Dim:

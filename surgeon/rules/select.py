@@ -5,6 +5,8 @@ How many there are, or which, depends on the data: that dimension is read by pos
 
 from __future__ import annotations
 
+import re
+
 from surgeon.graph import Node, Value
 from surgeon.rules.registry import Form, chooses, factor
 
@@ -18,18 +20,29 @@ factor("torchvision.nms", "_ _, _ -> _", family=FAMILY)
 factor("torchvision.roi_align", "_ c _ _, _ _ -> _ c _ _", family=FAMILY)
 factor("torchvision.roi_pool", "_ c _ _, _ _ -> _ c _ _, _ c _ _", family=FAMILY)
 
-DEFORMED = "_ (g i) _ _, (g o) i _ _, *, *, (g o) -> _ (g o) _ _"
-DEFORMED_APART = "_ _ _ _, o _ _ _, *, *, o -> _ o _ _"
+DEFORMED = "_ (g e i) _ _, (g o) (e i) _ _, _ (g e p) _ _, _ (g e q) _ _, (g o) -> _ (g o) _ _"
+DEFORMED_FINELY = "_ (e g i) _ _, (e g o) i _ _, _ (e p) _ _, _ (e q) _ _, (e g o) -> _ (e g o) _ _"
+DEFORMED_APART = "_ _ _ _, _ _ _ _, _ _ _ _, *, _ -> _ _ _ _"
+_ASTRIDE = (
+    "has groups of channels and runs with offsets of their own, neither of which holds the other"
+)
 
 
-@chooses("torchvision.deform_conv2d", family=FAMILY, forms=(DEFORMED, DEFORMED_APART))
+@chooses("torchvision.deform_conv2d", family=FAMILY, forms=(DEFORMED, DEFORMED_FINELY))
 def deform_conv2d(node: Node) -> Form:
-    """A convolution that reads where its offsets say; where runs of channels have offsets of their
-    own, the channels are read by position."""
-    groups, offset_groups = node.arg(11), node.arg(12)
-    if offset_groups == 1:
-        return Form(DEFORMED, {"g": groups})
-    return Form(DEFORMED_APART if groups == 1 else DEFORMED_APART.replace("o", "_"))
+    """A convolution that reads where its offsets say. e runs of channels have offsets of their own, two
+    for each place of the kernel: the runs of a group, or the groups of a run."""
+    groups, runs, masked = node.arg(11), node.arg(12), node.arg(13)
+    places = node.args[1].shape[2] * node.args[1].shape[3]
+    if groups % runs and runs % groups:
+        return Form(DEFORMED_APART, why=_ASTRIDE)
+    nested = runs % groups == 0
+    line = DEFORMED if nested else DEFORMED_FINELY
+    sizes = {"g": groups, "e": runs // groups} if nested else {"g": groups // runs, "e": runs}
+    if not masked:
+        line = re.sub(r"_ \([a-z ]*q\) _ _", "*", line)
+    fixed = {x: "takes a fixed number of them for each place of its kernel" for x in "pq"}
+    return Form(line, {**sizes, "p": 2 * places, "q": places}, fixed=fixed)
 
 
 factor("aten.bucketize", "..., _ -> ...", family=FAMILY)

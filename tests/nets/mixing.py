@@ -130,3 +130,31 @@ class NormMlpResidual(TokenNet):
 
     def body(self, x: Tensor) -> Tensor:
         return x + self.second(F.gelu(self.first(self.norm(x))))
+
+
+@net("stem", "conv", inputs=image)
+class Whitening(ImageNet):
+    """Channels times the inverse of their covariance: what is left is whitened by itself. The identity
+    matrix that is added has rows and columns for what is left."""
+
+    def __init__(self):
+        super().__init__(24)
+        self.conv = conv(16, 24)
+
+    def body(self, x: Tensor) -> Tensor:
+        flat = x.transpose(0, 1).flatten(1)
+        flat = flat - flat.mean(1, keepdim=True)
+        covariance = flat @ flat.T / flat.shape[1] + 0.1 * torch.eye(16, dtype=x.dtype)
+        white = torch.linalg.inv(covariance) @ flat
+        return F.relu(self.conv(white.unflatten(1, (len(x), *x.shape[2:])).transpose(0, 1)))
+
+
+@net("stem", inputs=image)
+class Decorrelation(ImageNet):
+    """Channels turned by the eigenvectors of their products, shrunk and turned back, each picture by itself."""
+
+    def body(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        values, vectors = torch.linalg.eigh(flat @ flat.mT / flat.shape[2])
+        shrunk = torch.diag_embed((values + 0.1).rsqrt())
+        return (vectors @ shrunk @ vectors.mT @ flat).view_as(x)

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import DeformConv2d
 
 from nets.case import ImageNet, TokenNet, conv, image, net, tokens
 
@@ -79,3 +80,32 @@ class PlacedRows(ImageNet):
         rows, shown = (y.flatten(2).transpose(1, 2) for y in (x, self.picture(x)))
         mask = self.where[None, :, None].expand_as(rows)
         return rows.masked_scatter(mask, shown).transpose(1, 2).unflatten(2, (8, 8))
+
+
+@net("stem", "offsets", inputs=image)
+class DeformableRuns(ImageNet):
+    """A deformable convolution whose four runs of channels are each read where their own offsets say."""
+
+    def __init__(self):
+        super().__init__(24)
+        self.offsets = conv(16, 4 * 18)
+        self.deformed = DeformConv2d(16, 24, 3, padding=1, groups=2)
+
+    def body(self, x: Tensor) -> Tensor:
+        return F.relu(self.deformed(x, self.offsets(x)))
+
+
+@net("embed", "q", "v", inputs=tokens)
+class Registered(TokenNet):
+    """Learned tokens beside those of the input: places that attention looks at."""
+
+    def __init__(self):
+        super().__init__(32)
+        self.registers = nn.Parameter(torch.randn(1, 4, 32))
+        self.q, self.k, self.v = (nn.Linear(32, 24) for _ in range(3))
+        self.out = nn.Linear(24, 32)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.registers.expand(len(x), -1, -1), x], 1)
+        weights = (self.q(x) @ self.k(x).transpose(1, 2) / 5).softmax(-1)
+        return x + self.out(weights @ self.v(x))

@@ -13,6 +13,7 @@ sets of them) the real op must agree:
 A movement op moves the same random numbers, so that equality says that each is where it should be.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Sample:
     `!` all may go but not exactly, `s` some may go, `.` none may. `outputs` is how many outputs the
     rule speaks for. `values` is False where the numbers are random or left over, `reaches` where the
     output does not hold what goes in, `resizes` where the op cannot be called on smaller tensors with
-    these arguments. `needs` is the device that has the op.
+    these arguments, `finite` where it must be given no NaN (positions in memory). `needs` is the device that has the op.
     """
 
     op: str
@@ -61,6 +62,7 @@ class Sample:
     reaches: bool = True
     resizes: bool = True
     needs: str = "cpu"
+    finite: bool = False
 
     def __str__(self) -> str:
         shapes = [list(t.shape) for t in self.tensors()]
@@ -252,6 +254,8 @@ def check_kept(c: Coupled, gone: np.ndarray, base: list[Tensor]) -> None:
     sample = c.sample
     reached = [torch.zeros(t.shape, dtype=torch.bool) for t in base]
     for fill, only in fills(len(c.inputs)):
+        if sample.finite and not math.isfinite(fill):
+            continue
         noisy = call(sample.op, *filled(c, gone, fill, only))
         for k, (value, before, after) in enumerate(zip(c.outputs, base, noisy, strict=True)):
             reached[k] |= ~same(before, after)

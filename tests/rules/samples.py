@@ -18,11 +18,13 @@ SAMPLES: list[Sample] = []
 
 
 def call(op: str, *args: object, cut: str = "", outputs: int = 9, values: bool = True,
-         reaches: bool = True, resizes: bool = True, needs: str = "cpu", **kwargs: object) -> None:  # fmt: skip
+         reaches: bool = True, resizes: bool = True, needs: str = "cpu", finite: bool = False, **kwargs: object) -> None:  # fmt: skip
     """Add `torch.ops.aten.<op>(*args, **kwargs)`, or the call of an op of torchvision's."""
     own = op.startswith("torchvision.")
     name = f"{'' if own else 'aten.'}{op}{'' if '.' in op.removeprefix('torchvision.') else '.default'}"
-    SAMPLES.append(Sample(name, args, kwargs, cut, outputs, values, reaches, resizes, needs))
+    SAMPLES.append(
+        Sample(name, args, kwargs, cut, outputs, values, reaches, resizes, needs, finite)
+    )
 
 
 _noise = torch.Generator().manual_seed(0)
@@ -237,11 +239,6 @@ call("baddbmm", x(3, 5), x(2, 3, 4), x(2, 4, 5), cut="11 111 111")
 call("addbmm", x(5), x(2, 3, 4), x(2, 4, 5), cut="1 111 111")
 call("addmv", x(3), x(3, 4), x(4), cut="1 11 1")
 call("addr", x(3, 5), x(3), x(5), cut="11 1 1")
-call("_linalg_solve_ex", x(3, 4, 4), x(3, 4, 5), outputs=1, cut="... ..1")
-call("_linalg_solve_ex", x(4, 4), x(5, 4), left=False, outputs=1, cut=".. 1.")
-call("_linalg_solve_ex", x(4, 4), x(4), outputs=1, cut=".. .")
-call("linalg_solve_triangular", x(3, 4, 4), x(3, 4, 5), upper=True, cut="... ..1")
-call("linalg_solve_triangular", x(4, 4), x(5, 4), upper=False, left=False, cut=".. 1.")
 call("linalg_cross", x(3, 5), x(3, 5), dim=0, cut=".1 .1")
 call("affine_grid_generator", x(4, 2, 3), [4, 2, 5, 6], False, cut="1..", resizes=False)
 call("_cdist_forward", x(2, 3, 4), x(2, 5, 4), 2.0, None, cut="111 111")
@@ -506,7 +503,7 @@ call(
     resizes=False,
 )
 call("as_strided", x(3, 4), [3, 4], [4, 1], cut="11", resizes=False)
-call("as_strided", x(3, 4), [4, 3], [1, 4], cut="..")
+call("as_strided", x(3, 4), [4, 3], [1, 4], cut="11")
 call("unfold", x(3, 6), 1, 2, 1, cut="1.")
 call("unfold", x(3, 6), 1, 2, 2, cut="11")
 call("unfold", x(3, 7), 1, 2, 2, cut="1.")
@@ -589,16 +586,31 @@ call("torchvision.roi_align", x(2, 4, 6, 6), BOXES, 1.0, 2, 3, 2, False, cut=".1
 call("torchvision.roi_pool", x(2, 4, 6, 6), BOXES, 1.0, 2, 3, cut=".1.. ..")
 
 
-def deform(out: int, groups: int, apart: int, cut: str) -> None:
-    """One call of deform_conv2d over 4 channels in, whose offsets are `apart` for each run of them."""
-    data = x(2, 4, 5, 6), x(out, 4 // groups, 3, 3), x(2, 18 * apart, 3, 4), x(2, 9 * apart, 3, 4)
-    call("torchvision.deform_conv2d", *data, x(out), 1, 1, 0, 0, 1, 1, groups, apart, True, cut=cut)
+def deform(
+    channels: tuple[int, int], groups: int, apart: int, cut: str, masked: bool = True
+) -> None:
+    """One call of deform_conv2d whose offsets are `apart` for each run of the channels in."""
+    into, out = channels
+    data = x(2, into, 5, 6), x(out, into // groups, 3, 3), x(2, 18 * apart, 3, 4)
+    mask = x(2, 9 * apart, 3, 4) if masked else x(2, 1)
+    steps = (1, 1, 0, 0, 1, 1)
+    call(
+        "torchvision.deform_conv2d",
+        *data,
+        mask,
+        x(out),
+        *steps,
+        groups,
+        apart,
+        masked,
+        cut=cut,
+        finite=True,
+    )
 
 
-deform(6, 1, 1, ".1.. 11.. .... .... 1")
-deform(6, 2, 1, ".1.. 11.. .... .... 1")
-deform(6, 1, 2, ".... 1... .... .... 1")
-deform(6, 2, 2, ".... .... .... .... .")
+deform((4, 6), 1, 1, ".1.. 11.. .... .... 1")
+deform((4, 6), 2, 1, ".1.. 11.. .... .... 1")
+deform((4, 6), 1, 1, ".1.. 11.. .... .. 1", masked=False)
 
 # ---- losses -----------------------------------------------------------------------------------
 
@@ -644,6 +656,9 @@ call("arange", 5)
 call("arange.start", 1, 5)
 call("linspace", 0, 1, 5)
 call("eye", 4)
+call("eye.m", 4, 4)
+call("eye.m", 4, 3)
+
 call("tril_indices", 3, 4)
 call("triu_indices", 3, 4)
 call("range.step", 1, 5, 1)
@@ -660,3 +675,116 @@ call("randperm", 5, values=False)
 call("_fft_r2c", x(3, 4, 5), [1], 0, True, cut="1.1")
 call("_fft_c2r", x(3, 4, 5) + 0j, [2], 0, 8, cut="11.")
 call("_fft_c2c", x(3, 4, 5) + 0j, [0, 2], 0, True, cut=".1.")
+
+
+# ---- matrices ---------------------------------------------------------------------------------
+
+
+def square(*batch: int, size: int = 4) -> Tensor:
+    """Symmetric, and far from singular."""
+    a = x(*batch, size, size)
+    return a @ a.mT + torch.eye(size, dtype=torch.float64)
+
+
+call("linalg_inv_ex", square(3), cut="1!!")
+call("linalg_cholesky_ex", square(3), cut="1!!")
+call("cholesky_inverse", square(), cut="!!")
+call("cholesky_solve", x(3, 4, 5), square(3), cut="1!1 1!!")
+call("_linalg_det", square(3), outputs=1, cut="1!!")
+call("_linalg_slogdet", square(3), outputs=2, cut="1!!")
+call("_linalg_solve_ex", square(3), x(3, 4, 5), outputs=1, cut="1!! 1!1")
+call("_linalg_solve_ex", square(), x(5, 4), left=False, outputs=1, cut="!! 1!")
+call("_linalg_solve_ex", square(), x(4), outputs=1, cut="!! !")
+call("linalg_solve_triangular", square(3), x(3, 4, 5), upper=True, cut="1!! 1!1")
+call("linalg_solve_triangular", square(), x(5, 4), upper=False, left=False, cut="!! 1!")
+call("_linalg_eigh", square(), cut="!!")
+call("_linalg_eigh", square(), "L", False, outputs=1, cut="!!")
+call("_linalg_svd", square(), cut="!!")
+call("_linalg_svd", square(), False, False, outputs=2, cut="!!")
+call("_linalg_svd", x(3, 4, 5), cut="...")
+# deformable convolutions with offsets for runs of channels
+deform((4, 6), 1, 2, ".1.. 11.. .1.. .1.. 1")
+deform((4, 6), 1, 2, ".1.. 11.. .1.. .. 1", masked=False)
+deform((4, 6), 2, 2, ".1.. 11.. .1.. .1.. 1")
+deform((8, 6), 2, 4, ".1.. 11.. .1.. .1.. 1")
+deform((8, 8), 4, 2, ".1.. 11.. .1.. .1.. 1")
+deform((6, 6), 3, 2, ".... .... .... .... .")
+
+call("diagonal_copy", x(3, 4, 4), 0, 1, 2, cut="111")
+call("diag_embed", x(4), cut="1")
+call("diag_embed", x(3, 4), 0, 0, -1, cut="11")
+call("diag_embed", x(3, 4), 1, cut="1.")
+
+# ---- backward ---------------------------------------------------------------------------------
+
+for op in """
+    gelu hardsigmoid hardswish logit mish sigmoid silu tanh
+""".split():
+    call(f"{op}_backward", x(3, 4), x(3, 4), cut="11 11")
+call("threshold_backward", x(3, 4), x(3, 4), 0.4, cut="11 11")
+call("hardtanh_backward", x(3, 4), x(3, 4), 0.2, 0.7, cut="11 11")
+call("leaky_relu_backward", x(3, 4), x(3, 4) - 0.5, 0.1, False, cut="11 11")
+call("elu_backward", x(3, 4), 1.0, 1.0, 1.0, False, x(3, 4) - 0.5, cut="11 11")
+call("softplus_backward", x(3, 4), x(3, 4), 1.0, 20.0, cut="11 11")
+call("softshrink_backward", x(3, 4), x(3, 4), 0.3, cut="11 11")
+call("hardshrink_backward", x(3, 4), x(3, 4), 0.3, cut="11 11")
+call("log_sigmoid_backward", x(3, 4), x(3, 4), x(3, 4), cut="11 11 11")
+call("native_dropout_backward", x(3, 4), bits(3, 4), 2.0, cut="11 11")
+call("_softmax_backward_data", x(3, 4, 5), x(3, 4, 5), 1, torch.float64, cut="1!1 1!1")
+call("_log_softmax_backward_data", x(3, 4), x(3, 4), -1, torch.float64, cut="1! 1!")
+for size, kinds in (
+    ([6], "nearest linear"),
+    ([6, 8], "nearest bilinear"),
+    ([6, 8, 4], "nearest trilinear"),
+):
+    for kind in kinds.split():
+        given = x(2, 3, *size), size, [2, 3, *(n // 2 for n in size)]
+        aligned = (False,) if kind != "nearest" else ()
+        call(f"upsample_{kind}{len(size)}d_backward", *given, *aligned, cut="11" + "." * len(size))
+call("upsample_bicubic2d_backward", x(2, 3, 6, 8), [6, 8], [2, 3, 3, 4], False, cut="11..")
+call("_adaptive_avg_pool2d_backward", x(2, 3, 2, 2), x(2, 3, 6, 8), cut="11.. 11..")
+call("_adaptive_avg_pool3d_backward", x(2, 3, 2, 2, 2), x(2, 3, 6, 8, 4), cut="11... 11...")
+pool = ([2, 2], [2, 2], [0, 0], False, True, None)
+call("avg_pool2d_backward", x(2, 3, 3, 4), x(2, 3, 6, 8), *pool, cut="11.. 11..")
+pool3 = ([2, 2, 2], [2, 2, 2], [0, 0, 0], False, True, None)
+call("avg_pool3d_backward", x(2, 3, 3, 4, 2), x(2, 3, 6, 8, 4), *pool3, cut="11... 11...")
+big = x(2, 3, 6, 8)
+where = torch.ops.aten.max_pool2d_with_indices(big, [2, 2])[1]
+largest = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+call("max_pool2d_with_indices_backward", x(2, 3, 3, 4), big, *largest, where, cut="11.. 11.. 11..")
+big = x(2, 3, 6, 8, 4)
+where = torch.ops.aten.max_pool3d_with_indices(big, [2, 2, 2])[1]
+largest = ([2, 2, 2], [2, 2, 2], [0, 0, 0], [1, 1, 1], False)
+call(
+    "max_pool3d_with_indices_backward",
+    x(2, 3, 3, 4, 2),
+    big,
+    *largest,
+    where,
+    cut="11... 11... 11...",
+)
+
+every = [True, True, True]
+call("native_layer_norm_backward", x(3, 4, 5), x(3, 4, 5), [5], x(3, 4, 1), x(3, 4, 1), x(5), x(5), every,
+     outputs=1, cut="11! 11! 11. 11. ! !")  # fmt: skip
+call("native_group_norm_backward", x(2, 6, 5), x(2, 6, 5), x(2, 3), x(2, 3), x(6), 2, 6, 5, 3, every,
+     outputs=1, cut="1!. 1!. 11 11 !")  # fmt: skip
+call("native_batch_norm_backward", x(2, 3, 5), x(2, 3, 5), x(3), x(3), x(3), x(0), x(0), False, 1e-5, every,
+     outputs=1, cut="11. 11. 1 1 1 . .")  # fmt: skip
+call("native_batch_norm_backward", x(2, 3, 5), x(2, 3, 5), x(3), None, None, x(3), x(3), True, 1e-5, every,
+     outputs=1, cut="!1! !1! 1 1 1")  # fmt: skip
+moves = ([1, 1], [0, 0], [1, 1])
+call("convolution_backward", x(2, 6, 3, 4), x(2, 4, 5, 6), x(6, 2, 3, 3), [6], *moves, False, [0, 0], 2, every,
+     outputs=1, cut="11.. 11.. 11..")  # fmt: skip
+call("convolution_backward", x(2, 6, 7, 8), x(2, 4, 5, 6), x(4, 3, 3, 3), [6], *moves, True, [0, 0], 2, every,
+     outputs=1, cut="11.. 11.. 11..")  # fmt: skip
+
+# ---- read by strides --------------------------------------------------------------------------
+
+call("as_strided", x(3, 12, 5), [3, 3, 6, 5], [60, 15, 5, 1], cut="1.1")
+call("as_strided", x(3, 2, 4, 5), [3, 3, 4, 5], [40, 10, 5, 1], cut="1..1")
+turned = x(12, 3, 5).transpose(0, 1)
+call("as_strided", turned, [3, 3, 6, 5], [5, 45, 15, 1], cut="1.1", resizes=False)
+call("as_strided", x(3, 12), [3, 4, 6], [12, 2, 1], cut="1.")
+call("as_strided", x(3, 4, 5), [3, 4, 5], [20, 1, 4], cut="1..")
+call("as_strided", x(3, 5), [5, 3], [1, 4], cut="..")
