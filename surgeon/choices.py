@@ -121,6 +121,8 @@ class Follow(TorchDispatchMode):
         known = self._made.pop() if self._made else None
         if known is None or known.op != own.op or _sizes(known) != _sizes(own):
             raise Astray(f"the cut model decides at {own.op}, where the original did not")
+        if _is_size(known, own):
+            return out
         self.pairs += zip(known.read, own.read, strict=True)
         return _decided(known, args, kwargs, out)
 
@@ -140,6 +142,13 @@ class Astray(CheckFailed):
 
 def _sizes(made: Choice) -> list[int]:
     return [t.numel() for t in made.read]
+
+
+def _is_size(known: Choice, own: Choice) -> bool:
+    """Whether a number that is read may be a width, another one in the cut model: no rounding changes a whole number,
+    so that each keeps its own. One that was forced on the original is followed."""
+    whole = own.op == _READ and type(own.decided) is int
+    return whole and all(t.tolist() == [known.decided] for t in known.read)
 
 
 def _decided(known: Choice, args: Any, kwargs: dict[str, Any], out: Any) -> Any:

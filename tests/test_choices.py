@@ -1,5 +1,6 @@
 """Decisions of the original that the cut copy follows."""
 
+import pytest
 import torch
 from nets import build
 from torch import Tensor, nn
@@ -56,3 +57,24 @@ def test_a_cut_that_is_proven_stays_where_its_cost_cannot_be_told():
     in_steps = surgeon.shrink(net, X, 0.5, steps=2)
     assert in_steps.measured is None
     assert any(note.startswith("not measured: ") for note in in_steps.notes)
+
+
+class Halves(nn.Module):
+    """Keeps a width in a tensor, and reads it where it slices; with `many`, how much comes out is drawn."""
+
+    def __init__(self, many: bool = False) -> None:
+        super().__init__()
+        self.width, self.many = 16, many
+        self.embed, self.head = nn.Linear(6, 32), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, width = self.embed(x), torch.IntTensor([self.width])
+        x = self.head(x[..., : width[0]].tanh() * x[..., width[0] :].sigmoid())
+        return x.repeat(1, int(torch.randint(1, 9, ())), 1) if self.many else x
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_width_that_is_read_from_a_tensor_is_the_cut_models_own(many: bool):
+    result = surgeon.shrink(Halves(many).eval(), X, 0.5, measure=False)
+    assert result.way == "module" and result.check is not None
+    assert result.model.width == 8
