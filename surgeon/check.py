@@ -34,6 +34,7 @@ from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import record_as
+from surgeon.trace.remembered import forgotten
 from surgeon.trace.tensors import named_state
 from surgeon.trace.wrappers import unwrapped
 from surgeon.widths import cast, floats_as, own_dtype, widened
@@ -73,6 +74,7 @@ def check(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Any, seed: int 
     model = ready(original).model
     if model is not original:
         _same_function(original, model, _noise(inputs, seed, None))
+    model, slim = forgotten(model, inputs), forgotten(slim, inputs)
     try:
         return _in_float64(model, slim, plan, inputs, seed)
     except NotDeterministic:
