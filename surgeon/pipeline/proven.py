@@ -11,7 +11,7 @@ from surgeon.check import CheckResult
 from surgeon.check import check as run_check
 from surgeon.cut import Cut, NotFollowed, as_program, cut, first_unlike
 from surgeon.errors import CheckFailed, SurgeonError, Unproven
-from surgeon.pipeline.cached import cache_notes
+from surgeon.pipeline.cached import with_cache
 from surgeon.pipeline.compared import compared
 from surgeon.pipeline.result import Result
 from surgeon.pipeline.steps import Steps
@@ -87,7 +87,7 @@ def finished(
     proof = measured = None
     if wanted[0] or not done.certain:
         done, proof = run("check", lambda: checked(model, traced, done, plan))
-        notes += proof.notes + cache_notes(model, done.model, inputs)
+        notes += proof.notes + with_cache(model, done.model, inputs, traced.coupling, plan)
     if isinstance(done.model, Program) and not done.model.takes(inputs):
         inputs = traced.inputs
     plan, notes = replace(plan, folds=done.folds), notes + done.notes
