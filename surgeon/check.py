@@ -25,19 +25,21 @@ from surgeon.failure import failure
 from surgeon.graph import Graph
 from surgeon.known import Known
 from surgeon.masked import Masked
+from surgeon.noise import flipped, indexed, noisy
 from surgeon.plan import Plan
 from surgeon.reached import Reached
 from surgeon.running import as_dtype, run
 from surgeon.shake import carry_widely, follow, strange_weight
-from surgeon.still import held_still
+from surgeon.still import Draw, held_still
 from surgeon.trace.decisions import Decisions, Forced, Number, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import record_as
+from surgeon.trace.remembered import forgotten
 from surgeon.trace.tensors import named_state
 from surgeon.trace.wrappers import unwrapped
-from surgeon.widths import cast, floats_as, own_dtype, widened
+from surgeon.widths import cast, floats_as, own_dtype
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -73,14 +75,34 @@ def check(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Any, seed: int 
     _has_values(original, slim)
     model = ready(original).model
     if model is not original:
-        _same_function(original, model, _noise(inputs, seed, None))
+        _same_function(original, model, noisy(inputs, seed, None, indexed(model, inputs)))
+    model, slim = forgotten(model, inputs), forgotten(slim, inputs)
     try:
         return _in_float64(model, slim, plan, inputs, seed)
     except NotDeterministic:
-        with held_still():
-            result = _in_float64(model, slim, plan, inputs, seed)
+        result = _held(model, slim, plan, inputs, seed)
     said = "it draws random numbers in eval mode: compared with the same ones in both"
     return replace(result, notes=(*result.notes, said))
+
+
+def _held(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs, seed: int) -> CheckResult:
+    """With random numbers held still: seeded where both draw as many, so that what is decided by them is no tie.
+
+    Where the copy takes the first few of as many numbers, only one number for all says that it may.
+    """
+    alike = _drawn(model, inputs, seed) & _drawn(slim, inputs, seed)
+    if alike:
+        with suppress(CheckFailed, Unproven), held_still(alike):
+            return _in_float64(model, slim, plan, inputs, seed)
+    with held_still():
+        return _in_float64(model, slim, plan, inputs, seed)
+
+
+def _drawn(model: nn.Module, inputs: Inputs, seed: int) -> frozenset[Draw]:
+    """What a forward draws; as far as it comes, where it fails."""
+    with held_still() as held, suppress(BadInput):
+        run(as_dtype(model, None), noisy(inputs, seed, None, indexed(model, inputs)))
+    return frozenset(held.drawn)
 
 
 def _in_float64(
@@ -147,7 +169,7 @@ def _on_noise(
     The dtype None compares each tensor in its own.
     """
     dtype, seed = how
-    noise = _noise(inputs, seed, dtype)
+    noise = noisy(inputs, seed, dtype, indexed(model, inputs))
     told = _told_apart(model, noise, dtype)
     try:
         if told is None:
@@ -164,19 +186,6 @@ def _on_noise(
             "cannot be proven: every output is NaN or infinite, on noise and on the inputs given",
             "give inputs on which the network computes something",
         ) from None
-
-
-def _noise(inputs: Inputs, seed: int, dtype: torch.dtype | None) -> Inputs:
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(t: Tensor) -> Tensor:
-        if not is_number(t):
-            return t
-        new = torch.complex128 if t.is_complex() else torch.float64
-        drawn = torch.randn(t.shape, generator=generator, dtype=new)
-        return drawn.to(t.device, widened(t.dtype, dtype))
-
-    return inputs.map(noise)
 
 
 def _told_apart(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> Inputs | None:
@@ -338,15 +347,11 @@ _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights
 def _on_others(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """The outputs on different inputs of the same kind; vectors stay where the network refuses others
     (the lengths of sequences, in order)."""
+    given = indexed(model, inputs)
     try:
-        return run(model, _flipped(inputs, 1))
+        return run(model, flipped(inputs, 1, given))
     except BadInput:
-        return run(model, _flipped(inputs, 2))
-
-
-def _flipped(inputs: Inputs, rank: int) -> Inputs:
-    """Every tensor of at least this rank in reverse order."""
-    return inputs.map(lambda t: t.flip(-1) if t.dim() >= rank else t)
+        return run(model, flipped(inputs, 2, given))
 
 
 class _NoPath(Exception):
@@ -393,7 +398,11 @@ class _Pair:
             if forced is None:
                 raise
             raise _NoPath from None
-        error, got = self._error(masked, small, want)
+        try:
+            error, got = self._error(masked, small, want)
+        except (CheckFailed, _CutFails):  # what is drawn may be how much comes out
+            _same_twice(run(twin, self.inputs), run(twin, self.inputs))
+            raise
         if not error <= self.tolerance:
             _same_twice(run(twin, self.inputs), run(twin, self.inputs))
             keep = {} if same else self.plan.keep

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ _POSITIONS = {
 }  # fmt: skip
 
 
+_READ = "aten._local_scalar_dense.default"
 _CHOOSING = {
     "aten::topk", "aten::sort", "aten::argsort", "aten::argmax", "aten::argmin", "aten::nonzero",
     "torchvision::nms",
@@ -115,11 +117,23 @@ class Follow(TorchDispatchMode):
             self.pairs += zip(self._lost.pop().read, own.read, strict=True)
 
     def _followed(self, own: Choice, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
+        self._skip_idle(own)
         known = self._made.pop() if self._made else None
         if known is None or known.op != own.op or _sizes(known) != _sizes(own):
             raise Astray(f"the cut model decides at {own.op}, where the original did not")
+        if _is_size(known, own):
+            return out
         self.pairs += zip(known.read, own.read, strict=True)
         return _decided(known, args, kwargs, out)
+
+    def _skip_idle(self, own: Choice) -> None:
+        """Pass over numbers that only the original reads: a program leaves checks out, and what is the same for all
+        inputs. In a row of reads the type tells, of whole numbers, which no rounding changes, the number too."""
+        row = list(takewhile(lambda c: c.op == own.op == _READ, reversed(self._made)))
+        fits = [n for n, c in enumerate(row) if type(c.decided) is type(own.decided)]
+        same = [n for n in fits if type(own.decided) is int and row[n].decided == own.decided]
+        for _ in range(next(iter(same or fits), 0)):
+            self._made.pop()
 
 
 class Astray(CheckFailed):
@@ -128,6 +142,13 @@ class Astray(CheckFailed):
 
 def _sizes(made: Choice) -> list[int]:
     return [t.numel() for t in made.read]
+
+
+def _is_size(known: Choice, own: Choice) -> bool:
+    """Whether a number that is read may be a width, another one in the cut model: no rounding changes a whole number,
+    so that each keeps its own. One that was forced on the original is followed."""
+    whole = own.op == _READ and type(own.decided) is int
+    return whole and all(t.tolist() == [known.decided] for t in known.read)
 
 
 def _decided(known: Choice, args: Any, kwargs: dict[str, Any], out: Any) -> Any:

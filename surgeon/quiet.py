@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 
 
 @contextmanager
@@ -33,17 +34,33 @@ def mute() -> Iterator[None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """As `mute`, and what compiled code writes to standard error does not show either."""
+    """As `mute`, and what compiled code writes to either stream does not show."""
+    with mute(), ExitStack() as stack:
+        for stream in (1, 2):
+            stack.enter_context(_closed(stream))
+        yield
+
+
+@contextmanager
+def _closed(stream: int) -> Iterator[None]:
+    """The stream of this number leads nowhere inside."""
     try:
-        kept = os.dup(2)
+        kept = os.dup(stream)
     except OSError:  # there is none
-        with mute():
-            yield
+        yield
         return
     try:
-        with open(os.devnull, "wb") as nowhere, mute():
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as nowhere:
+            _flush()  # what was written before shows
+            os.dup2(nowhere.fileno(), stream)
             yield
     finally:
-        os.dup2(kept, 2)
+        _flush()
+        os.dup2(kept, stream)
         os.close(kept)
+
+
+def _flush() -> None:
+    """Compiled code keeps what it writes until there is enough of it."""
+    with suppress(OSError, AttributeError, TypeError):  # where C's own library has another name
+        ctypes.CDLL(None).fflush(None)

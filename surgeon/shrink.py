@@ -90,6 +90,8 @@ def propose(
 ) -> Proposal:
     """What `shrink` would cut with the same arguments; nothing is cut. Raises as `shrink` does.
 
+    It is a plan: where neither the network's own forward nor a program of it follows, `shrink` leaves more whole.
+
     A model on the meta device will do where the criterion reads no weights (criterion='random').
     """
     run = Steps(progress)

@@ -1,14 +1,16 @@
 """Random numbers held still: what a forward draws is the same in a network and in its cut copy.
 
-Two runs draw two sequences, and a cut copy, which draws fewer numbers, a third. Drawn numbers are alike
-wherever they stand, so one number in the place of each tells of a cut what any others would.
+Two runs draw two sequences, and a cut copy, which draws fewer numbers, a third. A draw that has one shape in both
+is drawn with one seed in both. Of any other it is not known which numbers went: there one number stands in the
+place of each, since drawn numbers are alike wherever they stand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,25 +27,43 @@ _DRAWS = frozenset(
     """.split()
 )
 
-_HELD = ContextVar("held", default=False)
+Draw = tuple[int, tuple[int, ...]]  # which draw of a forward it is, and its shape
+
+
+@dataclass
+class Held:
+    """How draws are held: those of `alike` by a seed, the others by one number. `drawn` are all that were seen."""
+
+    alike: Collection[Draw] = ()
+    drawn: list[Draw] = field(default_factory=list)
+
+
+_HELD: ContextVar[Held | None] = ContextVar("held", default=None)
 
 
 @contextmanager
-def held_still() -> Iterator[None]:
+def held_still(alike: Collection[Draw] = ()) -> Iterator[Held]:
     """Inside, `drawing` holds random numbers still."""
-    token = _HELD.set(True)
+    held = Held(alike)
+    token = _HELD.set(held)
     try:
-        yield
+        yield held
     finally:
         _HELD.reset(token)
 
 
 def drawing() -> AbstractContextManager[Any]:
-    """What a forward is run in, before any mode that watches it: this one is asked last."""
-    return _Still() if _HELD.get() else nullcontext()
+    """What one forward is run in, before any mode that watches it: this one is asked last."""
+    held = _HELD.get()
+    return nullcontext() if held is None else _Still(held)
 
 
 class _Still(TorchDispatchMode):
+    def __init__(self, held: Held) -> None:
+        super().__init__()
+        self._held = held
+        self._count = 0
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -58,15 +78,27 @@ class _Still(TorchDispatchMode):
         if name == "aten::native_dropout":
             return _dropped(*args, **kwargs)
         with torch.random.fork_rng(devices=[]):  # an order (randperm) is drawn, the same each time
-            torch.manual_seed(0)
+            torch.manual_seed(self._count)
             out = func(*args, **kwargs)
-        if name in ("aten::bernoulli", "aten::bernoulli_"):
-            return out.copy_(_happens(args))
-        if name in _DRAWS:
-            return out.fill_(_NUMBER if out.is_floating_point() else 0)
-        if name == "aten::normal":  # (mean, spread), numbers or tensors
-            return out.copy_(torch.as_tensor(args[0] + _NUMBER * args[1]))
-        return out
+        return out if self._alike(out) else _constant(name, args, out)
+
+    def _alike(self, out: Any) -> bool:
+        """Whether both networks draw this; written down."""
+        draw = self._count, tuple(out.shape) if isinstance(out, Tensor) else ()
+        self._count += 1
+        self._held.drawn.append(draw)
+        return draw in self._held.alike
+
+
+def _constant(name: str, args: Sequence[Any], out: Any) -> Any:
+    """One number in the place of each that was drawn."""
+    if name in ("aten::bernoulli", "aten::bernoulli_"):
+        return out.copy_(_happens(args))
+    if name in _DRAWS:
+        return out.fill_(_NUMBER if out.is_floating_point() else 0)
+    if name == "aten::normal":  # (mean, spread), numbers or tensors
+        return out.copy_(torch.as_tensor(args[0] + _NUMBER * args[1]))
+    return out
 
 
 def _happens(args: Sequence[Any]) -> Tensor:

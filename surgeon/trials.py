@@ -13,7 +13,9 @@ from torch.utils import _pytree as pytree
 
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.measure.runtime import arguments, as_array, named_tensors
+from surgeon.noise import indexed
 from surgeon.trace.captured import ONE_EXAMPLE
+from surgeon.trace.inputs import Inputs
 from surgeon.witness import Witness
 from surgeon.writable import writable
 
@@ -92,16 +94,24 @@ class Case:
         Varied as far as the model takes it: lengths may have to be sorted, the first number of a box is its picture.
         """
         yield self.flat
-        generator = torch.Generator().manual_seed(0)
+        generator, positions = torch.Generator().manual_seed(0), self._positions()
         for batch in (1, 3) if dynamic else (0,):
             flat = self.at(batch) if batch else self.flat
-            varied = [_varied(x, generator) if isinstance(x, Tensor) else x for x in flat]
+            varied = [
+                _varied(x, generator) if isinstance(x, Tensor) and n not in positions else x
+                for n, x in enumerate(flat)
+            ]
             for some in (varied, _only_floats(varied, flat), _only_first(varied, flat)):
                 if self._takes(some):
                     yield some
                     break
             else:
                 yield varied  # its error is told
+
+    def _positions(self) -> set[int]:
+        """Which inputs are real numbers that say where to look: others may be nowhere."""
+        tensors = [n for n, x in enumerate(self.flat) if isinstance(x, Tensor)]
+        return {tensors[n] for n in indexed(self.model, Inputs(*self.arguments()))}
 
     def _takes(self, flat: list[Any]) -> bool:
         try:

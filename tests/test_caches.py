@@ -1,5 +1,6 @@
 """A network's own cache is off while surgeon looks, and on again afterwards."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -45,16 +46,53 @@ def test_it_is_on_again_after_an_error():
 
 
 class Recurrent(nn.Module):
-    """Keeps a state whose size it is told, unless its cache is off."""
+    """Keeps a state whose size its code says, unless its cache is off."""
 
     def __init__(self) -> None:
         super().__init__()
         self.config = SimpleNamespace(use_cache=True)
-        self.width, self.stem, self.head = 24, nn.Linear(8, 24), nn.Linear(24, 3)
+        self.stem, self.head = nn.Linear(8, 24), nn.Linear(24, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head(x + torch.zeros(len(x), self.width) if self.config.use_cache else x)
+        return self.head(x + torch.zeros(len(x), 24) if self.config.use_cache else x)
+
+
+class State(nn.Module):
+    """Two sizes in attributes: one for the whole of a sequence, one for a single step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.step, self.stem = 24, 24, nn.Linear(8, 24)
+
+    def forward(self, x: Tensor, cache: bool) -> Tensor:
+        x = self.stem(x)
+        width = self.step if x.shape[1] == 1 else self.whole
+        return x + torch.zeros(len(x), 1, width) if cache else x
+
+
+class Told(nn.Module):
+    """Keeps a state, unless its cache is off; two more numbers are as large by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(use_cache=True)
+        self.years, self.days = 24, 24
+        self.state, self.head = State(), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(self.state(x, self.config.use_cache))
+        return x + (self.years - 24) + (self.days - 24) if self.config.use_cache else x
+
+
+def test_sizes_that_only_the_cached_code_reads_follow(tmp_path: Path):
+    model, x = Told().eval(), torch.randn(2, 5, 8)
+    result = surgeon.shrink(model, x, 0.5, measure=False)
+    assert not any("cache" in note for note in result.notes)
+    surgeon.save(result, tmp_path / "slim.pth")
+    for slim in (result.model, surgeon.load(tmp_path / "slim.pth", model=Told())):
+        assert (slim.state.whole, slim.state.step, slim.years, slim.days) == (12, 12, 24, 24)
+        assert slim(x).shape == (2, 5, 3) and slim(x[:, :1]).shape == (2, 1, 3)
 
 
 def test_a_default_call_that_no_longer_runs_is_said():

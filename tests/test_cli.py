@@ -244,6 +244,7 @@ class TestShrink:
     def test_a_dry_run_of_a_plan_shows_it(self, go: Go) -> None:
         go("shrink", *NET, "--ratio", "0.5", *FAST)
         code, out, _ = go("shrink", *NET, "--plan", "net-slim/plan.json", "--dry-run")
+        assert "planned here and not tried" in out
         assert code == 0
         assert "conv1" in out
 
@@ -338,6 +339,7 @@ class TestOthers:
             "model output",
             "kind",
             "ops without a channel rule: none",
+            "planned here and not tried",
         ):
             assert said in out
         code, out, _ = go("inspect", *NET, "--json")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.errors import BadInput
-from surgeon.files.inputs import parse_inputs
+from surgeon.files.inputs import noisy, parse_inputs
 from surgeon.pipeline.replay import inputs_of
 from surgeon.report.files import write_program
 from surgeon.trace.inputs import Inputs
@@ -164,7 +164,20 @@ def test_recorded_inputs_come_back_through_json():
     assert isinstance(back.args[1][1], tuple)
     assert back.kwargs["options"] == {"scale": 0.5, "none": None}
     assert torch.equal(back.kwargs["mask"], mask())
-    assert int(back.args[0].max()) < 50  # what an index may be, it was
+    assert torch.equal(back.args[0], words())
+    assert torch.equal(noisy(back).args[0], words())  # tokens that differ go different ways
+
+
+def test_integers_that_are_one_or_too_many_are_said_by_the_largest():
+    same, many = torch.full((2, 7), 3), torch.arange(70_000)
+    entries = describe(Inputs.of((same, many, torch.tensor(5))))
+    assert all("numbers" not in entry for entry in entries)
+    assert [int(x.max()) for x in recorded(entries).args] == [3, 69_999, 5]
+
+
+def test_plans_from_before_numbers_still_load():
+    entry = {"shape": [2, 3], "dtype": "int64", "fill": 4}
+    assert recorded([entry]).args[0].tolist() == [[4] * 3] * 2
 
 
 def test_plans_from_before_names_still_load():
@@ -176,7 +189,8 @@ def test_plans_from_before_names_still_load():
 @pytest.mark.parametrize(
     "entry",
     [{"shape": [2], "dtype": "nn"}, {"dtype": "int64"}, {"shape": [-1], "dtype": "int64"}, 3,
-     {"object": "Camera"}, {"list": 3}, {"shape": [2], "dtype": "int64", "fill": "x"}],
+     {"object": "Camera"}, {"list": 3}, {"shape": [2], "dtype": "int64", "fill": "x"},
+     {"shape": [2], "dtype": "int64", "numbers": [1]}, {"shape": [2], "dtype": "int64", "numbers": "ab"}],
 )  # fmt: skip
 def test_damaged_records_are_refused(entry: Any):
     with pytest.raises(BadInput, match="cannot be read"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import sys
 import warnings
 
 import pytest
 
-from surgeon.quiet import mute, quiet
+from surgeon.quiet import mute, quiet, silent
 
 
 def noise() -> None:
@@ -34,7 +36,18 @@ def test_mute_hides_prints_too(capsys, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("silence", [quiet, mute])
+def test_silent_hides_what_compiled_code_writes(capfd):
+    compiled = ctypes.CDLL(None)
+    with silent():
+        compiled.puts(b"to a buffer of its own")
+        os.write(2, b"at once")
+        noise()
+    compiled.puts(b"afterwards")
+    compiled.fflush(None)
+    assert capfd.readouterr() == ("afterwards\n", "")
+
+
+@pytest.mark.parametrize("silence", [quiet, mute, silent])
 def test_afterwards_all_is_as_it_was_also_when_it_fails(silence):
     before = logging.root.manager.disable, list(warnings.filters), sys.stdout, sys.stderr
     logging.disable(logging.DEBUG)

@@ -38,5 +38,6 @@ def inspect(
             f"equal in number, as the forward splits them evenly: {' = '.join(t)}"
             for t in found["ties"]
         ),
+        text.PLANNED,
     )
     screen.data(found)

@@ -283,7 +283,7 @@ def _preview(
 ) -> None:
     from surgeon.pipeline.proposed import Proposal
     from surgeon.pipeline.traced import trace
-    from surgeon.report import tables
+    from surgeon.report import tables, text
     from surgeon.report.preview import preview
     from surgeon.shrink import propose
 
@@ -296,5 +296,5 @@ def _preview(
     report = preview(proposal, source.notes)
     screen.notes(report["notes"])
     screen.show(tables.groups_cut(report), "", tables.groups_left(report), "")
-    screen.show(tables.expected(report), "", "dry run: nothing was cut or written")
+    screen.show(tables.expected(report), "", "dry run: nothing was cut or written", text.PLANNED)
     screen.data(report)

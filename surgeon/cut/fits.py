@@ -16,6 +16,8 @@ from surgeon.graph import Graph, Node, Value
 
 STRIDED = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
 
+_MADE, _READ = "aten.lift_fresh.default", "aten._local_scalar_dense.default"
+_PICKED = {"aten.select.int", "aten.unbind.int", "aten.alias.default", "aten.detach.default"}
 _VIEWS = {"aten.view", "aten.reshape", "aten._unsafe_view"}
 
 
@@ -47,9 +49,9 @@ def misfit(
             return Misfit("torch runs other ops on tensors laid out otherwise", certain=False)
     if len(original.run) != len(slim.nodes):
         return Misfit(f"its forward runs {len(slim.nodes)} ops instead of {len(original.run)}")
-    used = _used(original)
+    used, free = _used(original), folded | _numbers(original)
     for old, new in zip(original.run, slim.nodes, strict=True):
-        why = _differs(old, new, sizes, (used, old.index in folded))
+        why = _differs(old, new, sizes, (used, old.index in free))
         if why:
             where = f"{old.module or 'the model itself'} ({old.source})"
             return Misfit(f"{why}, at {where}", at=old.index)
@@ -59,9 +61,9 @@ def misfit(
 def first_off(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
     """The first node of the original that the cut model's forward, as far as it came, did not run as planned;
     scales that follow a width are let pass. None where every one ran."""
-    used = _used(original)
+    used, free = _used(original), _numbers(original)
     for old, new in zip(original.run, slim.nodes, strict=False):
-        if _differs(old, new, sizes, (used, lack(old, new) is not None)):
+        if _differs(old, new, sizes, (used, old.index in free or lack(old, new) is not None)):
             return old.index
     rest = original.run[len(slim.nodes) :]
     return rest[0].index if rest else None
@@ -71,14 +73,26 @@ def _used(graph: Graph) -> set[Value]:
     return {v for node in graph.run for v in node.inputs} | set(graph.outputs)
 
 
+def _numbers(graph: Graph) -> frozenset[int]:
+    """The nodes that make a tensor of numbers in the code which only Python reads again: what it does with them is
+    seen in the ops that it then runs."""
+    seen, found = set(graph.outputs), set[int]()
+    for node in reversed(graph.run):
+        if node.op == _MADE and not seen.intersection(node.outputs):
+            found.add(node.index)
+        elif node.op != _READ and (seen.intersection(node.outputs) or node.op not in _PICKED):
+            seen.update(node.inputs)
+    return frozenset(found)
+
+
 def written(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
     """What to write where the first op of a cut forward that is not as planned, as far as the forward
     came, was given a size of the original's; None where something else differs first."""
-    used = _used(original)
+    used, free = _used(original), _numbers(original)
     for old, new in zip(original.run, slim.nodes, strict=False):
         if old.op != new.op:
             return None
-        if _differs(old, new, sizes, (used, False)) is None:
+        if _differs(old, new, sizes, (used, old.index in free)) is None:
             continue
         kept = _kept_sizes(old.args, _wanted(old, sizes).args, new.args)
         if kept is None:

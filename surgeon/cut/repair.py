@@ -46,7 +46,7 @@ def repair(slim: nn.Module, sizes: Sizes, fits: Callable[[], bool]) -> bool:
     """Set size attributes of `slim` to what the cut makes of them; whether its forward fits then.
 
     First those that ops were given as arguments, then also those that are extents of the tensors the
-    module works on (`self.dim - self.part`), then each kind alone. What the forward also fits without
+    module works on (`self.dim - self.part`), then each kind alone, and those of each class. What the forward also fits without
     is put back, so that a number that happens to be equal (epochs=64) is left alone.
     """
     for trial in _trials(slim, sizes):
@@ -69,7 +69,7 @@ def _trials(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
     asked = list(_candidates(slim, given))
     every = list(_candidates(slim, [*given, *extents]))
     seen: list[list[Change]] = [[]]
-    for trial in (asked, every, *_all_but_one(asked), *_by_kind(asked)):
+    for trial in (asked, every, *_all_but_one(asked), *_by_kind(asked), *_by_class(asked)):
         if trial not in seen:
             seen.append(trial)
             yield trial
@@ -112,6 +112,13 @@ def _by_kind(changes: list[Change]) -> list[list[Change]]:
     for change in changes:
         kinds[change.kind].append(change)
     return list(kinds.values())
+
+
+def _by_class(changes: list[Change]) -> list[list[Change]]:
+    classes: dict[type, list[Change]] = defaultdict(list)
+    for change in changes:
+        classes[type(change.module)].append(change)
+    return list(classes.values())
 
 
 def _wanted(

@@ -179,6 +179,7 @@ def _built(arch: Any) -> nn.Module:
 
 
 def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
+    from surgeon.pipeline.cached import with_cache
     from surgeon.pipeline.replay import inputs_of
     from surgeon.pipeline.traced import trace
 
@@ -197,4 +198,5 @@ def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Mod
             f"the slim weights do not fit this model: {''.join(first).strip()}",
             "it must be built as the original was",
         ) from None
+    with_cache(model, slim, traced.inputs, traced.coupling, plan)
     return slim

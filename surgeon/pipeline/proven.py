@@ -11,10 +11,9 @@ from surgeon.check import CheckResult
 from surgeon.check import check as run_check
 from surgeon.cut import Cut, NotFollowed, as_program, cut, first_unlike
 from surgeon.errors import CheckFailed, SurgeonError, Unproven
-from surgeon.measure.pair import before_after
-from surgeon.pipeline.cached import cache_notes
+from surgeon.pipeline.cached import with_cache
+from surgeon.pipeline.compared import compared
 from surgeon.pipeline.result import Result
-from surgeon.pipeline.slower import notes_of
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.traced import Traced
 from surgeon.plan import Plan
@@ -88,13 +87,13 @@ def finished(
     proof = measured = None
     if wanted[0] or not done.certain:
         done, proof = run("check", lambda: checked(model, traced, done, plan))
-        notes += proof.notes + cache_notes(model, done.model, inputs)
+        notes += proof.notes + with_cache(model, done.model, inputs, traced.coupling, plan)
     if isinstance(done.model, Program) and not done.model.takes(inputs):
         inputs = traced.inputs
     plan, notes = replace(plan, folds=done.folds), notes + done.notes
     if wanted[1]:
-        measured = run("measure", lambda: before_after(model, done.model, inputs))
-        notes += notes_of(measured, plan)
+        measured, said = run("measure", lambda: compared(model, done.model, plan, inputs))
+        notes += said
     found = reach(traced.coupling) if any(wanted) else None
     return Result(
         *(done.model, plan, done.way, inputs, done.why, proof, measured, found, notes),

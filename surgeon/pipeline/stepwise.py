@@ -14,12 +14,11 @@ from surgeon.anew import hand_over, reinitialise, rewind
 from surgeon.cut.module import cut_module
 from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, OutOfReach
-from surgeon.measure.pair import before_after
 from surgeon.pipeline.asked import Asked
+from surgeon.pipeline.compared import compared
 from surgeon.pipeline.regime import Regime
 from surgeon.pipeline.result import Cutting, Result
 from surgeon.pipeline.resume import Kept, Progressed
-from surgeon.pipeline.slower import notes_of
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.successive import Successive, marked
 from surgeon.plan import Plan
@@ -73,10 +72,9 @@ class _Course:
             result, plan=plan, notes=tuple(dict.fromkeys(self._cuts.notes + self._notes))
         )
         if self._wanted.measure:
-            pair = (self._model, result.model, result.inputs)
-            measured = self._run("measure", lambda: before_after(*pair))
-            notes = result.notes + notes_of(measured, result.plan)
-            result = replace(result, measured=measured, notes=notes)
+            pair = (self._model, result.model, result.plan, result.inputs)
+            measured, said = self._run("measure", lambda: compared(*pair))
+            result = replace(result, measured=measured, notes=result.notes + said)
         return replace(result, seconds=self._run.seconds)
 
     def _final(self, plan: Plan) -> Plan:

@@ -15,6 +15,7 @@ from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
 from surgeon.trace.record import record
+from surgeon.trace.remembered import forgotten
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Traced:
     graph: Graph
     coupling: Coupling
     inputs: Inputs  # what it was traced with: a batch of one is doubled
-    model: nn.Module  # what was traced: the caller's own, or a copy with plain weights
+    model: (
+        nn.Module
+    )  # what was traced: the caller's own, or a copy with plain weights that remembers nothing
     notes: tuple[str, ...] = ()
     refusal: BadInput | None = None  # why there is no program of it, once that was tried
 
@@ -52,7 +55,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Traced:
             "surgeon.files.open_model opens files",
         )
     usable, given = ready(model), Inputs.of(example_inputs)
-    model = usable.model
+    model = forgotten(usable.model, given)
     inputs = given.two_at_least()
     try:
         graph = _graph(model, inputs)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from surgeon.pipeline.result import Result
 
 Row = tuple[str, str, str, str]  # what, before, after, change
+PLANNED = "what may be cut is planned here and not tried: shrink leaves whole what no cut copy's forward follows"
 ENOUGH = 0.9  # a smaller share of parameters that may be cut is explained
 
 

@@ -146,7 +146,7 @@ def run_recorded(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[V
     leaving = (
         nullcontext() if recorder.on_meta else _Leaving(recorder)
     )  # what is on meta has nothing to give
-    with forward_mode(twin), module_paths(twin, recorder), leaving, recorder:
+    with drawn_alike(), forward_mode(twin), module_paths(twin, recorder), leaving, recorder:
         output = inputs.run(twin)
     return recorder.returned(output)
 

@@ -1,10 +1,12 @@
-"""Inputs as plan.json holds them: shapes, types and structure, no numbers; read back as noise, integers as constants.
+"""Inputs as plan.json holds them: shapes, types and structure; real numbers are read back as noise, integers as they were.
 
     [{"shape": [2, 3, 224, 224], "dtype": "float32"},                            the first position
      {"name": "attention_mask", "shape": [2, 16], "dtype": "int64", "fill": 1},  a keyword
      {"list": [{"shape": ...}, {"shape": ...}]}, {"value": true}]                structure, constants
 
-`fill` is the largest number of an integer tensor, which a forward may look at; 0 where it is not said.
+`fill` is the largest number of an integer tensor, 0 where it is not said; `numbers` are all of them, in a row, where
+they are not one and the same, nor too many: a forward may look at them, and by tokens that are all the same an expert
+or two would be reached. Without them, each is the largest.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor
 from surgeon.errors import BadInput
 from surgeon.trace.inputs import Inputs
 
+_MANY = 65_536  # integers that are written down
 _PLAIN = (bool, int, float, str, type(None))
 _HINT = "give example inputs (--input)"
 
@@ -30,7 +33,7 @@ def describe(inputs: Inputs) -> list[dict[str, Any]]:
 
 def recorded(entries: Any) -> Inputs:
     """The call that `describe` wrote down: noise in tensors of real numbers, which a forward may sort or send
-    different ways, one number in each of the others.
+    different ways, in the others the numbers that were there, or one.
 
     Raises BadInput where there is none, or where it cannot be read.
     """
@@ -48,8 +51,7 @@ def recorded(entries: Any) -> Inputs:
 def _entry(value: Any) -> dict[str, Any]:
     if isinstance(value, Tensor):
         entry = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        largest = _largest(value)
-        return {**entry, "fill": largest} if largest else entry
+        return entry | _whole_numbers(value)
     if isinstance(value, Mapping):
         return {"dict": {str(key): _entry(item) for key, item in value.items()}}
     if isinstance(value, (list, tuple)):
@@ -60,10 +62,15 @@ def _entry(value: Any) -> dict[str, Any]:
     return {"object": type(value).__name__}
 
 
-def _largest(tensor: Tensor) -> int:
-    """The largest number of an integer tensor, 0 of one that holds none to see."""
-    real = not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta)
-    return int(tensor.max()) if real and tensor.numel() else 0
+def _whole_numbers(tensor: Tensor) -> dict[str, Any]:
+    """What is said of the numbers of an integer tensor; nothing of one that holds none to see."""
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta or not tensor.numel():
+        return {}
+    least, largest = int(tensor.min()), int(tensor.max())
+    said: dict[str, Any] = {"fill": largest} if largest else {}
+    if least != largest and tensor.numel() <= _MANY:
+        said["numbers"] = tensor.flatten().to(torch.int64).tolist()
+    return said
 
 
 def _value(entry: Mapping[str, Any], noise: torch.Generator) -> Any:
@@ -71,6 +78,8 @@ def _value(entry: Mapping[str, Any], noise: torch.Generator) -> Any:
         shape, dtype = tuple(entry["shape"]), getattr(torch, entry["dtype"])
         if dtype.is_floating_point:
             return torch.randn(shape, generator=noise).to(dtype)
+        if "numbers" in entry:
+            return torch.tensor(entry["numbers"]).to(dtype).reshape(shape)
         return torch.full(shape, entry.get("fill", 0), dtype=dtype)
     if "list" in entry:
         return _values(entry["list"], noise)

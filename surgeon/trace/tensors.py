@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+_TORCH = frozenset(nn.Module().__dict__)  # what every module holds
+
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name; tied ones under each name, non-persistent ones too."""
@@ -41,6 +43,17 @@ def loose_of(module: nn.Module) -> Iterator[Tensor]:
             yield value
         elif type(value) in (list, tuple):
             yield from (v for v in value if isinstance(v, Tensor))
+    for table in tables_of(module).values():
+        yield from (v for v in table.values() if isinstance(v, Tensor))
+
+
+def tables_of(module: nn.Module) -> dict[str, dict[Any, Any]]:
+    """Its own attributes that are dicts with something in them, torch's apart."""
+    return {
+        name: value
+        for name, value in module.__dict__.items()
+        if type(value) is dict and value and name not in _TORCH
+    }
 
 
 def tensors_among(args: Iterable[Any]) -> Iterator[Tensor]:
