@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from surgeon.compare import is_number
 from surgeon.errors import BadInput
 from surgeon.running import as_dtype, run
+from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.tensors import named_state, output_tensors, tensors_among
 from surgeon.widths import widened
@@ -31,12 +32,15 @@ _BOXES = frozenset(
 
 
 def indexed(model: nn.Module, inputs: Inputs) -> Indexed:
-    """Inputs of real numbers that are used as positions, before any weight meets them; seen in one run of a copy."""
+    """Inputs of real numbers that are used as positions, before any weight meets them; seen in one run of a copy.
+
+    What is expensive has met weights, and is drawn.
+    """
     if not any(is_number(t) for t in inputs.tensors):
         return frozenset()
     twin = as_dtype(model, None)
     seen = _Positions(twin)
-    with suppress(BadInput):
+    with suppress(BadInput), Drawn():
         run(_Marked(twin, seen), inputs, seen)
     return frozenset(seen.found)
 
