@@ -15,6 +15,7 @@ _ATOMS = frozenset(
     {type(None), bool, int, float, complex, str, bytes, type, type(...), FunctionType,
      BuiltinFunctionType, torch.dtype, torch.device}
 )  # fmt: skip
+_TABLES = (dict, OrderedDict)
 
 
 def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -27,8 +28,22 @@ def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return copy.deepcopy(module, memo)
     new = memo[id(module)] = kind.__new__(kind)
     state = getattr(module, "__getstate__", module.__dict__.copy)()
-    new.__setstate__({n: v if type(v) in _ATOMS else _value(v, memo) for n, v in state.items()})
+    made = {}
+    for name, value in state.items():
+        own = type(value)
+        if own in _ATOMS:
+            made[name] = value
+        elif own in _TABLES and not value and id(value) not in memo and not _attributes(value):
+            made[name] = memo[id(value)] = own()
+        else:
+            made[name] = _value(value, memo)
+    new.__setstate__(made)
     return new
+
+
+def _attributes(table: Any) -> Any:
+    """What was set on an ordered dict beside its items."""
+    return getattr(table, "__dict__", None)
 
 
 def _value(value: Any, memo: dict[int, Any]) -> Any:
@@ -38,7 +53,7 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
     known = memo.get(id(value))
     if known is not None:
         return known
-    if kind is dict or (kind is OrderedDict and not vars(value)):
+    if kind in _TABLES and not _attributes(value):
         new = memo[id(value)] = kind()
         if value:
             for key, item in value.items():
