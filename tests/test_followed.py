@@ -248,7 +248,7 @@ def test_fewer_results_than_planned_are_no_crash(tied: bool):
 
 def test_a_first_layer_of_a_forward_that_looks_at_numbers_meets_its_input():
     left = {x.name: x.why for x in surgeon.propose(Listed(), X, 0.5).plan.left}
-    assert "meets the input" in left["stem:in"]
+    assert "meets the model's input" in left["stem:in"]
 
 
 def test_found_in_a_later_step():
