@@ -244,28 +244,39 @@ def _compared(
     try:
         proof = pair.prove()
         proof = _other_paths(pair, proof, [x for x in others(proof.read) if _is_truth(x)])
-        others_say = not proof.missing  # else random weights are asked in any case
+        others_say = not (
+            proof.missing and proof.strict
+        )  # else random weights are asked in any case
         share = carried(proof.got, _on_others(as_dtype(slim, dtype), inputs)) if others_say else 0.0
     except _NothingFinite:  # broken weights that stay; random ones can still tell
         proof, share = _Proof(), 0.0
     notes: tuple[str, ...] = ()
-    if share < _CARRIED or proof.missing:
-        if stranger is not None:
-            raise Unproven(
-                f"cannot be proven: {stranger} is not the kept part of the original's, and the "
-                "outputs hardly depend on the inputs, so that they cannot tell",
-                "give inputs that the outputs depend on (other token ids, no empty mask)",
-            )
+    if stranger is not None and stranger in (proof.missing or ()):
+        raise Unproven(
+            f"cannot be proven: {stranger} is not the kept part of the original's, and no run reached it",
+            "give inputs on which it runs",
+        )
+    if stranger is not None and share < _CARRIED:
+        raise Unproven(
+            f"cannot be proven: {stranger} is not the kept part of the original's, and the "
+            "outputs hardly depend on the inputs, so that they cannot tell",
+            "give inputs that the outputs depend on (other token ids, no empty mask)",
+        )
+    if stranger is None and (share < _CARRIED or proof.missing):
         proof = _on_random(pair, proof)
+        hidden = "its own weights hide most of the network: also compared with random ones"
+        notes = (hidden if share < _CARRIED else "also compared with random weights",)
         if proof.missing:
             numbers = [x for x in others(proof.read) if not _is_truth(x)]
             proof = _other_paths(pair, proof, numbers)
         notes = ("its own weights hide most of the network: also compared with random ones",)
-    if proof.missing:
+    if proof.missing and proof.strict:
         raise Unproven(
             f"cannot be proven: no run of the network reached {min(proof.missing)}, which was cut",
             "give inputs on which it runs, or keep it whole (--ignore)",
         )
+    if proof.missing:
+        notes += (f"no run of the check reached {min(proof.missing)}, which was cut",)
     name = str(dtype or own).removeprefix("torch.")
     return CheckResult(proof.error, tolerance, name, len(proof.got), proof.ops, notes)
 
@@ -298,18 +309,21 @@ def _on_random(pair: _Pair, proof: _Proof) -> _Proof:
 @dataclass(frozen=True)
 class _Proof:
     """One comparison, or several joined. `got` are the cut model's outputs, `missing` the cut tensors that no run reached (None: not
-    yet looked at), `read` the numbers that Python read, by place."""
+    yet looked at), `read` the numbers that Python read, by place. `strict`: without those missing nothing is proven. Where
+    only shapes tell that something may be skipped, they may be what the eval forward never runs (auxiliary heads)."""
 
     error: float = 0.0
     ops: int = 0
     got: Sequence[Tensor] = ()
     missing: frozenset[str] | None = None
     read: Mapping[str, Sequence[Number]] = field(default_factory=dict)
+    strict: bool = False
 
     def joined(self, other: _Proof) -> _Proof:
         """Both."""
         missing = other.missing if self.missing is None else self.missing & (other.missing or set())
-        return replace(other, error=max(self.error, other.error), missing=missing)
+        error, strict = max(self.error, other.error), self.strict or other.strict
+        return replace(other, error=error, missing=missing, strict=strict)
 
 
 def _other_paths(pair: _Pair, proof: _Proof, paths: Sequence[Forced]) -> _Proof:
@@ -409,8 +423,8 @@ class _Pair:
             raise failure(twin, small, (self.plan, keep), self.inputs, (error, self.tolerance))
         # a forward that reads no number, and feeds all of its modules, is the same each time
         depends = bool(decisions.read) or masked.reached.starved
-        missing = frozenset(masked.reached.missing if depends else ())
-        return _Proof(error, masked.ops, got, missing, decisions.read)
+        missing = frozenset(masked.reached.missing if depends or masked.counted else ())
+        return _Proof(error, masked.ops, got, missing, decisions.read, depends)
 
     def _error(
         self, masked: Masked, small: nn.Module, want: list[Tensor]

@@ -39,6 +39,11 @@ _CHOOSING = {
     "torchvision::nms",
 }  # fmt: skip
 
+_COUNTING = {
+    "aten::nonzero", "torchvision::nms", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
+    "aten::unique_consecutive",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -67,6 +72,11 @@ def choice(func: Any, given: Sequence[Any], out: Any, kept: Kept) -> Choice | No
 def decides(func: Any, given: Sequence[Any]) -> bool:
     """Whether an op says by value which rows there are, or in which order."""
     return func._schema.name in _CHOOSING or _by_mask(func._schema.name, given)
+
+
+def counts(func: Any, given: Sequence[Any]) -> bool:
+    """Whether how much an op gives depends on values: code may look at the shape of that, and skip what is behind."""
+    return func._schema.name in _COUNTING or _by_mask(func._schema.name, given)
 
 
 def _by_mask(name: str, given: Sequence[Any]) -> bool:

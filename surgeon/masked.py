@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from surgeon.choices import Choice, choice
+from surgeon.choices import Choice, choice, counts
 from surgeon.masking import Masks
 from surgeon.plan import Keep
 from surgeon.reached import Reached
@@ -44,6 +44,7 @@ class Masked(TorchDispatchMode):
     def __init__(self, model: nn.Module, keep: Keep, trail: Trail | None = None) -> None:
         super().__init__()
         self.ops = 0
+        self.counted = False  # whether values said how many of something there are
         self.masks = Masks()
         self.choices: list[Choice] = []
         self.reached = Reached(model, keep)
@@ -70,6 +71,7 @@ class Masked(TorchDispatchMode):
         out = self.masks.run(func, args, kwargs or {})
         given = (*args, *(kwargs or {}).values())
         self.reached.op(tensors_in(given))
+        self.counted = self.counted or counts(func, given)
         made = choice(func, given, out, lambda t: kept_of(self.masks, t))
         self.choices += [made] if made else []
         self._trailed(str(func), out)

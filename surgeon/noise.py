@@ -24,6 +24,7 @@ from surgeon.trace.inputs import Inputs
 from surgeon.trace.tensors import named_state, output_tensors, tensors_among
 from surgeon.widths import widened
 
+_ENOUGH = 1000  # expensive ops, behind which nothing is an input as it was given any more
 Indexed = frozenset[int]  # which of `Inputs.tensors` hold positions
 
 _BOXES = frozenset(
@@ -40,7 +41,7 @@ def indexed(model: nn.Module, inputs: Inputs) -> Indexed:
         return frozenset()
     twin = as_dtype(model, None)
     seen = _Positions(twin)
-    with suppress(BadInput), Drawn():
+    with suppress(BadInput), Drawn(_ENOUGH):
         run(_Marked(twin, seen), inputs, seen)
     return frozenset(seen.found)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_LOCK = RLock()
 _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
 
 
@@ -39,17 +41,19 @@ def cast(tensor: Tensor, to: torch.dtype | None) -> Tensor:
 
 @contextmanager
 def floats_as(to: torch.dtype | None) -> Iterator[None]:
-    """Inside, casts and factories that ask for a float dtype give `to`; None changes nothing."""
+    """Inside, casts and factories that ask for a float dtype give `to`; None changes nothing. One at a time, as the
+    default dtype is the whole process's."""
     if to is None:
         yield
         return
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(to)
-    try:
-        with _Wide(to):
-            yield
-    finally:
-        torch.set_default_dtype(default)
+    with _LOCK:
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(to)
+        try:
+            with _Wide(to):
+                yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 class _Wide(TorchDispatchMode):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import surgeon
-from surgeon.errors import CheckFailed
+from surgeon.errors import CheckFailed, Unproven
 
 
 class Experts(nn.Module):
@@ -64,3 +64,38 @@ def test_a_fault_in_any_expert_is_found(at: int):
         result.model.experts[at][2].bias[0] += 1e-3
     with pytest.raises(CheckFailed):
         surgeon.check(model, result.model, result.plan, X)
+
+
+class Skipped(nn.Module):
+    """Experts that are asked where rows are theirs, by the shape of what was found: no number is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.last = nn.Linear(16, 24), nn.Linear(24, 2), nn.Linear(24, 3)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 24)) for _ in range(2)
+        )
+        with torch.no_grad():
+            self.gate.bias.copy_(torch.tensor([99.0, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        best, out = self.gate(x).argmax(-1), x
+        for n, expert in enumerate(self.experts):
+            rows = (best == n).nonzero()[:, 0]
+            if rows.numel():
+                out = out.index_copy(0, rows, expert(x[rows]))
+        return self.last(out)
+
+
+@pytest.mark.parametrize("at", range(2))
+def test_a_fault_in_an_expert_that_shapes_skip_is_found(at: int):
+    torch.manual_seed(0)
+    model, x = Skipped().eval(), torch.randn(8, 16)
+    result = surgeon.shrink(model, x, 0.5, measure=False)
+    assert result.check is not None
+    if result.model.experts[at][2].weight.shape != model.experts[at][2].weight.shape:
+        with torch.no_grad():
+            result.model.experts[at][2].bias[0] += 1e-1
+        with pytest.raises((CheckFailed, Unproven)):
+            surgeon.check(model, result.model, result.plan, x)

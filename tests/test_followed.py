@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.cut import NotFollowed, cut
-from surgeon.cut.fits import Misfit
 from surgeon.cut.program import NoProgram
-from surgeon.cut.stray import stray
 from surgeon.errors import CheckFailed
 from surgeon.loop import Pruner
 from surgeon.measure.latency import Budget
@@ -360,37 +357,3 @@ def test_a_program_that_couples_more_than_the_module_is_no_end(net: Callable[[],
     assert result.check is not None
     before, after = (sum(p.numel() for p in m.parameters()) for m in (model, result.model))
     assert after < 0.7 * before
-
-
-class Rows(nn.Module):
-    """Writes rows by a level that their scores say: of one row alone torch takes the first dimension off before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.score = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 1, 3)
-        self.last = nn.Linear(64, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        at = self.score(x)[:, 0, 0, 0].argsort()
-        rows, out = x.mean((2, 3)), torch.zeros(x.shape[0], x.shape[1])
-        if bool(at[0] == 0):
-            out[at] = rows[at]
-        else:
-            out[at[:1]] = rows[at[:1]]
-            out[at[1:]] = rows[at[1:]]
-        return self.last(out)
-
-
-def test_ops_that_the_numbers_choose_are_seen_with_other_numbers(monkeypatch: pytest.MonkeyPatch):
-    seen: list[str] = []
-
-    def unlucky(*given: Any) -> Misfit | None:
-        seen.append("")
-        return Misfit("a single row") if len(seen) < 3 else stray(*given)
-
-    monkeypatch.setattr("surgeon.cut.attempt.stray", unlucky)
-    result = surgeon.shrink(Rows().eval(), torch.randn(3, 3, 64, 64), 0.5, measure=False)
-    assert result.way == "module"
-    assert result.model.stem.weight.shape[0] == 32
-    assert len(seen) == 3

@@ -16,8 +16,6 @@ from surgeon.graph import Graph
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import Stopped, record_as
 
-_SEEDS = 4  # of drawn numbers, with one of which a forward must fit
-
 
 @dataclass
 class Attempt:
@@ -56,22 +54,11 @@ class Attempt:
         found = misfit(original, after, self.sizes, frozenset(lacks))
         self.certain = found is None
         if found is not None and not strict and not original.on_meta:
-            found = self._stray(after)
+            found = stray(original, after, self.sizes)
         if found is None:
             self.lacks = lacks
         elif found.at is None:
             found = replace(found, at=first_off(original, after, self.sizes))
-        return found
-
-    def _stray(self, after: Graph) -> Misfit | None:
-        """Which ops run may be an affair of the numbers (torch takes a single row otherwise than several): where they
-        are drawn, others are."""
-        original = self.sizes.coupling.graph
-        found = stray(original, after, self.sizes)
-        for seed in range(1, _SEEDS) if original.drawn else ():
-            if found is None:
-                break
-            found = stray(original, self._record(self.inputs, seed), self.sizes)
         return found
 
     def written(self) -> str | None:
@@ -85,12 +72,12 @@ class Attempt:
 
     def _stable(self, lacks: Lacking, after: Graph) -> Lacking:
         try:
-            return stable(lacks, after, self._record(self.inputs.map(_otherwise), seed=1))
+            return stable(lacks, after, self._record(self.inputs.map(_otherwise)))
         except BadInput:  # where it takes no other data, all of them may be the data's
             return {}
 
-    def _record(self, inputs: Inputs, seed: int = 0) -> Graph:
-        return record_as(self.slim, inputs, self.sizes.coupling.graph, seed=seed)
+    def _record(self, inputs: Inputs) -> Graph:
+        return record_as(self.slim, inputs, self.sizes.coupling.graph)
 
 
 def _otherwise(tensor: Tensor) -> Tensor:

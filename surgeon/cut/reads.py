@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import RLock
 from typing import Any
 
 Kind = tuple[type, str]  # a class of modules, and an attribute of theirs
 _NOTHING = object()
+_LOCK = RLock()
 
 
 class _Watched:
@@ -35,9 +37,10 @@ class _Watched:
 
 @contextmanager
 def reads(kinds: Iterable[Kind]) -> Iterator[set[Kind]]:
-    """Inside, those of these plain attributes that are read are added to what this gives."""
+    """Inside, those of these plain attributes that are read are added to what this gives. One at a time, as
+    classes are everybody's."""
     read: set[Kind] = set()
-    with ExitStack() as after:
+    with _LOCK, ExitStack() as after:
         for owner, name in dict.fromkeys(kinds):
             own = vars(owner).get(name, _NOTHING)
             watched = _Watched((owner, name), read)

@@ -22,12 +22,12 @@ _STEP = 104_729  # by which one result's numbers are off those of the next
 
 class Drawn(TorchDispatchMode):
     """Gives results of the right shape, normally distributed, for expensive ops; `ops` counts them.
-    Entered before the modes that watch the run. RuntimeError where there are too many of them."""
+    Entered before the modes that watch the run. RuntimeError where there are more than `most` of them."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, most: int = _MOST) -> None:
         super().__init__()
-        self.ops = 0
-        self._block = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
+        self.ops, self.most = 0, most
+        self._block = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(0))
 
     def __torch_dispatch__(
         self,
@@ -41,7 +41,7 @@ class Drawn(TorchDispatchMode):
         if expected is None or expected[1] < _CHEAP:
             return func(*args, **kwargs)
         self.ops += 1
-        if self.ops > _MOST:
+        if self.ops > self.most:
             raise RuntimeError("a run on drawn numbers that does not end")
         device = next(x.device for x in args if isinstance(x, Tensor))
         return self._filled(torch.empty_like(expected[0], device=device))

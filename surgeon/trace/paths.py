@@ -4,15 +4,13 @@ The run on the inputs as they are comes first. Where something in it was empty (
 code behind saw nothing: further runs have random weights that find something. So have runs where a parameter was
 not read at all: an expert that no token was sent to. Where a number read into Python decided, further runs give
 another one; what they have in common with the first is not computed again. A path that fails, or that runs no new
-line, is left out. The numbers are drawn where they would take time, as long as that runs and leaves no questions.
+line, is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -35,14 +33,9 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
 
     `graph.own` counts the nodes of the first. Raises what the model's forward raises on these inputs.
     """
-    try:
-        twin, recorder = _begun(model, inputs, Drawn())
-    except Exception:  # noqa: BLE001  drawn numbers may be none that it takes: its own decide
-        twin, recorder = _begun(model, inputs, nullcontext())
+    twin, recorder = prepared(model, on_meta=False)
     graph = recorder.graph
-    if graph.drawn and (_starved(graph.nodes) or _unread(graph)):
-        twin, recorder = _begun(model, inputs, nullcontext())
-        graph = recorder.graph
+    _follow(twin, recorder, inputs)
     for gain, seed in DRAWS if _starved(graph.nodes) else ():
         shake(twin, seed, gain)
         if _found(twin, recorder, inputs):
@@ -60,17 +53,6 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
         else:
             missed += 1
     return graph
-
-
-def _begun(
-    model: nn.Module, inputs: Inputs, numbers: AbstractContextManager[Any]
-) -> tuple[nn.Module, Recorder]:
-    """A copy of the model, and what its runs on these weights and inputs showed. numbers: Drawn, or nothing."""
-    twin, recorder = prepared(model, on_meta=False)
-    with numbers:
-        _follow(twin, recorder, inputs)
-    recorder.graph.drawn = isinstance(numbers, Drawn) and numbers.ops > 0
-    return twin, recorder
 
 
 def _unread(graph: Graph) -> bool:

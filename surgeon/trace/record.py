@@ -31,7 +31,6 @@ from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.adapters import fixed_ranks
 from surgeon.trace.called import Called, send_calls
-from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.meta import ValuesLost, run_on_meta
 from surgeon.trace.mode import forward_mode
@@ -86,16 +85,14 @@ class Stopped(BadInput):
         self.ran = ran
 
 
-def record_as(model: nn.Module, inputs: Inputs, original: Graph, *, seed: int = 0) -> Graph:
+def record_as(model: nn.Module, inputs: Inputs, original: Graph) -> Graph:
     """As `record`, in the way that is known to do for the original, of which this is a cut copy: on tensors of that kind,
-    with the training forward where it was written down, with numbers drawn (by `seed`) where they were.
-    Raises Stopped where the forward fails."""
+    and with the training forward where it was written down. Raises Stopped where the forward fails."""
     ran = Graph()
     try:
         twin, recorder = prepared(model, on_meta=original.on_meta)
         ran = recorder.graph
-        with Drawn(seed) if original.drawn else nullcontext():
-            return _recorded(twin, recorder, inputs, training=original.training is not None)
+        return _recorded(twin, recorder, inputs, training=original.training is not None)
     except Exception as error:
         raise Stopped(forward_failed(error, inputs), ran) from error
 
