@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -102,34 +99,3 @@ def test_masks_alone_ask_for_no_random_weights(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(paths, "shake", shaken)
     record_paths(Padded().eval(), Inputs.of(torch.randn(2, 3)))
-
-
-class Levelled(nn.Module):
-    """Reads a number that its weights say, one of its data, and one that its data were written to a part of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("level", torch.tensor(2.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = torch.zeros(3)
-        parts[1] = x.sum()
-        level = self.level.item()
-        mean = x.mean().item()
-        part = parts.sum().item()
-        return x * level + mean + part
-
-
-def test_numbers_that_no_input_decides_are_no_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = Path(__file__).read_text().splitlines()
-    forced: set[str] = set()
-    tried = paths._try
-
-    def told(*args: Any) -> Any:
-        if args[3]:
-            forced.add(lines[int(args[3].place.rsplit(":", 1)[1]) - 1].strip())
-        return tried(*args)
-
-    monkeypatch.setattr(paths, "_try", told)
-    record_paths(Levelled().eval(), Inputs.of(torch.randn(2, 3)))
-    assert forced == {"mean = x.mean().item()", "part = parts.sum().item()"}

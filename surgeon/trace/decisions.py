@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgeon.trace.place import place_of
@@ -31,22 +30,15 @@ class Forced:
 
 class Decisions(TorchDispatchMode):
     """Keeps the numbers read into Python by place, and forces one of them. Entered before a mode that
-    writes ops down, so that this one sees the forced number.
-
-    on_new: told each line that is reached for the first time. of_data: whether a tensor's numbers are other ones for
-    other inputs; `fixed` are the places where none such was read.
-    """
+    writes ops down, so that this one sees the forced number."""
 
     def __init__(
-        self,
-        forced: Forced | None = None,
-        on_new: Callable[[str], None] | None = None,
-        of_data: Callable[[Tensor], bool] = lambda _: True,
+        self, forced: Forced | None = None, on_new: Callable[[str], None] | None = None
     ) -> None:
         super().__init__()
-        self.forced, self.on_new, self.of_data = forced, on_new, of_data
+        self.forced = forced
+        self.on_new = on_new  # told each line that is reached for the first time
         self.read: dict[str, list[Number]] = {}
-        self.fixed: set[str] = set()
 
     def __torch_dispatch__(
         self,
@@ -60,10 +52,6 @@ class Decisions(TorchDispatchMode):
         place = place_of(sys._getframe(1))
         if self.on_new and place not in self.read:
             self.on_new(place)
-        if self.of_data(args[0]):
-            self.fixed.discard(place)
-        elif place not in self.read:
-            self.fixed.add(place)
         out = func(*args, **(kwargs or {}))
         if isinstance(out, complex):
             return out

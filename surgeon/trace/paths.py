@@ -9,7 +9,6 @@ line, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import partial
 
 import torch
@@ -82,11 +81,11 @@ def _copy(inputs: Inputs) -> Inputs:
 def _follow(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> None:
     """The run on the inputs as they are, and those in which a number that it read was another."""
     memory, graph = Memory(), recorder.graph
-    first = Decisions(None, partial(_mark, memory, graph, None), recorder.of_data)
+    first = Decisions(on_new=partial(_mark, memory, graph, None))
     with memory, first:
         graph.outputs = run_recorded(twin, recorder, _copy(inputs))
     graph.own = len(graph.nodes)
-    todo, done = _todo(first, ()), set[Forced]()
+    todo, done = list(others(first.read)), set[Forced]()
     while todo and len(done) < _RUNS:
         forced = todo.pop(0)
         if forced in done:
@@ -100,22 +99,11 @@ def _follow(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> None:
             read = _try(twin, recorder, inputs, forced, memory)
         if read is None:
             continue
-        if forced.place not in read.read:
-            todo = [x for x in todo if x.place in read.read]  # nor will it reach these again
-        for place, numbers in read.read.items():
+        if forced.place not in read:
+            todo = [x for x in todo if x.place in read]  # nor will it reach these again
+        for place, numbers in read.items():
             first.read.setdefault(place, []).extend(numbers)
-        first.fixed |= read.fixed - known
-        todo += _todo(first, known)
-
-
-def _todo(seen: Decisions, known: Collection[str]) -> list[Forced]:
-    """What else might be read at places that are not known. Numbers that no input decides, as shapes and weights say
-    them, stay what they are; of truths both sides are taken, as the oracle does."""
-    return [
-        x
-        for x in others(seen.read)
-        if x.place not in known and (isinstance(x.number, bool) or x.place not in seen.fixed)
-    ]
+        todo += [x for x in others(first.read) if x.place not in known]
 
 
 def _try(
@@ -124,11 +112,11 @@ def _try(
     inputs: Inputs,
     forced: Forced | None,
     memory: Memory,
-) -> Decisions | None:
-    """One more run; with the numbers it read, None where it failed. One that shows nothing new is taken back:
+) -> dict[str, list[bool | int | float]] | None:
+    """One more run; the numbers it read, None where it failed. One that shows nothing new is taken back:
     neither a line of code nor, where it returns earlier, an output."""
     graph, before = recorder.graph, len(recorder.graph.nodes)
-    decisions = Decisions(forced, partial(_mark, memory, graph, forced), recorder.of_data)
+    decisions = Decisions(forced, partial(_mark, memory, graph, forced))
     seen = {_line(node) for node in graph.nodes if _full(node)}
     ends = _made_at(graph.nodes, (*graph.outputs, *graph.ends))
     try:
@@ -145,7 +133,7 @@ def _try(
         del graph.nodes[before:]
     else:
         graph.ends += outputs
-    return decisions
+    return decisions.read
 
 
 def _mark(memory: Memory, graph: Graph, forced: Forced | None, place: str) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -240,9 +239,6 @@ class Recorder(TorchDispatchMode):
         self._known: Any = WeakIdKeyDictionary()  # tensor -> its value, while the tensor lives
         self._held: Any = WeakIdKeyDictionary()  # by the model, and no state of it
         self._from_inputs: Any = WeakIdKeyDictionary()  # whose numbers another input would change
-        self._written: dict[
-            int, StorageWeakRef
-        ] = {}  # where such numbers were written to, a part of something
         self._inside = False  # a module that has a rule: its call is the op
         self.training = False  # of a forward in train mode: what it draws decides what runs
 
@@ -316,7 +312,7 @@ class Recorder(TorchDispatchMode):
         if before:  # within another module that has a rule
             return out
         results = output_tensors(out)
-        if any(map(self.of_data, operands)):
+        if any(t in self._from_inputs for t in operands):
             for t in results:
                 self._from_inputs[t] = True
         values = tuple(self.value(t) for t in results)
@@ -344,25 +340,13 @@ class Recorder(TorchDispatchMode):
     def _follow(self, func: Any, given: list[Tensor], outputs: Any) -> None:
         """What came from the inputs; and integers written in place are other values from then on."""
         results = [o for o in outputs if isinstance(o, Tensor)]
-        if any(map(self.of_data, given)):
+        if any(t in self._from_inputs for t in given):
             for t in results:
                 self._from_inputs[t] = True
-                if func._schema.is_mutable:
-                    storage = t.untyped_storage()
-                    self._written[storage._cdata] = StorageWeakRef(storage)
         if func._schema.is_mutable:
             for t in results:
                 if not t.is_meta and not t.is_floating_point():
                     self._known.pop(t, None)
-
-    def of_data(self, tensor: Tensor) -> bool:
-        """Whether another input would change its numbers."""
-        if tensor in self._from_inputs:
-            return True
-        if not self._written:
-            return False
-        written = self._written.get(tensor.untyped_storage()._cdata)
-        return written is not None and not written.expired()
 
     def value(self, tensor: Tensor) -> Value:
         """The value of a tensor, new where it was not seen before."""
