@@ -244,9 +244,8 @@ def _compared(
     try:
         proof = pair.prove()
         proof = _other_paths(pair, proof, [x for x in others(proof.read) if _is_truth(x)])
-        others_say = not (
-            proof.missing and proof.strict
-        )  # else random weights are asked in any case
+        # else random weights are asked in any case
+        others_say = not (proof.missing and proof.strict)
         share = carried(proof.got, _on_others(as_dtype(slim, dtype), inputs)) if others_say else 0.0
     except _NothingFinite:  # broken weights that stay; random ones can still tell
         proof, share = _Proof(), 0.0
@@ -269,7 +268,6 @@ def _compared(
         if proof.missing:
             numbers = [x for x in others(proof.read) if not _is_truth(x)]
             proof = _other_paths(pair, proof, numbers)
-        notes = ("its own weights hide most of the network: also compared with random ones",)
     if proof.missing and proof.strict:
         raise Unproven(
             f"cannot be proven: no run of the network reached {min(proof.missing)}, which was cut",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from surgeon.axes import size_of
 from surgeon.couple import Coupling
 from surgeon.graph import Node, Value
+from surgeon.rules.backward import UPSAMPLED
 from surgeon.rules.strided import new_strides
 
 Ids = NDArray[np.int64]
@@ -93,7 +94,6 @@ class Positions:
     index: tuple[int, ...]
 
 
-_UPSAMPLED = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
 Resizer = Callable[[Call, Sizes], Call]
 RESIZE: dict[str, Resizer] = {}
 
@@ -450,7 +450,7 @@ def _convolution_backward(call: Call, sizes: Sizes) -> Call:
     return call.put(3, bias).put(9, sizes.factor(call.nodes[0], "g"))
 
 
-@_resizes(*(f"upsample_{kind}_backward" for kind in _UPSAMPLED))
+@_resizes(*(f"upsample_{kind}_backward" for kind in UPSAMPLED))
 def _upsample_backward(call: Call, sizes: Sizes) -> Call:
     """(gradient, its size in space, the input's size)"""
     out = call.outputs[0]

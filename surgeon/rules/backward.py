@@ -17,8 +17,8 @@ ELEMENTWISE = """
 for _name in ELEMENTWISE:
     chooses(f"aten.{_name}_backward", family=FAMILY, forms=("..., ... -> ...",))(pointwise)
 
-_UPSAMPLED = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
-for _name in _UPSAMPLED:
+UPSAMPLED = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
+for _name in UPSAMPLED:
     factor(f"aten.upsample_{_name}_backward", "n c * -> n c *", family=FAMILY)
 factor("aten._adaptive_avg_pool2d_backward", "... _ _, ... _ _ -> ... _ _", family=FAMILY)
 factor("aten._adaptive_avg_pool3d_backward", "... _ _ _, ... _ _ _ -> ... _ _ _", family=FAMILY)
