@@ -13,6 +13,12 @@ from surgeon.runner import sampling
 from surgeon.runner.sampling import Laps, median_interval
 
 
+@pytest.fixture(autouse=True)
+def never_loses_its_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated host has its own clock, so what the real one loses meanwhile must not count."""
+    monkeypatch.setattr(sampling, "involuntary_switches", lambda: 0)
+
+
 class Machine:
     """A simulated host: time passes only in runs, and a slow phase slows whatever runs in it."""
 
