@@ -11,12 +11,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgeon.compare import alike, compare, nearest
 from surgeon.errors import CheckFailed
+from surgeon.graph import Path
 from surgeon.masked import Masked, Trail, tensors_in
 from surgeon.plan import Keep, Plan
 from surgeon.rules import RULES, USER
 from surgeon.running import run
+from surgeon.trace.decisions import Decisions
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.record import Recorder, module_paths
+from surgeon.trace.place import line_of
+from surgeon.trace.recorder import Recorder, module_paths
 
 _ROOM = 2 << 30  # bytes of results that are held at a time, of either forward
 _ROUNDED = (
@@ -52,19 +55,23 @@ class _Watch(TorchDispatchMode):
 def failure(
     twin: nn.Module,
     small: nn.Module,
-    told: tuple[Plan, Keep],
+    told: tuple[Plan, Keep, Path],
     inputs: Inputs,
     found: tuple[float, float],
 ) -> CheckFailed:
     """The failed check, with the first node whose kept elements differ.
 
-    told: the plan, and what of it was masked. found: the error, and what was allowed.
+    told: the plan, what of it was masked, and the numbers that were others than the original reads. found: the error,
+    and what was allowed.
     """
-    plan, keep = told
+    plan, keep, path = told
     message = (
         f"the cut model is off by {found[0]:.2e} of its output's range (allowed {found[1]:.0e})"
     )
-    where = _first_difference(twin, small, keep, inputs, plan.factors)
+    if path:
+        reads = ", ".join(f"{line_of(forced.place)} reads {forced.number}" for forced in path)
+        message += f"\n  on the path where {reads}"
+    where = _first_difference((twin, small), (keep, path), inputs, plan.factors)
     own = ", ".join(f"{r.op} '{r.forms[0]}'" for r in RULES.values() if r.family == USER)
     rules = f"\n  with rules of your own: {own}" if own else ""
     hint = "is it the model that this plan makes of the original, with the same weights?"
@@ -72,16 +79,20 @@ def failure(
 
 
 def _first_difference(
-    twin: nn.Module, small: nn.Module, keep: Keep, inputs: Inputs, factors: Sequence[float]
+    models: tuple[nn.Module, nn.Module],
+    told: tuple[Keep, Path],
+    inputs: Inputs,
+    factors: Sequence[float],
 ) -> str:
     """Both forwards are run side by side, again for each part of them whose results can be held."""
-    start = 0
+    (twin, small), (keep, path), start = models, told, 0
     while True:
         wanted = Trail(start, _ROOM)
-        run(twin, inputs, Masked(twin, keep, wanted))
+        with Decisions(path):
+            run(twin, inputs, Masked(twin, keep, wanted))
         recorder = Recorder(False)
         watch = _Watch(recorder, Trail(start, _ROOM))
-        with module_paths(small, recorder):
+        with module_paths(small, recorder), Decisions(path):
             run(small, inputs, watch)
         if wanted.ops != watch.trail.ops:
             return "the two forwards run different ops, so the node cannot be named"

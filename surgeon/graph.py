@@ -70,6 +70,17 @@ class Node:
         return f"{self.op}{place} ({self.source})  {ins} -> {outs}"
 
 
+@dataclass(frozen=True)
+class Forced:
+    """A number that a forward reads into Python, and that is another one for once: where it is read, and what it is then."""
+
+    place: str  # 'net.py:41+26': the line, and where on it
+    number: bool | int | float
+
+
+Path = tuple[Forced, ...]  # the numbers of one run, in the order in which they are met
+
+
 @dataclass
 class Graph:
     """Values and nodes in the order of execution. `state` maps state_dict names to values.
@@ -91,10 +102,8 @@ class Graph:
         default_factory=dict
     )  # state dims that must stay: why
     own: int | None = None  # nodes of the run on the inputs as given, where other paths follow them
-    drawn: bool = (
-        False  # whether numbers of the run on the inputs as given were drawn, not computed
-    )
     ends: tuple[Value, ...] = ()  # outputs of the other paths
+    turns: tuple[Path, ...] = ()  # numbers that led to some of these, in order
     notes: tuple[str, ...] = ()
     training: int | None = None
 

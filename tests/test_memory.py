@@ -137,20 +137,20 @@ class Settles(nn.Module):
     def __init__(self, before: str) -> None:
         super().__init__()
         self.before = before
-        self.scale: float | None = None
+        self.scales: list[float] = []
 
     def forward(self, x: Tensor) -> Tensor:
         y = heavy(x.repeat(20_000, 1))
         z = y + 1
-        if self.scale is None:
+        if not self.scales:
             scale = torch.tensor(8.0)
             if self.before == "dropped":
                 z = y
             if self.before == "written":
                 z.mul_(5)
-            self.scale = scale.log2().item()
+            self.scales.append(scale.log2().item())
             z = y + 1
-        z = z * self.scale
+        z = z * self.scales[0]
         SEEN.append(z.max().item())
         return z
 
@@ -162,3 +162,26 @@ def test_a_run_that_departs_has_the_numbers_that_it_goes_on_with(before: str, ru
     record_paths(Settles(before), Inputs.of(torch.ones(2, 4)))
     assert {n for n in SEEN if abs(n) < 1e9} == {9.0}
     assert len(RUNS) == runs  # what is not known any more has to be computed once more
+
+
+class Keeps(nn.Module):
+    """Does something in its first run alone, and says so in an attribute."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = heavy(x.repeat(20_000, 1))
+        if not hasattr(self, "scale"):
+            y.mul_(5)
+            self.scale = torch.tensor(8.0).log2().item()
+        SEEN.append(y.max().item())
+        return y * self.scale
+
+
+def test_what_a_run_keeps_on_modules_is_taken_off_before_the_next() -> None:
+    SEEN.clear()
+    RUNS.clear()
+    model = Keeps()
+    graph = record_paths(model, Inputs.of(torch.ones(2, 4)))
+    assert SEEN == [10.0, -1e9, 1e9]
+    assert len(RUNS) == 1
+    assert graph.turns == ()
+    assert not hasattr(model, "scale")

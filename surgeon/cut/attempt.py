@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from surgeon.cut.fits import Misfit, first_off, misfit, written
-from surgeon.cut.lacking import Lacking, lacking, stable
+from surgeon.cut.lacking import Lacking, lacking, lacking_elsewhere, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
 from surgeon.errors import BadInput
-from surgeon.graph import Graph
+from surgeon.graph import Graph, Node
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import Stopped, record_as
 
@@ -47,37 +48,55 @@ class Attempt:
         except Stopped as error:
             failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
             why = f"its own forward fails on the cut tensors: {failure}"
-            return Misfit(why, at=first_off(original, error.ran, self.sizes))
+            at = first_off(original, error.ran, self.sizes)
+            return Misfit(why, at=_behind(original, error.ran) if at is None else at)
         lacks = lacking(original, after)
         if lacks and not original.on_meta:
             lacks = self._stable(lacks, after)
         found = misfit(original, after, self.sizes, frozenset(lacks))
-        self.certain = found is None
-        if found is not None and not strict and not original.on_meta:
+        self.certain = found is None and not original.turns
+        if original.turns if found is None else not (strict or original.on_meta):
             found = stray(original, after, self.sizes)
+        if found is None and strict and (at := lacking_elsewhere(original, after)) is not None:
+            found = Misfit("a scale follows a width on another path", at=at)
         if found is None:
             self.lacks = lacks
         elif found.at is None:
             found = replace(found, at=first_off(original, after, self.sizes))
         return found
 
-    def written(self) -> str | None:
-        """What to write in forward, where it is a size in its code that keeps it from following."""
+    def written(self, at: int | None) -> str | None:
+        """What to write in forward, where it is a size in its code that keeps it from following: at this node."""
         original = self.sizes.coupling.graph
         try:
             part = record_as(self.slim, self.inputs, replace(original, training=None))
         except Stopped as error:
             part = error.ran
-        return written(original, part, self.sizes)
+        return written(original, part, self.sizes, at)
 
     def _stable(self, lacks: Lacking, after: Graph) -> Lacking:
         try:
-            return stable(lacks, after, self._record(self.inputs.map(_otherwise)))
+            return stable(lacks, after, self._record(self.inputs.map(_otherwise), turns=False))
         except BadInput:  # where it takes no other data, all of them may be the data's
             return {}
 
-    def _record(self, inputs: Inputs) -> Graph:
-        return record_as(self.slim, inputs, self.sizes.coupling.graph)
+    def _record(self, inputs: Inputs, *, turns: bool = True) -> Graph:
+        original = self.sizes.coupling.graph
+        return record_as(self.slim, inputs, original if turns else replace(original, turns=()))
+
+
+def _behind(original: Graph, ran: Graph) -> int | None:
+    """The original's node behind what another path of its cut copy came to before it failed."""
+    if ran.own is None:
+        return None
+    line = list(next(groupby(reversed(ran.nodes), _line))[1])
+    blocks = (list(nodes) for _, nodes in groupby(original.nodes, _line))
+    starts = [b[0].index for b in blocks if _line(b[0]) == _line(line[0])]
+    return min(starts[-1] + len(line), len(original.nodes) - 1) if starts else None
+
+
+def _line(node: Node) -> tuple[str, str]:
+    return node.module, node.source
 
 
 def _otherwise(tensor: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def _cut(
         return as_program(model, inputs, plan, found.why)
     except SurgeonError as error:
         slim = Attempt(done.model, inputs, Sizes(coupling, removed_by(coupling, plan)))
-        error.hint = slim.written() or error.hint
+        error.hint = slim.written(found.at) or error.hint
         if isinstance(error, NotFollowed):
             error.at = found.at
         raise

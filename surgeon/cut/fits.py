@@ -42,15 +42,15 @@ def misfit(
     outputs = [sizes.shape(v) for v in original.outputs]
     if outputs != [v.shape for v in slim.outputs]:
         return Misfit(f"its outputs have shapes {[list(v.shape) for v in slim.outputs]}")
-    if [n.op for n in original.run] != [n.op for n in slim.nodes]:
+    if [n.op for n in original.run] != [n.op for n in slim.run]:
         if narrowed_to_one(sizes):
             return Misfit("torch runs other ops on dimensions of one", certain=False)
         if _laid_out_otherwise(original, slim, sizes):
             return Misfit("torch runs other ops on tensors laid out otherwise", certain=False)
-    if len(original.run) != len(slim.nodes):
-        return Misfit(f"its forward runs {len(slim.nodes)} ops instead of {len(original.run)}")
+    if len(original.run) != len(slim.run):
+        return Misfit(f"its forward runs {len(slim.run)} ops instead of {len(original.run)}")
     used, free = _used(original), folded | _numbers(original)
-    for old, new in zip(original.run, slim.nodes, strict=True):
+    for old, new in zip(original.run, slim.run, strict=True):
         why = _differs(old, new, sizes, (used, old.index in free))
         if why:
             where = f"{old.module or 'the model itself'} ({old.source})"
@@ -62,10 +62,10 @@ def first_off(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
     """The first node of the original that the cut model's forward, as far as it came, did not run as planned;
     scales that follow a width are let pass. None where every one ran."""
     used, free = _used(original), _numbers(original)
-    for old, new in zip(original.run, slim.nodes, strict=False):
+    for old, new in zip(original.run, slim.run, strict=False):
         if _differs(old, new, sizes, (used, old.index in free or lack(old, new) is not None)):
             return old.index
-    rest = original.run[len(slim.nodes) :]
+    rest = original.run[len(slim.run) :]
     return rest[0].index if rest else None
 
 
@@ -85,23 +85,33 @@ def _numbers(graph: Graph) -> frozenset[int]:
     return frozenset(found)
 
 
-def written(original: Graph, slim: Graph, sizes: Sizes) -> str | None:
+def written(original: Graph, slim: Graph, sizes: Sizes, at: int | None = None) -> str | None:
     """What to write where the first op of a cut forward that is not as planned, as far as the forward
-    came, was given a size of the original's; None where something else differs first."""
+    came, was given a size of the original's; None where something else differs first.
+
+    at: the node on another path that was not followed, where the forward on the inputs as they are is as planned."""
     used, free = _used(original), _numbers(original)
-    for old, new in zip(original.run, slim.nodes, strict=False):
+    for old, new in zip(original.run, slim.run, strict=False):
         if old.op != new.op:
             return None
         if _differs(old, new, sizes, (used, old.index in free)) is None:
             continue
-        kept = _kept_sizes(old.args, _wanted(old, sizes).args, new.args)
-        if kept is None:
-            return None
-        return (
-            f"{old.source}: a size there stays {kept[0]} where the cut makes {kept[1]} of it; take it"
-            " from x.shape[...] instead of writing it out, and the forward follows"
-        )
-    return None
+        return _to_write(old, new, sizes)
+    if at is None or at < len(original.run):
+        return None
+    line = original.nodes[at].module, original.nodes[at].source
+    of_line = (n for n in original.nodes[len(original.run) :] if (n.module, n.source) == line)
+    return next(filter(None, (_to_write(n, n, sizes) for n in of_line)), None)
+
+
+def _to_write(old: Node, new: Node, sizes: Sizes) -> str | None:
+    kept = _kept_sizes(old.args, _wanted(old, sizes).args, new.args)
+    if kept is None:
+        return None
+    return (
+        f"{old.source}: a size there stays {kept[0]} where the cut makes {kept[1]} of it; take it"
+        " from x.shape[...] instead of writing it out, and the forward follows"
+    )
 
 
 def _kept_sizes(old: Any, want: Any, new: Any) -> tuple[int, int] | None:
@@ -130,7 +140,7 @@ def _new_ones(value: Value, sizes: Sizes) -> list[int]:
 def _laid_out_otherwise(original: Graph, slim: Graph, sizes: Sizes) -> bool:
     """Whether a planned op gives a tensor in a row where it did not, or the other way round (a gather
     for a slice), before the first op that is not as planned."""
-    for old, new in zip(original.run, slim.nodes, strict=False):
+    for old, new in zip(original.run, slim.run, strict=False):
         if new.op not in (old.op, _wanted(old, sizes).op):
             return False
         for a, b in zip(old.outputs, new.outputs, strict=False):

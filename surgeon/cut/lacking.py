@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 from surgeon.graph import Graph, Node
@@ -15,11 +16,11 @@ def lacking(original: Graph, slim: Graph) -> dict[int, float]:
     Empty where the two forwards do not run the same ops. Where the original was recorded along
     several paths, the same line with the same constant lacks the same in each.
     """
-    if [n.op for n in original.run] != [n.op for n in slim.nodes]:
+    if [n.op for n in original.run] != [n.op for n in slim.run]:
         return {}
     found = {}
     lines = {}
-    for old, new in zip(original.run, slim.nodes, strict=True):
+    for old, new in zip(original.run, slim.run, strict=True):
         if (by := lack(old, new)) is not None:
             found[old.index] = by
             lines[old.module, old.source, old.op, old.args[1]] = by
@@ -30,20 +31,38 @@ def lacking(original: Graph, slim: Graph) -> dict[int, float]:
     return found
 
 
+def lacking_elsewhere(original: Graph, slim: Graph) -> int | None:
+    """The first node of the original's other paths whose line has a constant scale in the cut copy that it does not have
+    in the original."""
+    scales: dict[tuple[str, str, str], dict[float, int]] = defaultdict(dict)
+    for node in original.nodes:
+        if (by := _scale(node)) is not None:
+            scales[node.module, node.source, node.op].setdefault(by, node.index)
+    for node in slim.nodes[len(slim.run) :]:
+        known = scales.get((node.module, node.source, node.op))
+        if known and _scale(node) not in known:
+            return min(known.values())
+    return None
+
+
+def _scale(node: Node) -> float | None:
+    """The plain number that a node multiplies or divides by."""
+    by = node.arg(1)
+    packet = node.op.rsplit(".", 1)[0]
+    return by if packet in ("aten.mul", "aten.div") and type(by) in (int, float) else None
+
+
 def lack(old: Node, new: Node) -> float | None:
     """The factor that the result of one and the same op lacks, where its constant scale is another one."""
-    packet = old.op.rsplit(".", 1)[0]
-    if packet not in ("aten.mul", "aten.div") or min(len(old.args), len(new.args)) < 2:
+    a, b = _scale(old), _scale(new)
+    if a is None or b is None or a == b or a * b <= 0:
         return None
-    a, b = old.args[1], new.args[1]
-    if type(a) not in (int, float) or type(b) not in (int, float) or a == b or a * b <= 0:
-        return None
-    return a / b if packet == "aten.mul" else b / a
+    return a / b if old.op.startswith("aten.mul.") else b / a
 
 
 def stable(lacks: Lacking, first: Graph, second: Graph) -> dict[int, float]:
     """Those whose constant is the same on other data: the others are the data's, and no scale of a width."""
-    if [n.op for n in first.nodes] != [n.op for n in second.nodes]:
+    if [n.op for n in first.run] != [n.op for n in second.run]:
         return {}
-    same = [a.args[1:2] == b.args[1:2] for a, b in zip(first.nodes, second.nodes, strict=True)]
+    same = [a.args[1:2] == b.args[1:2] for a, b in zip(first.run, second.run, strict=True)]
     return {i: by for i, by in lacks.items() if i >= len(same) or same[i]}

@@ -41,14 +41,14 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
     """A cut and its proof; raises CheckFailed. A module of which only numbers could tell that it is wrong is cut as a program;
     raises NotFollowed where there is none, and a node where the module may have gone astray."""
     try:
-        return done, _proven(model, done.model, replace(plan, folds=done.folds), traced.inputs)
+        return done, _proven(model, done.model, replace(plan, folds=done.folds), traced)
     except CheckFailed as error:
         if done.certain or done.way != "module":
             raise
         why = f"its own forward computes something else: {error.message.splitlines()[0]}"
         try:
             program = as_program(traced.model, traced.inputs, plan, why)
-            return program, _proven(model, program.model, plan, traced.inputs)
+            return program, _proven(model, program.model, plan, traced)
         except NotFollowed as neither:
             neither.at = first_unlike(done, traced.inputs, traced.coupling, plan)
             if neither.at is None:
@@ -59,10 +59,10 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
             raise error from None
 
 
-def _proven(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Inputs) -> CheckResult:
+def _proven(model: nn.Module, slim: nn.Module, plan: Plan, traced: Traced) -> CheckResult:
     """The oracle on what was just cut: where it differs, nobody but surgeon, or a user's rule, can be wrong."""
     try:
-        return run_check(model, slim, plan, inputs)
+        return run_check(model, slim, plan, traced.inputs, recorded=traced.graph)
     except Unproven as error:
         hint = f"{error.hint}; nothing was written" if error.hint else "nothing was written"
         raise Unproven(error.message, hint) from error

@@ -8,35 +8,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from surgeon.trace.place import place_of
+from surgeon.graph import Forced, Path
+from surgeon.trace.place import spot_of
 
 Number = bool | int | float
 _FAR = 1e9  # beyond any threshold that a network compares with
 
 
-@dataclass(frozen=True)
-class Forced:
-    """What the first reading at a line gives, instead of what is there."""
-
-    place: str
-    number: Number
-
-
 class Decisions(TorchDispatchMode):
-    """Keeps the numbers read into Python by place, and forces one of them. Entered before a mode that
-    writes ops down, so that this one sees the forced number."""
+    """Keeps the numbers read into Python by place, and forces the first reading at those of a path. Entered before a mode
+    that writes ops down, so that this one sees the forced number."""
 
-    def __init__(
-        self, forced: Forced | None = None, on_new: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, path: Path = (), on_new: Callable[[str], None] | None = None) -> None:
         super().__init__()
-        self.forced = forced
+        self._forced = {forced.place: forced.number for forced in path}
         self.on_new = on_new  # told each line that is reached for the first time
         self.read: dict[str, list[Number]] = {}
 
@@ -49,14 +39,14 @@ class Decisions(TorchDispatchMode):
     ) -> Any:
         if func is not torch.ops.aten._local_scalar_dense.default:
             return func(*args, **(kwargs or {}))
-        place = place_of(sys._getframe(1))
+        place = spot_of(sys._getframe(1))
         if self.on_new and place not in self.read:
             self.on_new(place)
         out = func(*args, **(kwargs or {}))
         if isinstance(out, complex):
             return out
-        if self.forced is not None and place == self.forced.place and place not in self.read:
-            out = self.forced.number
+        if place in self._forced and place not in self.read:
+            out = self._forced[place]
         self.read.setdefault(place, []).append(out)
         return out
 

@@ -13,7 +13,7 @@ from surgeon.graph import Graph, Node, Value
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.program import Program
-from surgeon.trace.record import Recorder
+from surgeon.trace.recorder import Recorder
 from surgeon.trace.shell import shell, to_meta, valued
 from surgeon.trace.tensors import named_state
 

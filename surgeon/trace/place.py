@@ -14,12 +14,25 @@ _SKIP = (torch.__path__[0] + os.sep, _HERE + os.sep)
 
 def place_of(frame: FrameType | None) -> str:
     """'net.py:41', '?' where there is none."""
-    while frame is not None:
-        file = _file(frame.f_code.co_filename)
-        if file:
-            return f"{file}:{frame.f_lineno}"
+    own = _own(frame)
+    return f"{_file(own.f_code.co_filename)}:{own.f_lineno}" if own else "?"
+
+
+def spot_of(frame: FrameType | None) -> str:
+    """'net.py:41+26': also where on its line, as the number of an instruction."""
+    own = _own(frame)
+    return f"{place_of(own)}+{own.f_lasti}" if own else "?"
+
+
+def line_of(spot: str) -> str:
+    """'net.py:41' for 'net.py:41+26'."""
+    return spot.partition("+")[0]
+
+
+def _own(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and not _file(frame.f_code.co_filename):
         frame = frame.f_back
-    return "?"
+    return frame
 
 
 @lru_cache(maxsize=4096)

@@ -17,7 +17,7 @@ from surgeon.quiet import mute
 from surgeon.trace.folding import own_copy
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
-from surgeon.trace.record import drawn_alike
+from surgeon.trace.recorder import drawn_alike
 from surgeon.trace.shell import twin_of
 from surgeon.trace.tensors import named_state, output_tensors, tables_of, tensors_of
 

@@ -28,7 +28,7 @@ from surgeon.couple import Coupling, couple
 from surgeon.cut.sizes import Call, Positions, Sizes, resize
 from surgeon.graph import Node, Value
 from surgeon.rules import lookup
-from surgeon.trace.record import Recorder
+from surgeon.trace.recorder import Recorder
 
 SETS = 3  # random sets of channels cut together, on top of each by itself
 

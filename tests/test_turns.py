@@ -1,0 +1,167 @@
+"""The side of an `if` that the example inputs do not take: followed by the cut, proven, or held by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import surgeon
+from surgeon.errors import CheckFailed, SurgeonError
+from surgeon.graph import Forced
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.record import record, record_as
+
+Side = Callable[["Turning", Tensor], Tensor]
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LARGE = X * 1e6  # takes the other side
+
+
+class Turning(nn.Module):
+    """Does something more where what it sees is large; how it looks at that, and what it does, are the tests'."""
+
+    def __init__(self, look: Callable[[Tensor], Any], side: Side) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.c, self.d = nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(12, 4, 1)
+        self.extra = nn.Conv2d(16, 16, 1)
+        self.look, self.side, self.dim = look, side, 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        if self.look(h):
+            h = self.side(self, h)
+        return self.d(self.c(self.b(h)).relu())
+
+
+def number(h: Tensor) -> bool:
+    return h.mean().item() > 1e3
+
+
+def truth(h: Tensor) -> Any:
+    return h.mean() > 1e3
+
+
+def count(h: Tensor) -> Any:
+    return (h > 1e3).sum().item()
+
+
+def twice(h: Tensor) -> bool:
+    return h.mean().item() > 1e3 and h.amax().item() > 1e3
+
+
+LOOKS = [number, truth, count, twice]
+
+
+def by_attribute(net: Turning, h: Tensor) -> Tensor:
+    return h.reshape(len(h), net.dim, -1).softmax(-1).view_as(h)
+
+
+def written_out(_net: Turning, h: Tensor) -> Tensor:
+    return h.reshape(len(h), 16, -1).softmax(-1).view_as(h)
+
+
+def scaled(_net: Turning, h: Tensor) -> Tensor:
+    return h * h.shape[1] ** -0.5
+
+
+def swapped(_net: Turning, h: Tensor) -> Tensor:
+    return torch.cat([h[:, 8:], h[:, :8]], 1)
+
+
+def layered(net: Turning, h: Tensor) -> Tensor:
+    return net.extra(h).sigmoid()
+
+
+def followed(net: Turning, result: surgeon.Result) -> bool:
+    """Whether the copy computes on the other side what the original does of the channels that it kept."""
+    masked = copy.deepcopy(net)
+    surgeon.mask(masked, result.plan)
+    return torch.allclose(masked(LARGE), result.model(LARGE), rtol=1e-3)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("side", [by_attribute, layered])
+def test_what_can_follow_is_cut_on_both_sides(look: Callable[[Tensor], Any], side: Side):
+    net = Turning(look, side).eval()
+    result = surgeon.shrink(net, X, 0.5, measure=False)
+    assert (result.way, result.model.a.out_channels) == ("module", 8)
+    assert result.check is not None
+    assert followed(net, result)
+    assert result.model.dim == (8 if side is by_attribute else 16)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("side", [written_out, swapped, scaled])
+def test_what_cannot_is_held_by_name_and_the_rest_is_cut(look: Callable[[Tensor], Any], side: Side):
+    net = Turning(look, side).eval()
+    result = surgeon.shrink(net, X, 0.5, measure=False)
+    assert (result.model.a.out_channels, result.model.c.out_channels) == (16, 6)
+    assert any(
+        "test_turns.py" in note and note.endswith("so this stays whole: a") for note in result.notes
+    )
+    assert followed(net, result)
+
+
+def test_where_nothing_is_left_it_says_what_to_write():
+    net = Turning(number, written_out).eval()
+    with pytest.raises(
+        SurgeonError, match=r"neither surgery follows aten\.view"
+    ) as caught:
+        surgeon.remove(net, X, {"a": [0, 1, 2]}, measure=False)
+    assert "a size there stays 16 where the cut makes 13 of it" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_fault_on_the_other_side_is_found(look: Callable[[Tensor], Any]):
+    net = Turning(look, layered).eval()
+    result = surgeon.shrink(net, X, 0.5, measure=False)
+    with torch.no_grad():
+        result.model.extra.weight.mul_(-1)
+    with pytest.raises(CheckFailed, match=r"on the path where test_turns.py:\d+ reads"):
+        surgeon.check(net, result.model, result.plan, X)
+    graph = record(net, Inputs.of(X))
+    with pytest.raises(CheckFailed, match=r"first difference: aten.convolution.default at extra"):
+        surgeon.check(net, result.model, result.plan, X, recorded=graph)
+
+
+def test_the_copy_is_recorded_along_the_same_paths():
+    net = Turning(twice, layered).eval()
+    graph = record(net, Inputs.of(X))
+    first, second = graph.turns
+    assert [f.number for f in first] == [1e9]
+    assert [f.number for f in second] == [1e9, 1e9]
+    again = record_as(net, Inputs.of(X), graph)
+    assert [n.op for n in again.nodes] == [n.op for n in graph.nodes]
+    assert (again.own, again.turns, len(again.ends)) == (graph.own, graph.turns, len(graph.ends))
+
+
+def test_a_number_that_the_code_alone_decides_is_no_turn():
+    class Levels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 1e9:  # so that it is recorded on real tensors
+                x = x.tanh()
+            level = torch.zeros(2)
+            level[0] = torch.tensor(4.0).log2()
+            if level[0].item() > 3:
+                x = x.sigmoid()
+            seen = torch.zeros(2)
+            seen[0] = x.mean()
+            if seen[0].item() > 3:
+                x = x.relu()
+            return self.a(x)
+
+    graph = record(Levels().eval(), Inputs.of(X))
+    assert [type(path[0].number) for path in graph.turns] == [bool, float]
+    assert all(isinstance(f, Forced) for path in graph.turns for f in path)
+    assert not any(n.op == "aten.sigmoid.default" for n in graph.nodes)
+    assert any(n.op == "aten.relu.default" for n in graph.nodes)
