@@ -110,9 +110,7 @@ def test_what_cannot_is_held_by_name_and_the_rest_is_cut(look: Callable[[Tensor]
 
 def test_where_nothing_is_left_it_says_what_to_write():
     net = Turning(number, written_out).eval()
-    with pytest.raises(
-        SurgeonError, match=r"neither surgery follows aten\.view"
-    ) as caught:
+    with pytest.raises(SurgeonError, match=r"neither surgery follows aten\.view") as caught:
         surgeon.remove(net, X, {"a": [0, 1, 2]}, measure=False)
     assert "a size there stays 16 where the cut makes 13 of it" in str(caught.value.hint)
 
