@@ -146,12 +146,12 @@ def test_a_number_that_the_code_alone_decides_is_no_turn():
             self.a = nn.Conv2d(3, 16, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            if x.sum() > 1e9:  # so that it is recorded on real tensors
-                x = x.tanh()
             level = torch.zeros(2)
             level[0] = torch.tensor(4.0).log2()
             if level[0].item() > 3:
                 x = x.sigmoid()
+            if x.sum() > 1e9:  # so that it is recorded on real tensors
+                x = x.tanh()
             seen = torch.zeros(2)
             seen[0] = x.mean()
             if seen[0].item() > 3:
@@ -163,3 +163,39 @@ def test_a_number_that_the_code_alone_decides_is_no_turn():
     assert all(isinstance(f, Forced) for path in graph.turns for f in path)
     assert not any(n.op == "aten.sigmoid.default" for n in graph.nodes)
     assert any(n.op == "aten.relu.default" for n in graph.nodes)
+
+
+class Chance(nn.Module):
+    """Looks at numbers that no input decides, and that are not the code's alone."""
+
+    def __init__(self, look: Callable[[Tensor], float]) -> None:
+        super().__init__()
+        self.a, self.look = nn.Linear(4, 4), look
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x.relu() if self.look(x) > 1e3 else x)
+
+
+def drawn(_x: Tensor) -> float:
+    return torch.rand(()).item()
+
+
+def by_numpy(x: Tensor) -> float:
+    return torch.from_numpy(x.detach().numpy().mean(keepdims=True))[0].item()
+
+
+def by_python(x: Tensor) -> float:
+    return torch.tensor(min(x.mean().item(), 1.0)).item()
+
+
+@pytest.mark.parametrize("look", [drawn, by_numpy, by_python])
+def test_what_chance_numpy_or_python_made_of_data_is_one(look: Callable[[Tensor], float]):
+    graph = record(Chance(look).eval(), Inputs.of(torch.randn(3, 4)))
+    assert any(path[-1].number == 1e9 for path in graph.turns)
+    assert any(n.op == "aten.relu.default" for n in graph.nodes)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_scripted_part_is_no_hindrance():
+    net = nn.Sequential(Chance(by_python), torch.jit.script(nn.BatchNorm1d(4))).eval()
+    assert record(net, Inputs.of(torch.randn(3, 4))).turns

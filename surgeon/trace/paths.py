@@ -28,6 +28,11 @@ from surgeon.trace.recorder import Recorder, prepared, run_recorded
 _ROUTES, _PATIENCE = 48, 4
 _RUNS = 12  # further runs: enough for a few decisions, each of which is a line of code
 _READ = "aten._local_scalar_dense.default"
+# what Python makes tensors of numbers with
+_MADE = frozenset(
+    f"aten.{n}.default"
+    for n in ("lift_fresh", "lift_fresh_copy", "scalar_tensor", "full", "arange")
+)
 _Read = dict[str, list[Number]]  # by place
 
 
@@ -80,7 +85,8 @@ class _Runs:
     def __init__(self, twin: nn.Module, recorder: Recorder, inputs: Inputs) -> None:
         self.graph = recorder.graph
         self._twin, self._recorder, self._inputs = twin, recorder, inputs
-        self._before = [(m, dict(m.__dict__), dict(m._buffers)) for m in twin.modules()]
+        plain = (m for m in twin.modules() if not isinstance(m, torch.jit.ScriptModule))
+        self._before = [(m, dict(m.__dict__), dict(m._buffers)) for m in plain]
         self._memory = Memory()
 
     def first(self) -> _Read:
@@ -158,21 +164,36 @@ def _follow(runs: _Runs) -> None:
 
 
 def _decided(graph: Graph) -> set[str]:
-    """The lines where a number is read that inputs or state decide, and not the code alone (a scale that is worked
-    out with tensors)."""
+    """The lines where a number is read that inputs, state or chance decide, and not the code alone (a scale that is
+    worked out with tensors)."""
     told = {*graph.given, *graph.state.values()}
     made: dict[Value, Node] = {}
-    found = set[str]()
+    found, left = set[str](), False
     for node in graph.nodes:
-        if told.isdisjoint(node.inputs):
+        if (
+            told.isdisjoint(node.inputs)
+            and not _by_chance(node)
+            and not (left and node.op in _MADE)
+        ):
             made.update((v, node) for v in node.outputs if v and v not in made)
             continue
         told.update(v for v in node.outputs if v)
         if node.op == _READ:
             found.add(node.source)
-        elif getattr(node.target, "_schema", None) and node.target._schema.is_mutable:
+        if node.op == _READ or node.target is None:
+            left = True  # Python knows it, and may make tensors of it
+        elif _is_mutable(node):
             _tell(told, made, node)  # what it writes to may be a view of what is read
     return found
+
+
+def _by_chance(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_mutable(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _tell(told: set[Value], made: dict[Value, Node], node: Node) -> None:
