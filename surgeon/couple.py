@@ -120,7 +120,7 @@ class Coupling:
     def place(self, node: int) -> str:
         """Where a node stands: 'head (net.py:12)'."""
         found = self.graph.nodes[node]
-        return f"{found.module or 'the model itself'} ({found.source})"
+        return found.where
 
     def removed(self, atoms: Ids) -> Mask:
         """All classes that go when these atoms go."""

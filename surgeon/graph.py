@@ -62,6 +62,11 @@ class Node:
             path = path.rpartition(".")[0]
         yield ""
 
+    @property
+    def where(self) -> str:
+        """'layer1.0 (resnet.py:102)'; of the outermost forward 'the model itself (net.py:41)'."""
+        return f"{self.module or 'the model itself'} ({self.source})"
+
     def describe(self) -> str:
         """'aten.add.Tensor at layer1.0 (resnet.py:102)  f32[2,64,56,56], ... -> f32[2,64,56,56]'"""
         ins = ", ".join(str(v) for v in self.inputs)

@@ -53,8 +53,7 @@ def misfit(
     for old, new in zip(original.run, slim.run, strict=True):
         why = _differs(old, new, sizes, (used, old.index in free))
         if why:
-            where = f"{old.module or 'the model itself'} ({old.source})"
-            return Misfit(f"{why}, at {where}", at=old.index)
+            return Misfit(f"{why}, at {old.where}", at=old.index)
     return None
 
 

@@ -55,7 +55,7 @@ AFFINE = {
 def refuse_transposed(node: Node) -> None:
     """The rows of a transposed convolution's weight are its inputs."""
     if packet_of(node) == "aten.convolution" and node.args[6]:
-        raise Unfoldable(f"a transposed convolution, at {node.module}")
+        raise Unfoldable(f"a transposed convolution, at {node.where}")
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Flow:
     def step(self, node: Node, by: float = 1.0) -> None:
         """Carry factors through one node; its result is scaled by `by` besides."""
         if node.target._schema.is_mutable:
-            raise Unfoldable(f"{node.op} writes in place, at {node.module}")
+            raise Unfoldable(f"{node.op} writes in place, at {node.where}")
         for value, factor in zip(node.outputs, self.through(node), strict=False):
             if value is None or factor is None:
                 continue
@@ -106,7 +106,7 @@ class Flow:
             return tuple(out) if isinstance(out, (tuple, list)) else (out,)
         step = _STEPS.get(packet)
         if step is None:
-            raise Unfoldable(f"{node.op} meets a factor, at {node.module}")
+            raise Unfoldable(f"{node.op} meets a factor, at {node.where}")
         operands = [thin(self.of(v)) if isinstance(v, Value) else None for v in node.args[:2]]
         out, shape = step(*operands, *[None] * (2 - len(operands))), node.outputs[0]
         return (out if out is None or shape is None else out.expand(shape.shape),)
@@ -115,7 +115,7 @@ class Flow:
         if packet_of(node) in PRODUCTS:
             return self._product(node.args[0], node.args[1], node.outputs[0])
         if node.arg(a.x) in self.factors:
-            raise Unfoldable(f"{node.op} meets a factor, at {node.module}")
+            raise Unfoldable(f"{node.op} meets a factor, at {node.where}")
         refuse_transposed(node)
         vector = along(self.of(node.arg(a.weight)), a.weight_dim, node.arg(a.weight))
         bias = node.arg(a.bias) if a.bias is not None else None

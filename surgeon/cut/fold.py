@@ -184,7 +184,7 @@ def _affine_leaf(graph: Graph, makers: _Makers, node: Node) -> _Leaf:
     weight, bias = node.arg(a.weight), node.arg(a.bias) if a.bias is not None else None
     out = node.outputs[0]
     if weight is None or out is None or not _is_parameter(graph, makers, weight):
-        raise Unfoldable(f"{node.op} has no weight of its own, at {node.module}")
+        raise Unfoldable(f"{node.op} has no weight of its own, at {node.where}")
     own = ((weight, a.weight_dim), *(((bias, -1),) if bias is not None else ()))
     return _Leaf(out, a.out_dim, own)
 
@@ -199,7 +199,7 @@ def _before(graph: Graph, makers: _Makers, node: Node) -> list[Value]:
         return (own or [v for v in inputs if not v.state])[:1]
     if carries(node):
         return [v for v in inputs if not _is_fixed(makers, v)]
-    raise Unfoldable(f"{node.op} comes between the weights and the scale, at {node.module}")
+    raise Unfoldable(f"{node.op} comes between the weights and the scale, at {node.where}")
 
 
 def _is_parameter(graph: Graph, makers: _Makers, value: Value) -> bool:

@@ -84,7 +84,7 @@ def _idle(slim: Graph) -> set[int]:
 
 
 def _at(node: Node) -> str:
-    return f", at {node.module or 'the model itself'} ({node.source})"
+    return f", at {node.where}"
 
 
 def _plans(original: Graph, sizes: Sizes) -> dict[_Place, tuple[_Planned, ...]]:

@@ -116,6 +116,5 @@ def _without(
     if all(g.why_not is not None for g in coupling.groups):
         return None
     few = ", ".join(list(groups)[:4]) + (f" ({len(groups)} groups)" if len(groups) > 4 else "")
-    where = f"{at.module or 'the model itself'} ({at.source})"
-    note = f"{why}, at {where}, so this stays whole: {few}"
+    note = f"{why}, at {at.where}, so this stays whole: {few}"
     return replace(traced, coupling=coupling, notes=(*traced.notes, note))
