@@ -29,7 +29,6 @@ from surgeon.proof import (
     Pair,
     Proof,
     on_random,
-    other_numbers,
     other_sides,
 )
 from surgeon.running import as_dtype, run
@@ -124,7 +123,9 @@ def _in_float64(case: Case, seed: int) -> CheckResult:
             result = _on_noise(case, None, seed)
         except CutFails as fails:
             why = fails.message.removeprefix("the model fails in forward: ")
-            raise CheckFailed(f"the cut model fails where the original runs: {why}") from fails
+            raise CheckFailed(
+                f"the cut model fails where the original runs: {why}", path=fails.path
+            ) from fails
         note = f"compared in {result.dtype}: {str(error).splitlines()[0][:120]} in float64"
         return CheckResult(**{**vars(result), "notes": (*result.notes, note)})
 
@@ -242,7 +243,7 @@ def _compared(case: Case, inputs: Inputs, dtype: torch.dtype | None) -> CheckRes
         hidden = "its own weights hide most of the network: also compared with random ones"
         notes = (hidden if share < _CARRIED else "also compared with random weights",)
         if proof.missing:
-            proof = other_numbers(pair, proof)
+            proof = other_sides(pair, proof)
     if proof.missing and proof.strict:
         raise Unproven(
             f"cannot be proven: no run of the network reached {min(proof.missing)}, which was cut",

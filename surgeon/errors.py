@@ -1,5 +1,9 @@
 """What surgeon says when it cannot: one message, one hint, one exit code."""
 
+from __future__ import annotations
+
+from surgeon.graph import Path
+
 
 class SurgeonError(Exception):
     """A refusal that names its subject and says what to do.
@@ -30,9 +34,16 @@ class OutOfReach(SurgeonError):
 
 
 class CheckFailed(SurgeonError):
-    """The cut model does not compute what the masked original computes (exit 4)."""
+    """The cut model does not compute what the masked original computes (exit 4).
+
+    `path`: the numbers that the original's forward read where it was seen, by data: which sides of decisions it took.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, hint: str | None = None, path: Path = ()) -> None:
+        super().__init__(message, hint)
+        self.path = path
 
 
 class Unproven(CheckFailed):

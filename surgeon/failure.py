@@ -18,7 +18,6 @@ from surgeon.rules import RULES, USER
 from surgeon.running import run
 from surgeon.trace.decisions import Decisions
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.place import line_of
 from surgeon.trace.recorder import Recorder, module_paths
 
 _ROOM = 2 << 30  # bytes of results that are held at a time, of either forward
@@ -69,7 +68,7 @@ def failure(
         f"the cut model is off by {found[0]:.2e} of its output's range (allowed {found[1]:.0e})"
     )
     if path:
-        reads = ", ".join(f"{line_of(forced.place)} reads {forced.number}" for forced in path)
+        reads = ", ".join(f"{forced.at.line} reads {forced.number}" for forced in path[:3])
         message += f"\n  on the path where {reads}"
     where = _first_difference((twin, small), (keep, path), inputs, plan.factors)
     own = ", ".join(f"{r.op} '{r.forms[0]}'" for r in RULES.values() if r.family == USER)

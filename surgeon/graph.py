@@ -76,10 +76,23 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Forced:
-    """A number that a forward reads into Python, and that is another one for once: where it is read, and what it is then."""
+class Reading:
+    """Where a forward reads a number into Python: the spot in its code, and how often it did there before in the same run."""
 
-    place: str  # 'net.py:41+26': the line, and where on it
+    spot: str  # 'net.py:41+26': the line, and the instruction
+    nth: int = 0
+
+    @property
+    def line(self) -> str:
+        """'net.py:41'."""
+        return self.spot.partition("+")[0]
+
+
+@dataclass(frozen=True)
+class Forced:
+    """A number that is read, and that is another one for once."""
+
+    at: Reading
     number: bool | int | float
 
 
@@ -109,6 +122,7 @@ class Graph:
     own: int | None = None  # nodes of the run on the inputs as given, where other paths follow them
     ends: tuple[Value, ...] = ()  # outputs of the other paths
     turns: tuple[Path, ...] = ()  # numbers that led to some of these, in order
+    reads: Path = ()  # the truths and real numbers that the run on the inputs as given read, where data decide them
     notes: tuple[str, ...] = ()
     training: int | None = None
 

@@ -41,7 +41,7 @@ def export_run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """
     with Decisions() as decisions:
         model(*args, **kwargs)
-    known = frozenset(decisions.read)
+    known = frozenset(at.line for at in decisions.read)
     with silent(), _reading(known):
         torch.onnx.export(model, args, str(path), kwargs=kwargs, dynamo=False, opset_version=OPSET)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +18,7 @@ from surgeon.choices import Follow
 from surgeon.compare import compare, equal, nearest
 from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.failure import failure
-from surgeon.graph import Graph, Path
+from surgeon.graph import Forced, Graph, Path, Reading
 from surgeon.known import Known
 from surgeon.masked import Masked
 from surgeon.noise import Indexed, indexed
@@ -23,13 +26,15 @@ from surgeon.plan import Plan
 from surgeon.reached import Reached
 from surgeon.running import as_dtype, run
 from surgeon.shake import carry_widely, follow, strange_weight
+from surgeon.still import seen_drawing
 from surgeon.trace.decisions import Decisions, Number, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import record
-from surgeon.widths import own_dtype
+from surgeon.widths import cast, own_dtype
 
-_PATHS = 8  # of one kind
+_PATHS, _MANY, _SHORT = 8, 48, 1500  # other paths; more where a forward has few ops
+_LONGER, _SOME = 10, 2000  # a path has at most this many times as many ops as the first, and some
 _DRAWS = 48  # random weights that are tried where cut tensors are not reached
 
 
@@ -59,7 +64,9 @@ class NotDeterministic(BadInput):
 
 
 class CutFails(BadInput):
-    """The cut model's own error, on inputs that the original takes."""
+    """The cut model's own error, on inputs that the original takes; `path` as CheckFailed's."""
+
+    path: Path = ()
 
 
 class NothingFinite(Exception):
@@ -76,7 +83,7 @@ class Proof:
     ops: int = 0
     got: Sequence[Tensor] = ()
     missing: frozenset[str] | None = None
-    read: Mapping[str, Sequence[Number]] = field(default_factory=dict)
+    read: Mapping[Reading, Number] = field(default_factory=dict)
     strict: bool = False
 
     def joined(self, other: Proof) -> Proof:
@@ -87,30 +94,38 @@ class Proof:
 
 
 def other_sides(pair: Pair, proof: Proof) -> Proof:
-    """With the model's own weights, and the other side of decisions that it takes by its data: of `if`s on truths, and on
-    numbers that lead to other lines of code."""
-    if not proof.read or pair.case.graph.on_meta:
+    """With the model's own weights, and the other sides of decisions that it takes by its data: of each truth, of numbers
+    (those first that lead to other lines of code), and the side that the inputs as given take."""
+    graph = pair.case.graph if proof.read else None
+    if graph is None or (not graph.reads and not graph.turns and graph.on_meta):
         return proof
-    turns = pair.case.graph.turns
-    lead = {path[0].place for path in turns}
-    sides = list(others(proof.read))
-    proof = _along(pair, proof, [(x,) for x in sides if isinstance(x.number, bool)])
-    numbers = [(x,) for x in sides if not isinstance(x.number, bool) and x.place in lead]
-    return _along(pair, proof, [*numbers, *(path for path in turns if len(path) > 1)])
+    lead = {path[0].at for path in graph.turns}
+    sides = sorted(
+        others(proof.read), key=lambda x: not isinstance(x.number, bool) and x.at not in lead
+    )
+    proof = _as_given(pair, proof, graph.reads)
+    paths = [*((x,) for x in sides), *(path for path in graph.turns if len(path) > 1)]
+    return _along(pair, proof, paths)
 
 
-def other_numbers(pair: Pair, proof: Proof) -> Proof:
-    """With other numbers in the place of all that were read."""
-    if not proof.read or pair.case.graph.on_meta:
+def _as_given(pair: Pair, proof: Proof, reads: Path) -> Proof:
+    """Along the path that the inputs as given take: with what they read on noise, else on them."""
+    if all(proof.read.get(forced.at) == forced.number for forced in reads):
         return proof
-    return _along(pair, proof, [(x,) for x in others(proof.read) if not isinstance(x.number, bool)])
+    try:
+        return proof.joined(pair.prove(reads))
+    except (_NoPath, NothingFinite):
+        own = pair.case.inputs.map(lambda t: cast(t, pair.dtype))
+        with suppress(NothingFinite):
+            return proof.joined(replace(pair, inputs=own).prove())
+    return proof
 
 
 def _along(pair: Pair, proof: Proof, paths: Sequence[Path]) -> Proof:
-    known = Known()
-    for path in paths[:_PATHS]:
+    known, most = Known(), _MANY if proof.ops < _SHORT else _PATHS
+    for path in paths[:most]:
         with suppress(_NoPath, NothingFinite), known:
-            proof = proof.joined(pair.prove(path))
+            proof = proof.joined(pair.prove(path, most=_LONGER * proof.ops + _SOME))
     return proof
 
 
@@ -159,10 +174,12 @@ class Pair:
         rounding = max(1e-6, torch.finfo(own_dtype(self.case.model)).eps)
         return strange_weight(*models, self.case.plan, rounding)
 
-    def prove(self, path: Path = (), draw: tuple[float, int] | None = None) -> Proof:
+    def prove(
+        self, path: Path = (), draw: tuple[float, int] | None = None, most: int | None = None
+    ) -> Proof:
         """One comparison; CheckFailed above the tolerance.
 
-        path: numbers that are others than those that the model reads. draw: gain and seed of random weights, instead of the model's own.
+        path: numbers that are others than those that the model reads. draw: gain and seed of random weights, instead of the model's own. most: ops of a path, beyond which it is none.
         """
         twin, small = as_dtype(self.case.model, self.dtype), as_dtype(self.case.slim, self.dtype)
         if draw is not None:
@@ -171,7 +188,10 @@ class Pair:
         same = self.case.plan.carries is not None and draw is None
         if same and self.dtype is torch.float64:
             carry_widely(small, twin, self.case.plan, torch.finfo(own_dtype(self.case.model)).eps)
-        masked, decisions = Masked(twin, {} if same else self.case.plan.keep), Decisions(path)
+        masked, decisions = (
+            Masked(twin, {} if same else self.case.plan.keep),
+            Decisions(path, most=most),
+        )
         masked.reached = Reached(twin, self.case.plan.keep)
         try:
             with decisions, masked.reached.watching():
@@ -183,14 +203,15 @@ class Pair:
             raise _NoPath from None
         try:
             error, got = self._error(masked, small, want)
-        except (CheckFailed, CutFails):  # what is drawn may be how much comes out
-            _same_twice(run(twin, self.inputs), run(twin, self.inputs))
+            if not error <= self.tolerance:
+                _same_twice(twin, self.inputs)
+                keep = {} if same else self.case.plan.keep
+                told, found = (self.case.plan, keep, path), (error, self.tolerance)
+                raise failure(twin, small, told, self.inputs, found)
+        except (CheckFailed, CutFails) as wrong:
+            _same_twice(twin, self.inputs)  # what is drawn may be how much comes out
+            wrong.path = tuple(Forced(*read) for read in decisions.read.items())
             raise
-        if not error <= self.tolerance:
-            _same_twice(run(twin, self.inputs), run(twin, self.inputs))
-            keep = {} if same else self.case.plan.keep
-            told, found = (self.case.plan, keep, path), (error, self.tolerance)
-            raise failure(twin, small, told, self.inputs, found)
         # a forward that reads no number, and feeds all of its modules, is the same each time
         depends = bool(decisions.read) or masked.reached.starved
         missing = frozenset(masked.reached.missing if depends or masked.counted else ())
@@ -219,13 +240,27 @@ class Pair:
         return error, got
 
 
-def _same_twice(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
-    for i, (x, y) in enumerate(zip_longest(a, b)):
+def _same_twice(model: nn.Module, inputs: Inputs) -> None:
+    """Raise NotDeterministic where two runs differ, or where the next might: something is drawn, and not held still."""
+    before = _states()
+    a, drawn = seen_drawing(lambda: run(model, inputs))
+    if drawn or before != _states():
+        raise NotDeterministic(
+            "the model is not deterministic in eval mode: it draws random numbers, torch's, Python's or numpy's",
+            "switch its randomness off in eval mode; no cut of it can be proven",
+        )
+    for i, (x, y) in enumerate(zip_longest(a, run(model, inputs))):
         if x is None or y is None or not equal(x, y):
             raise NotDeterministic(
                 f"the model is not deterministic in eval mode: output {i} changes from run to run",
                 "switch its randomness off in eval mode; no cut of it can be proven",
             )
+
+
+def _states() -> tuple[Any, ...]:
+    """Where the random numbers of Python and numpy stand."""
+    _, keys, place, *_ = np.random.get_state(legacy=True)
+    return random.getstate(), np.asarray(keys).tobytes(), place
 
 
 def _decided_on(follow: Follow, factors: Sequence[float]) -> float:

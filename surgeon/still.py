@@ -7,11 +7,11 @@ place of each, since drawn numbers are alike wherever they stand.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ _DRAWS = frozenset(
     """.split()
 )
 
+_T = TypeVar("_T")
 Draw = tuple[int, tuple[int, ...]]  # which draw of a forward it is, and its shape
 
 
@@ -50,6 +51,14 @@ def held_still(alike: Collection[Draw] = ()) -> Iterator[Held]:
         yield held
     finally:
         _HELD.reset(token)
+
+
+def seen_drawing(run: Callable[[], _T]) -> tuple[_T, bool]:
+    """What `run` gives, and whether it drew random numbers that nothing holds still."""
+    if _HELD.get() is not None:
+        return run(), False
+    with held_still() as held:
+        return run(), bool(held.drawn)
 
 
 def drawing() -> AbstractContextManager[Any]:

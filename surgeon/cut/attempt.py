@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.cut.fits import Misfit, first_off, misfit, written
-from surgeon.cut.lacking import Lacking, lacking, lacking_elsewhere, stable
+from surgeon.cut.lacking import Lacking, lacking, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
+from surgeon.cut.unlike import unlike
 from surgeon.errors import BadInput
-from surgeon.graph import Graph, Node
+from surgeon.graph import Graph, Node, Path
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import Stopped, record_as
 
@@ -29,6 +30,7 @@ class Attempt:
     sizes: Sizes
     lacks: Lacking = field(default_factory=dict)
     certain: bool = True
+    paths: tuple[Path, ...] = ()  # that are looked at beside those of the original's graph
     furthest: int | None = None
 
     def misfit(self, *, strict: bool = False) -> Misfit | None:
@@ -48,22 +50,31 @@ class Attempt:
         except Stopped as error:
             failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
             why = f"its own forward fails on the cut tensors: {failure}"
-            at = first_off(original, error.ran, self.sizes)
-            return Misfit(why, at=_behind(original, error.ran) if at is None else at)
+            return Misfit(why, at=self._stopped_at(error.ran))
         lacks = lacking(original, after)
         if lacks and not original.on_meta:
             lacks = self._stable(lacks, after)
         found = misfit(original, after, self.sizes, frozenset(lacks))
         self.certain = found is None and not original.turns
-        if original.turns if found is None else not (strict or original.on_meta):
+        others = original.turns or self.paths
+        if others if found is None else not (strict or original.on_meta):
             found = stray(original, after, self.sizes)
-        if found is None and strict and (at := lacking_elsewhere(original, after)) is not None:
-            found = Misfit("a scale follows a width on another path", at=at)
+        if found is None and strict and (at := unlike(original, after, self.sizes)) is not None:
+            found = Misfit("a number in its code follows a width", at=at)
         if found is None:
             self.lacks = lacks
         elif found.at is None:
             found = replace(found, at=first_off(original, after, self.sizes))
         return found
+
+    def _stopped_at(self, ran: Graph) -> int | None:
+        """The original's node that a copy did not run as planned before its forward failed."""
+        original = self.sizes.coupling.graph
+        at = first_off(original, ran, self.sizes)
+        if at is not None or ran.own is None:
+            return at
+        astray = stray(original, ran, self.sizes)
+        return _behind(original, ran) if astray is None or astray.at is None else astray.at
 
     def written(self, at: int | None) -> str | None:
         """What to write in forward, where it is a size in its code that keeps it from following: at this node."""
@@ -82,7 +93,8 @@ class Attempt:
 
     def _record(self, inputs: Inputs, *, turns: bool = True) -> Graph:
         original = self.sizes.coupling.graph
-        return record_as(self.slim, inputs, original if turns else replace(original, turns=()))
+        along = (*original.turns, *self.paths) if turns else ()
+        return record_as(self.slim, inputs, replace(original, turns=along))
 
 
 def _behind(original: Graph, ran: Graph) -> int | None:

@@ -20,6 +20,7 @@ from surgeon.cut.program import cut_program
 from surgeon.cut.repair import repair
 from surgeon.cut.sizes import Sizes
 from surgeon.errors import BadInput, CheckFailed, SurgeonError
+from surgeon.graph import Path
 from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
 from surgeon.trace.called import calls
@@ -111,10 +112,13 @@ def as_program(model: nn.Module, inputs: Inputs, plan: Plan, why: str) -> Cut:
     return Cut(program, "program", why, certain=certain, notes=program.notes)
 
 
-def first_unlike(done: Cut, inputs: Inputs, coupling: Coupling, plan: Plan) -> int | None:
+def first_unlike(
+    done: Cut, inputs: Inputs, coupling: Coupling, plan: Plan, path: Path
+) -> int | None:
     """The original's first node that a cut module's own forward does not run as planned, op by op even where ops
-    depend on the data: what may be wrong once the oracle said that something is. None where every one fits."""
-    attempt = Attempt(done.model, inputs, Sizes(coupling, removed_by(coupling, plan)))
+    depend on the data: what may be wrong once the oracle said that something is, along a path. None where every one fits."""
+    sizes = Sizes(coupling, removed_by(coupling, plan))
+    attempt = Attempt(done.model, inputs, sizes, paths=(path,) if path else ())
     found = attempt.misfit(strict=True)
     return found.at if found is not None else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 
 from surgeon.graph import Graph, Node
@@ -29,20 +28,6 @@ def lacking(original: Graph, slim: Graph) -> dict[int, float]:
         if type(line[3]) in (int, float) and line in lines:
             found[node.index] = lines[line]
     return found
-
-
-def lacking_elsewhere(original: Graph, slim: Graph) -> int | None:
-    """The first node of the original's other paths whose line has a constant scale in the cut copy that it does not have
-    in the original."""
-    scales: dict[tuple[str, str, str], dict[float, int]] = defaultdict(dict)
-    for node in original.nodes:
-        if (by := _scale(node)) is not None:
-            scales[node.module, node.source, node.op].setdefault(by, node.index)
-    for node in slim.nodes[len(slim.run) :]:
-        known = scales.get((node.module, node.source, node.op))
-        if known and _scale(node) not in known:
-            return min(known.values())
-    return None
 
 
 def _scale(node: Node) -> float | None:

@@ -59,12 +59,18 @@ def stray(original: Graph, slim: Graph, sizes: Sizes) -> Misfit | None:
             if node.index in idle and all(node.op not in p.ops for p in plans[place]):
                 continue
             why = f"{node.op} runs there as it was not planned{_at(node)}"
-            return Misfit(why, at=_first_at(original, place))
+            return Misfit(why, at=_first_at(original, place, _Shapes(sizes)))
     return None
 
 
-def _first_at(original: Graph, place: _Place) -> int:
-    return next(n.index for n in original.nodes if (n.module, n.source) == place)
+def _first_at(original: Graph, place: _Place, shapes: _Shapes) -> int:
+    """The first node of a line that touches a cut dimension: a condition may stand before it."""
+    line = [n for n in original.nodes if (n.module, n.source) == place]
+    return next((n.index for n in line if any(map(shapes.cut, _values(n)))), line[0].index)
+
+
+def _values(node: Node) -> list[Value]:
+    return [*node.inputs, *(v for v in node.outputs if v is not None)]
 
 
 def _idle(slim: Graph) -> set[int]:
@@ -94,8 +100,7 @@ def _plans(original: Graph, sizes: Sizes) -> dict[_Place, tuple[_Planned, ...]]:
     touched: set[_Place] = set()
     for node in original.nodes:
         place = node.module, node.source
-        values = [*node.inputs, *(v for v in node.outputs if v is not None)]
-        if any(shapes.cut(v) for v in values):
+        if any(map(shapes.cut, _values(node))):
             touched.add(place)
         found[place][_planned(node, shapes)] = None
     return {place: tuple(plans) if place in touched else () for place, plans in found.items()}

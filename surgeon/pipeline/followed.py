@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -64,8 +65,9 @@ def held(traced: Traced, error: NotFollowed, gone: Collection[str] = frozenset()
     """The same with the groups held that the plan cuts where it was not followed; None where that is nowhere,
     where one of them is `gone`, or where no group would be left.
 
-    A line of code stands in the way wherever it runs, so that all nodes of it count. Where the plan cuts nothing there
-    (a size was read elsewhere), the modules that run it count with all that they hold.
+    A line of code stands in the way wherever it runs, so that all nodes of it count. Where the plan cuts nothing there,
+    what its operands were made of counts (a scale on a sum), or else (a size was read elsewhere) the modules that run it
+    with all that they hold.
     """
     if error.at is None:
         return None
@@ -73,13 +75,24 @@ def held(traced: Traced, error: NotFollowed, gone: Collection[str] = frozenset()
     why = f"{GONE_WRONG if error.disproved else NOT_FOLLOWED} {at.op}"
     removed = removed_by(coupling, error.plan)
     line = [n for n in traced.graph.nodes if (n.op, n.source) == (at.op, at.source)]
-    for pairs in (((n, n) for n in line), _inside(traced.graph.nodes, line)):
+    nodes = traced.graph.nodes
+    made_of = ([pair] for pair in _before(nodes, at))  # the nearest that is cut
+    for pairs in chain([[(n, n) for n in line]], made_of, [_inside(nodes, line)]):
         groups = _cut_at(coupling, pairs, removed)
         if groups:
             none = isinstance(error.refusal, NoProgram)  # else a narrower plan may fit the program
             narrower = replace(traced, refusal=error.refusal) if none else traced
             return None if groups.keys() & set(gone) else _without(narrower, at, groups, why)
     return None
+
+
+def _before(nodes: list[Node], at: Node) -> Iterator[tuple[Node, Node]]:
+    """The nodes that made what a node reads, as far as they stand beside it: in its module."""
+    wanted = {*at.inputs}
+    for node in reversed(nodes[: at.index]):
+        if node.module == at.module and not wanted.isdisjoint(v for v in node.outputs if v):
+            wanted.update(node.inputs)
+            yield node, at
 
 
 def _inside(nodes: list[Node], line: list[Node]) -> Iterator[tuple[Node, Node]]:

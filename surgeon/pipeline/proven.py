@@ -50,7 +50,7 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
             program = as_program(traced.model, traced.inputs, plan, why)
             return program, _proven(model, program.model, plan, traced)
         except NotFollowed as neither:
-            neither.at = first_unlike(done, traced.inputs, traced.coupling, plan)
+            neither.at = first_unlike(done, traced.inputs, traced.coupling, plan, error.path)
             if neither.at is None:
                 raise error from None
             neither.disproved = error
@@ -71,7 +71,7 @@ def _proven(model: nn.Module, slim: nn.Module, plan: Plan, traced: Traced) -> Ch
         hint = "this is a bug in surgeon: nothing was written"
         if theirs:
             hint = "see that your rules say what the ops compute; if they do, " + hint
-        raise CheckFailed(error.message, hint) from error
+        raise CheckFailed(error.message, hint, error.path) from error
 
 
 def finished(

@@ -7,28 +7,47 @@ one that it reads.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
+from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from surgeon.graph import Forced, Path
-from surgeon.trace.place import spot_of
+from surgeon.graph import Forced, Path, Reading
+from surgeon.trace.place import own_frame, spot_of
 
 Number = bool | int | float
-_FAR = 1e9  # beyond any threshold that a network compares with
+Read = dict[Reading, Number]
+_FAR = 1e7  # beyond any threshold that a network compares with, and no size that fills the memory
+_EACH = 8  # readings at one spot that are told apart: in a loop, or in several modules of one class
+_ATEN = torch.ops.aten
+READS = frozenset((_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.allclose.default))
+
+
+class Endless(RuntimeError):
+    """A run with another number goes on and on."""
 
 
 class Decisions(TorchDispatchMode):
-    """Keeps the numbers read into Python by place, and forces the first reading at those of a path. Entered before a mode
-    that writes ops down, so that this one sees the forced number."""
+    """Keeps the numbers read into Python, the first few at each spot, and forces those of a path. Entered before a mode
+    that writes ops down, so that this one sees the forced number. Raises Endless beyond `most` ops."""
 
-    def __init__(self, path: Path = (), on_new: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path = (),
+        on_new: Callable[[Reading], None] | None = None,
+        most: int | None = None,
+    ) -> None:
         super().__init__()
-        self._forced = {forced.place: forced.number for forced in path}
-        self.on_new = on_new  # told each line that is reached for the first time
-        self.read: dict[str, list[Number]] = {}
+        self._forced = {forced.at: forced.number for forced in path}
+        self._on_new = on_new  # told each reading before it is made
+        self._left = most
+        self._counts = Counter[str]()
+        self.read: Read = {}
 
     def __torch_dispatch__(
         self,
@@ -37,26 +56,70 @@ class Decisions(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is not torch.ops.aten._local_scalar_dense.default:
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise Endless("more ops than any other path has")
+        if func not in READS or not _asked_by_code(sys._getframe(1)):
             return func(*args, **(kwargs or {}))
-        place = spot_of(sys._getframe(1))
-        if self.on_new and place not in self.read:
-            self.on_new(place)
+        spot = spot_of(sys._getframe(1))
+        at = Reading(spot, self._counts[spot])
+        self._counts[spot] += 1
+        if self._on_new and at.nth < _EACH:
+            self._on_new(at)
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, complex):
+        if isinstance(out, (complex, Tensor)) or at.nth >= _EACH:
             return out
-        if place in self._forced and place not in self.read:
-            out = self._forced[place]
-        self.read.setdefault(place, []).append(out)
-        return out
+        number: Number = self._forced.get(at, out)  # type: ignore[arg-type]
+        self.read[at] = number
+        return number
 
 
-def others(read: Mapping[str, Sequence[Number]]) -> Iterator[Forced]:
-    """Numbers of the same kind that no reading gave: the other truth, far on both sides, none and some."""
-    for place, numbers in read.items():
-        if isinstance(numbers[0], bool):
-            yield from (Forced(place, x) for x in (True, False) if x not in numbers)
-        elif isinstance(numbers[0], int):
-            yield from (Forced(place, x) for x in ((0,) if any(numbers) else (2,)))
-        else:
-            yield from (Forced(place, x) for x in (-_FAR, _FAR))
+def _asked_by_code(frame: FrameType) -> bool:
+    """Whether the network's code reads this, and not a mode that looks at numbers of its own while it handles an op."""
+    own, asked = own_frame(frame), None
+    for above in takewhile(lambda f: f is not own, _outwards(frame)):
+        if above.f_code.co_name == "__torch_dispatch__":
+            asked = above.f_locals.get("func")
+    return asked is None or asked in READS
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def others(read: Mapping[Reading, Number]) -> Iterator[Forced]:
+    """Numbers of the same kind in the place of each that was read, the most telling first: the other truth, far on both
+    sides, none and some; then of further readings at one spot; then what an equality may ask for."""
+    first = {at: number for at, number in read.items() if not at.nth}
+    later = {at: number for at, number in read.items() if at.nth and type(number) is not int}
+    for at, number in (*first.items(), *later.items()):
+        yield from (Forced(at, other) for other in _far(number))
+    for at, number in first.items():
+        yield from (Forced(at, other) for other in _near(number))
+
+
+def all_others(read: Mapping[Reading, Number]) -> Iterator[Path]:
+    """All of them at once, for what several decide together: all on one side, all on the other."""
+    for side in (0, -1) if len(read) > 1 else ():
+        yield tuple(Forced(at, _far(number)[side]) for at, number in read.items())
+
+
+def _far(number: Number) -> tuple[Number, ...]:
+    if isinstance(number, bool):
+        return (not number,)
+    if isinstance(number, int):
+        return (0,) if number else (2,)
+    return (-_FAR, _FAR)
+
+
+def _near(number: Number) -> tuple[Number, ...]:
+    if isinstance(number, bool):
+        return ()
+    if isinstance(number, int):
+        return tuple(
+            n for n in (1, 2, 3, number + 1, number - 1, -1) if n not in (number, *_far(number))
+        )
+    return (0.0,)

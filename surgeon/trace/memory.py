@@ -23,6 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from surgeon.graph import Reading
+
 _SMALL = 1 << 14  # elements: their numbers may be read without an op (tolist)
 
 
@@ -98,7 +100,7 @@ class Memory(TorchDispatchMode):
         super().__init__()
         self._ops: list[_Op] = []
         self._made: Any = WeakIdKeyDictionary()  # tensor -> which result it is
-        self._marks: dict[str, _Mark] = {}
+        self._marks: dict[Reading | None, _Mark] = {}
         self._own: set[int] = set()  # where what the run computed lies
         self._holders: dict[int, list[tuple[Held, At]]] = {}  # by storage: the marks that hold it
         self._usable = True
@@ -106,7 +108,7 @@ class Memory(TorchDispatchMode):
         self._next = 0
         self._blank: list[StorageWeakRef] = []  # given without their numbers
 
-    def mark(self, place: str) -> None:
+    def mark(self, place: Reading) -> None:
         """A run that deviates here may begin with what is known up to here."""
         if self._until is not None or not self._usable:
             return
@@ -132,8 +134,8 @@ class Memory(TorchDispatchMode):
         return memory
 
     @contextmanager
-    def begun(self, place: str) -> Iterator[None]:
-        """A run that begins as the remembered one did, as far as the first reading at `place`; the
+    def begun(self, place: Reading | None) -> Iterator[None]:
+        """A run that begins as the remembered one did, as far as the reading `place`; the
         first is remembered, and one that is another before. Raises Forgotten where that cannot go on."""
         self._until, self._next, self._blank = self._marks.get(place), 0, []
         if self._ops and self._until is None:

@@ -9,31 +9,24 @@ line, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-import torch
 from torch import nn
 
-from surgeon.graph import Graph, Node, Path, Value
-from surgeon.trace.decisions import Decisions, Number, others
+from surgeon.graph import Forced, Graph, Node, Path, Value
+from surgeon.trace.decided import decided
+from surgeon.trace.decisions import Read, all_others, others
 from surgeon.trace.draw import DRAWS, shake
 from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.memory import Forgotten, Memory
-from surgeon.trace.place import line_of
-from surgeon.trace.recorder import Recorder, prepared, run_recorded
+from surgeon.trace.recorder import Recorder, prepared
+from surgeon.trace.runs import Ran, Runs
 
 # runs with random weights for parameters that no run read, and how many in turn may find nothing: more, the more did
 _ROUTES, _PATIENCE = 48, 4
-_RUNS = 12  # further runs: enough for a few decisions, each of which is a line of code
-_READ = "aten._local_scalar_dense.default"
-# what Python makes tensors of numbers with
-_MADE = frozenset(
-    f"aten.{n}.default"
-    for n in ("lift_fresh", "lift_fresh_copy", "scalar_tensor", "full", "arange")
-)
-_Read = dict[str, list[Number]]  # by place
+# runs with other numbers: enough for a few decisions, each of which is a line of code; more where a run is short
+_RUNS, _MANY, _SHORT = 12, 48, 1500
 
 
 def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
@@ -43,8 +36,8 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
     forward raises on these inputs.
     """
     twin, recorder = prepared(model, on_meta=False)
-    runs = _Runs(twin, recorder, inputs)
-    _follow(runs)
+    runs = Runs(twin, recorder, inputs)
+    follow(runs)
     graph = runs.graph
     for gain, seed in DRAWS if _starved(graph.nodes) else ():
         shake(twin, seed, gain)
@@ -68,9 +61,8 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
 def record_turns(
     twin: nn.Module, recorder: Recorder, inputs: Inputs, turns: Sequence[Path]
 ) -> None:
-    """Record a forward on real tensors on these inputs, and again along each of these paths. Raises what it raises on
-    any of them."""
-    runs = _Runs(twin, recorder, inputs)
+    """Record a forward on these inputs, and again along each of these paths. Raises what it raises on any of them."""
+    runs = Runs(twin, recorder, inputs)
     runs.first()
     for path in turns:
         outputs, _ = runs.again(path)
@@ -78,49 +70,46 @@ def record_turns(
     runs.graph.turns = (*turns,)
 
 
-class _Runs:
-    """Recorded runs of one network on the same inputs, each of them on the network as it was before the first:
-    what a forward keeps on its modules for the next one (scales that follow the first images) is taken off again."""
+def follow(runs: Runs) -> None:
+    """The run on the inputs as they are, and those in which a number that it read was another; where one of these reads
+    a number that none before read, those in which that one is another too. `graph.notes` says what was not tried."""
+    graph, first = runs.graph, runs.first()
+    read = _of_data(graph, first, 0)
+    graph.reads = tuple(Forced(at, n) for at, n in read.items() if type(n) is not int)
+    known, numbers = set(first), _lines(read)
+    todo: list[Path] = [*((x,) for x in others(read)), *all_others(read)]
+    left = _MANY if len(graph.nodes) < _SHORT else _RUNS
+    while todo and left:
+        path, before, left = todo.pop(0), len(graph.nodes), left - 1
+        ran = _tried(graph, partial(runs.again, path))
+        if ran is None or len(graph.nodes) == before:
+            continue
+        graph.turns += (path,)
+        new = {at: n for at, n in _of_data(graph, ran, before).items() if at not in known}
+        known |= set(ran)
+        numbers |= _lines(new)
+        todo += [(*path, x) for x in others(new)]
+    if todo:
+        skipped = dict.fromkeys(path[-1].at.line for path in todo)
+        graph.notes += (f"not every side of the decisions at {_few(skipped)} was looked at",)
+    elif numbers:
+        tried = "far ones on both sides were tried, others may lead elsewhere"
+        graph.notes += (f"its forward reads numbers at {_few(numbers)}: {tried}",)
 
-    def __init__(self, twin: nn.Module, recorder: Recorder, inputs: Inputs) -> None:
-        self.graph = recorder.graph
-        self._twin, self._recorder, self._inputs = twin, recorder, inputs
-        plain = (m for m in twin.modules() if not isinstance(m, torch.jit.ScriptModule))
-        self._before = [(m, dict(m.__dict__), dict(m._buffers)) for m in plain]
-        self._memory = Memory()
 
-    def first(self) -> _Read:
-        """The run on the inputs as they are, which those that are run again begin like. The numbers that it read."""
-        self.graph.outputs, read = self._once((), self._memory)
-        self.graph.own = len(self.graph.nodes)
-        return read
+def _of_data(graph: Graph, read: Read, start: int) -> Read:
+    """What inputs decide of what a run read that begins at a node."""
+    lines = decided(graph, start)
+    return {at: number for at, number in read.items() if at.line in lines}
 
-    def again(self, path: Path) -> tuple[tuple[Value, ...], _Read]:
-        """The run in which some numbers are others: its outputs, and the numbers that it read."""
-        before = len(self.graph.nodes)
-        try:
-            return self._once(path, self._memory)
-        except Forgotten:  # the network keeps something of its first run: remember the second
-            del self.graph.nodes[before:]
-            self._memory = Memory()
-            return self._once(path, self._memory)
 
-    def anew(self) -> tuple[tuple[Value, ...], _Read]:
-        """A run that is like no other, on whatever weights the network has now."""
-        return self._once((), Memory.none())
+def _lines(read: Read) -> dict[str, None]:
+    """The lines of code where numbers were read, which may be others than two."""
+    return dict.fromkeys(at.line for at, number in read.items() if not isinstance(number, bool))
 
-    def _once(self, path: Path, memory: Memory) -> tuple[tuple[Value, ...], _Read]:
-        for module, attributes, buffers in self._before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        inputs = self._inputs.map(torch.clone)  # a forward may write to its inputs
-        places = [forced.place for forced in path]
-        decisions = Decisions(path, partial(_mark, memory, self.graph, places))
-        with memory.begun(places[0] if places else ""), decisions:
-            outputs = run_recorded(self._twin, self._recorder, inputs)
-        return outputs, decisions.read
+
+def _few(lines: Collection[str]) -> str:
+    return ", ".join([*lines][:3]) + (" ..." if len(lines) > 3 else "")
 
 
 def _unread(graph: Graph) -> bool:
@@ -129,7 +118,7 @@ def _unread(graph: Graph) -> bool:
     return any(graph.state[name] not in read for name in graph.parameters)
 
 
-def _found(runs: _Runs) -> bool:
+def _found(runs: Runs) -> bool:
     """Whether a run shows something new: with drawn numbers where nothing stays empty then, else computed."""
     graph, drawn = runs.graph, Drawn()
     before, ends = len(graph.nodes), graph.ends
@@ -142,71 +131,7 @@ def _found(runs: _Runs) -> bool:
     return len(graph.nodes) > before
 
 
-def _follow(runs: _Runs) -> None:
-    """The run on the inputs as they are, and those in which a number that it read was another; where one of these reads
-    a number that none before read, those in which that one is another too."""
-    graph = runs.graph
-    read = runs.first()
-    decided, known = _decided(graph), set(read)
-    todo: list[Path] = [(x,) for x in others(read) if line_of(x.place) in decided]
-    for _ in range(_RUNS):
-        if not todo:
-            break
-        path, before = todo.pop(0), len(graph.nodes)
-        read = _tried(graph, partial(runs.again, path))
-        if read is None or len(graph.nodes) == before:
-            continue
-        graph.turns += (path,)
-        decided |= _decided(graph)
-        unread = {place: numbers for place, numbers in read.items() if place not in known}
-        known |= set(unread)
-        todo += [(*path, x) for x in others(unread) if line_of(x.place) in decided]
-
-
-def _decided(graph: Graph) -> set[str]:
-    """The lines where a number is read that inputs, state or chance decide, and not the code alone (a scale that is
-    worked out with tensors)."""
-    told = {*graph.given, *graph.state.values()}
-    made: dict[Value, Node] = {}
-    found, left = set[str](), False
-    for node in graph.nodes:
-        if (
-            told.isdisjoint(node.inputs)
-            and not _by_chance(node)
-            and not (left and node.op in _MADE)
-        ):
-            made.update((v, node) for v in node.outputs if v and v not in made)
-            continue
-        told.update(v for v in node.outputs if v)
-        if node.op == _READ:
-            found.add(node.source)
-        if node.op == _READ or node.target is None:
-            left = True  # Python knows it, and may make tensors of it
-        elif _is_mutable(node):
-            _tell(told, made, node)  # what it writes to may be a view of what is read
-    return found
-
-
-def _by_chance(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def _is_mutable(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
-def _tell(told: set[Value], made: dict[Value, Node], node: Node) -> None:
-    """Count what a node's operands were made of."""
-    todo = [*node.inputs]
-    while todo:
-        value = todo.pop()
-        told.add(value)
-        if value in made:
-            todo += [v for v in made.pop(value).inputs if v not in told]
-
-
-def _tried(graph: Graph, run: Callable[[], tuple[tuple[Value, ...], _Read]]) -> _Read | None:
+def _tried(graph: Graph, run: Callable[[], Ran]) -> Read | None:
     """One more run; the numbers it read, None where it failed. One that shows nothing new is taken back:
     neither a line of code nor, where it returns earlier, an output."""
     before = len(graph.nodes)
@@ -223,16 +148,6 @@ def _tried(graph: Graph, run: Callable[[], tuple[tuple[Value, ...], _Read]]) -> 
     else:
         graph.ends += outputs
     return read
-
-
-def _mark(memory: Memory, graph: Graph, forced: Sequence[str], place: str) -> None:
-    """A line is reached for the first time: other runs may begin alike up to here, unless a tensor left torch,
-    whose numbers others may read then, or this run is another one from here on."""
-    if any(node.target is None for node in graph.nodes):
-        memory.stop()
-    memory.mark(place)
-    if place in forced:
-        memory.stop()
 
 
 def _made_at(nodes: list[Node], values: tuple[Value, ...]) -> set[tuple[str, str, str]]:

@@ -10,26 +10,27 @@ import torch
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SKIP = (torch.__path__[0] + os.sep, _HERE + os.sep)
+_TYPED = (
+    "<string>",
+    "<stdin>",
+    "<ipython-input",
+)  # code that a person wrote, and that is in no file
 
 
 def place_of(frame: FrameType | None) -> str:
     """'net.py:41', '?' where there is none."""
-    own = _own(frame)
+    own = own_frame(frame)
     return f"{_file(own.f_code.co_filename)}:{own.f_lineno}" if own else "?"
 
 
 def spot_of(frame: FrameType | None) -> str:
     """'net.py:41+26': also where on its line, as the number of an instruction."""
-    own = _own(frame)
+    own = own_frame(frame)
     return f"{place_of(own)}+{own.f_lasti}" if own else "?"
 
 
-def line_of(spot: str) -> str:
-    """'net.py:41' for 'net.py:41+26'."""
-    return spot.partition("+")[0]
-
-
-def _own(frame: FrameType | None) -> FrameType | None:
+def own_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame that is neither torch's nor surgeon's."""
     while frame is not None and not _file(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
@@ -37,5 +38,7 @@ def _own(frame: FrameType | None) -> FrameType | None:
 
 @lru_cache(maxsize=4096)
 def _file(name: str) -> str:
-    """The last part of a path; nothing for files that are skipped and for code that is in none."""
-    return "" if name.startswith(_SKIP) or name.startswith("<") else name.rsplit("/", 1)[-1]
+    """The last part of a path; nothing for files that are skipped and for code that was generated."""
+    if name.startswith(_SKIP) or (name.startswith("<") and not name.startswith(_TYPED)):
+        return ""
+    return name.rsplit("/", 1)[-1]

@@ -11,9 +11,10 @@ from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Value
+from surgeon.trace.decided import decided
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
-from surgeon.trace.paths import record_paths, record_turns
+from surgeon.trace.paths import follow, record_paths, record_turns
 from surgeon.trace.recorder import (
     Recorder,
     drawn_alike,
@@ -22,6 +23,7 @@ from surgeon.trace.recorder import (
     run_recorded,
     short,
 )
+from surgeon.trace.runs import Runs
 from surgeon.trace.shell import to_meta
 
 
@@ -34,7 +36,7 @@ def record(model: nn.Module, inputs: Any) -> Graph:
     """
     inputs = Inputs.of(inputs)
     try:
-        return _recorded(*prepared(model, on_meta=True), inputs, training=True)
+        return _on_meta(model, inputs.map(to_meta))
     except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
         try:
             graph = record_paths(model, inputs)
@@ -61,9 +63,13 @@ def record_as(model: nn.Module, inputs: Inputs, original: Graph) -> Graph:
     try:
         twin, recorder = prepared(model, on_meta=original.on_meta)
         ran = recorder.graph
-        if not original.turns:
-            return _recorded(twin, recorder, inputs, training=original.training is not None)
-        record_turns(twin, recorder, inputs, original.turns)
+        inputs = inputs.map(to_meta) if original.on_meta else inputs
+        if original.turns:
+            record_turns(twin, recorder, inputs, original.turns)
+        else:
+            ran.outputs = run_recorded(twin, recorder, inputs)
+        if original.training is not None:
+            _add_training(twin, recorder, inputs)
     except Exception as error:
         raise Stopped(forward_failed(error, inputs), ran) from error
     return ran
@@ -83,15 +89,15 @@ def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
     )
 
 
-def _recorded(
-    twin: nn.Module, recorder: Recorder, inputs: Inputs, *, training: bool = False
-) -> Graph:
-    if recorder.on_meta:
-        inputs = inputs.map(to_meta)
+def _on_meta(model: nn.Module, inputs: Inputs) -> Graph:
+    twin, recorder = prepared(model, on_meta=True)
     recorder.graph.outputs = run_recorded(twin, recorder, inputs)
-    unread = _unread(recorder.graph) if training else set()
-    if unread:
-        _record_training(twin, inputs, recorder, unread)
+    if decided(recorder.graph):  # by indices and masks, which are real
+        twin, recorder = prepared(model, on_meta=True)
+        follow(Runs(twin, recorder, inputs))
+        if not recorder.graph.turns:
+            recorder.graph.own = None
+    _add_training(twin, recorder, inputs)
     return recorder.graph
 
 
@@ -100,11 +106,13 @@ def _unread(graph: Graph) -> set[Value]:
     return {graph.state[name] for name in graph.parameters} - read
 
 
-def _record_training(
-    twin: nn.Module, inputs: Inputs, recorder: Recorder, unread: set[Value]
-) -> None:
+def _add_training(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> None:
     """Add a forward in train mode, if it runs and reads what the one in eval mode left."""
-    graph, recorder.training = recorder.graph, True
+    graph = recorder.graph
+    unread = _unread(graph)
+    if not unread:
+        return
+    recorder.training = True
     start, outputs = len(graph.nodes), graph.outputs
     try:
         with drawn_alike(), forward_mode(twin), module_paths(twin.train(), recorder), recorder:

@@ -1,0 +1,60 @@
+"""Which of the numbers that a forward reads are decided by its inputs, and not by its code alone."""
+
+from __future__ import annotations
+
+import torch
+
+from surgeon.graph import Graph, Node, Value
+from surgeon.trace.decisions import READS
+
+# what Python makes tensors of numbers with
+_MADE = frozenset(
+    f"aten.{n}.default"
+    for n in ("lift_fresh", "lift_fresh_copy", "scalar_tensor", "full", "arange")
+)
+
+
+def decided(graph: Graph, start: int = 0) -> set[str]:
+    """The lines where a number is read that inputs, state or chance decide, and not the code alone (a scale that is
+    worked out with tensors), in the run that begins at node `start`."""
+    nodes = graph.nodes[start:]
+    if not any(node.target in READS for node in nodes):
+        return set()
+    told = {*graph.given, *graph.state.values()}
+    made: dict[Value, Node] = {}
+    found, left = set[str](), False
+    for node in nodes:
+        if (
+            told.isdisjoint(node.inputs)
+            and not _by_chance(node)
+            and not (left and node.op in _MADE)
+        ):
+            made.update((v, node) for v in node.outputs if v and v not in made)
+            continue
+        told.update(v for v in node.outputs if v)
+        if node.target in READS:
+            found.add(node.source)
+        if node.target in READS or node.target is None:
+            left = True  # Python knows it, and may make tensors of it
+        elif _is_mutable(node):
+            _tell(told, made, node)  # what it writes to may be a view of what is read
+    return found
+
+
+def _by_chance(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_mutable(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _tell(told: set[Value], made: dict[Value, Node], node: Node) -> None:
+    """Count what a node's operands were made of."""
+    todo = [*node.inputs]
+    while todo:
+        value = todo.pop()
+        told.add(value)
+        if value in made:
+            todo += [v for v in made.pop(value).inputs if v not in told]
