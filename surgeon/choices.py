@@ -141,7 +141,7 @@ class Follow(TorchDispatchMode):
         inputs. In a row of reads the type tells, of whole numbers, which no rounding changes, the number too."""
         row = list(takewhile(lambda c: c.op == own.op == _READ, reversed(self._made)))
         fits = [n for n, c in enumerate(row) if type(c.decided) is type(own.decided)]
-        same = [n for n in fits if type(own.decided) is int and row[n].decided == own.decided]
+        same = [n for n in fits if type(own.decided) is int and _numbers(row[n]) == _numbers(own)]
         for _ in range(next(iter(same or fits), 0)):
             self._made.pop()
 
@@ -152,6 +152,11 @@ class Astray(CheckFailed):
 
 def _sizes(made: Choice) -> list[int]:
     return [t.numel() for t in made.read]
+
+
+def _numbers(made: Choice) -> list[Any]:
+    """What was read, whatever number another path has in its place."""
+    return [t.tolist() for t in made.read]
 
 
 def _is_size(known: Choice, own: Choice) -> bool:

@@ -15,19 +15,23 @@ _Line = tuple[str, str, str]  # module, source, op
 
 
 def unlike(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
-    """The original's first node on a cut dimension whose line is given another plain number in the cut copy, or is run
-    there another number of times. None where there is none."""
+    """The original's first node whose line is given another plain number in the cut copy, or is run there another number of
+    times; on a cut dimension, where there is one. None where there is none."""
+    first: dict[_Line, int] = {}
     touched: dict[_Line, int] = {}
     known: dict[_Line, set[tuple[Any, ...]]] = defaultdict(set)
     for node in original.nodes:
         known[_line(node)].add(_plain(_planned(node, sizes)))
+        first.setdefault(_line(node), node.index)
         if _touches(node, sizes):
             touched.setdefault(_line(node), node.index)
     counts = Counter(map(_line, original.run))
     counts.subtract(map(_line, slim.run))
     other = {line for line, by in counts.items() if by}
     other |= {_line(n) for n in slim.nodes if _plain(n.args) not in known[_line(n)]}
-    return min((at for line, at in touched.items() if line in other), default=None)
+    other |= touched.keys() - set(map(_line, slim.nodes))
+    found = [at for line, at in touched.items() if line in other]
+    return min(found or (at for line, at in first.items() if line in other), default=None)
 
 
 def _line(node: Node) -> _Line:

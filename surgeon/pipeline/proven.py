@@ -69,6 +69,11 @@ def _proven(model: nn.Module, slim: nn.Module, plan: Plan, traced: Traced) -> Ch
     except CheckFailed as error:
         theirs = any(r.family == USER for r in RULES.values())
         hint = "this is a bug in surgeon: nothing was written"
+        if error.path:
+            hint = (
+                f"nothing was written; where a width decides what runs ({error.path[0].at.line} and what follows it), keep"
+                " that whole (--ignore), else this is a bug in surgeon"
+            )
         if theirs:
             hint = "see that your rules say what the ops compute; if they do, " + hint
         raise CheckFailed(error.message, hint, error.path) from error

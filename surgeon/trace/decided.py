@@ -7,6 +7,7 @@ import torch
 from surgeon.graph import Graph, Node, Value
 from surgeon.trace.decisions import READS
 
+_NAMES = frozenset(map(str, READS))
 # what Python makes tensors of numbers with
 _MADE = frozenset(
     f"aten.{n}.default"
@@ -18,7 +19,7 @@ def decided(graph: Graph, start: int = 0) -> set[str]:
     """The lines where a number is read that inputs, state or chance decide, and not the code alone (a scale that is
     worked out with tensors), in the run that begins at node `start`."""
     nodes = graph.nodes[start:]
-    if not any(node.target in READS for node in nodes):
+    if not any(node.op in _NAMES for node in nodes):
         return set()
     told = {*graph.given, *graph.state.values()}
     made: dict[Value, Node] = {}
@@ -32,9 +33,9 @@ def decided(graph: Graph, start: int = 0) -> set[str]:
             made.update((v, node) for v in node.outputs if v and v not in made)
             continue
         told.update(v for v in node.outputs if v)
-        if node.target in READS:
+        if node.op in _NAMES:
             found.add(node.source)
-        if node.target in READS or node.target is None:
+        if node.op in _NAMES or node.target is None:
             left = True  # Python knows it, and may make tensors of it
         elif _is_mutable(node):
             _tell(told, made, node)  # what it writes to may be a view of what is read

@@ -74,33 +74,36 @@ def follow(runs: Runs) -> None:
     """The run on the inputs as they are, and those in which a number that it read was another; where one of these reads
     a number that none before read, those in which that one is another too. `graph.notes` says what was not tried."""
     graph, first = runs.graph, runs.first()
-    read = _of_data(graph, first, 0)
+    lines = decided(graph)
+    read = {at: number for at, number in first.items() if at.line in lines}
     graph.reads = tuple(Forced(at, n) for at, n in read.items() if type(n) is not int)
     known, numbers = set(first), _lines(read)
     todo: list[Path] = [*((x,) for x in others(read)), *all_others(read)]
-    left = _MANY if len(graph.nodes) < _SHORT else _RUNS
-    while todo and left:
-        path, before, left = todo.pop(0), len(graph.nodes), left - 1
+    for _ in range(_MANY if len(graph.nodes) < _SHORT else _RUNS):
+        if not todo:
+            break
+        path, before = todo.pop(0), len(graph.nodes)
         ran = _tried(graph, partial(runs.again, path))
-        if ran is None or len(graph.nodes) == before:
+        if ran is None:
             continue
-        graph.turns += (path,)
-        new = {at: n for at, n in _of_data(graph, ran, before).items() if at not in known}
+        if len(graph.nodes) > before:
+            graph.turns += (path,)
+            lines |= decided(graph, before)
+        new = {at: n for at, n in ran.items() if at not in known and at.line in lines}
         known |= set(ran)
         numbers |= _lines(new)
         todo += [(*path, x) for x in others(new)]
+    left = {n.source: n.op for n in graph.run if n.target is None}
+    if left:
+        graph.notes += (
+            f"numbers leave torch at {_few(left)}: what they decide is followed on one side alone",
+        )
     if todo:
         skipped = dict.fromkeys(path[-1].at.line for path in todo)
         graph.notes += (f"not every side of the decisions at {_few(skipped)} was looked at",)
     elif numbers:
         tried = "far ones on both sides were tried, others may lead elsewhere"
         graph.notes += (f"its forward reads numbers at {_few(numbers)}: {tried}",)
-
-
-def _of_data(graph: Graph, read: Read, start: int) -> Read:
-    """What inputs decide of what a run read that begins at a node."""
-    lines = decided(graph, start)
-    return {at: number for at, number in read.items() if at.line in lines}
 
 
 def _lines(read: Read) -> dict[str, None]:

@@ -132,6 +132,8 @@ class _Leaving(TorchFunctionMode):
     ) -> Any:
         if func in _LEAVES:
             self.recorder.leave(_LEAVES[func], args[0])
+        elif func is Tensor.tolist:
+            self.recorder.listed(args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -206,6 +208,12 @@ class Recorder(TorchDispatchMode):
         noted = (self.value(tensor),)
         node = Node(len(self.graph.nodes), op, None, noted, {}, (lost,), self.path[-1], source)
         self.graph.nodes.append(node)
+
+    def listed(self, tensor: Tensor) -> None:
+        """A note on numbers that Python gets as a list, where inputs decide them."""
+        note = f"numbers are listed at {place_of(sys._getframe(1))}: what they decide is followed on one side alone"
+        if tensor in self._from_inputs and note not in self.graph.notes:
+            self.graph.notes += (note,)
 
     def call(self, called: Called) -> Any:
         """One call of a module that has a rule, as one node."""
