@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgeon.graph import Forced, Path, Reading
-from surgeon.trace.place import own_frame, spot_of
+from surgeon.trace.place import is_ours, own_frame, spot_of
 
 Number = bool | int | float
 Read = dict[Reading, Number]
@@ -76,12 +76,14 @@ class Decisions(TorchDispatchMode):
 
 
 def _asked_by_code(frame: FrameType) -> bool:
-    """Whether the network's code reads this, and not a mode that looks at numbers of its own while it handles an op."""
-    own, asked = own_frame(frame), None
-    for above in takewhile(lambda f: f is not own, _outwards(frame)):
-        if above.f_code.co_name == "__torch_dispatch__":
-            asked = above.f_locals.get("func")
-    return asked is None or asked in READS
+    """Whether the network's code reads this, and not what watches it: that looks at numbers of its own while it handles
+    another op."""
+    own = own_frame(frame)
+    if own is None:
+        return True
+    between = takewhile(lambda f: f is not own, _outwards(frame))
+    ours = [f for f in between if is_ours(f) and f.f_code.co_name != "__torch_function__"]
+    return not ours or ours[-1].f_locals.get("func") in READS
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:

@@ -36,6 +36,11 @@ def own_frame(frame: FrameType | None) -> FrameType | None:
     return frame
 
 
+def is_ours(frame: FrameType) -> bool:
+    """Whether surgeon's code runs there."""
+    return frame.f_code.co_filename.startswith(_HERE + os.sep)
+
+
 @lru_cache(maxsize=4096)
 def _file(name: str) -> str:
     """The last part of a path; nothing for files that are skipped and for code that was generated."""
