@@ -197,3 +197,129 @@ def test_what_chance_numpy_or_python_made_of_data_is_one(look: Callable[[Tensor]
 def test_a_scripted_part_is_no_hindrance():
     net = nn.Sequential(Chance(by_python), torch.jit.script(nn.BatchNorm1d(4))).eval()
     assert record(net, Inputs.of(torch.randn(3, 4))).turns
+
+
+class Deep(nn.Module):
+    """Blocks of which each input takes some, and three heads of which it takes the first that is sure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Linear(6, 12)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 12)) for _ in range(3)
+        )
+        self.heads = nn.ModuleList(nn.Linear(12, 3) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, out = self.stem(x), x
+        for i, (block, head) in enumerate(zip(self.blocks, self.heads, strict=True)):
+            if x[:, i].mean() > 0:
+                h = h + block(h)
+            out = head(h)
+            if x[:, i].amax().item() > 50:
+                return out
+        return out
+
+
+def signs() -> list[Tensor]:
+    base = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)) + 0.1
+    some = [base * torch.tensor([1.0 if k >> j & 1 else -1.0 for j in range(6)]) for k in range(8)]
+    return some + [base * torch.eye(6)[i] * 100 for i in range(3)]
+
+
+@pytest.mark.parametrize("given", [0, 5, 7])
+def test_decisions_in_a_loop_are_told_apart(given: int):
+    """Depth and exits that depend on the data: whatever the example takes, all blocks and exits follow."""
+    net, inputs = Deep().eval(), signs()
+    result = surgeon.shrink(net, inputs[given], 0.5, measure=False)
+    assert {b[0].out_features for b in result.model.blocks} == {12}
+    assert {h.out_features for h in result.model.heads} == {3}
+    masked = copy.deepcopy(net)
+    surgeon.mask(masked, result.plan)
+    for x in inputs:
+        assert torch.allclose(masked(x), result.model(x), atol=1e-5)
+
+
+class Padded(nn.Module):
+    """Looks at a mask, which is no real number: recorded without numbers all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.width = nn.Linear(6, 16), nn.Linear(16, 4), 16
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        if not mask.all():
+            h = h.masked_fill(~mask[:, None], 0).view(-1, self.width)
+        return self.b(h)
+
+
+def test_a_mask_decides_too():
+    net, x = Padded().eval(), torch.randn(4, 6)
+    full, some = torch.ones(4, dtype=torch.bool), torch.tensor([True, False, True, True])
+    assert record(net, Inputs.of((x, full))).on_meta
+    result = surgeon.shrink(net, (x, full), 0.5, measure=False)
+    assert result.model.width == 8
+    masked = copy.deepcopy(net)
+    surgeon.mask(masked, result.plan)
+    assert torch.allclose(masked(x, some), result.model(x, some), atol=1e-6)
+    result.model.width = 16
+    with pytest.raises(CheckFailed):
+        surgeon.check(net, result.model, result.plan, (x, full))
+
+
+def test_the_side_that_the_example_takes_is_proven_when_noise_takes_another():
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.by = nn.Linear(6, 16), nn.Linear(16, 4), 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).relu()
+            if x.mean().item() > 0.8:
+                h = h * self.by
+            return self.b(h)
+
+    net, x = Added().eval(), torch.rand(4, 6) + 1
+    result = surgeon.shrink(net, x, 0.5, measure=False)
+    result.model.by = 3.0
+    with pytest.raises(CheckFailed, match="on the path where"):
+        surgeon.check(net, result.model, result.plan, x)
+
+
+def test_a_loop_over_a_forced_number_ends():
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            for _ in range(round(x.abs().mean().item() * 2)):
+                h = h + h.tanh() * 0.1
+            return self.b(h)
+
+    result = surgeon.shrink(Steps().eval(), torch.ones(4, 6), 0.5, measure=False)
+    assert result.model.a.out_features == 8
+    assert any("reads numbers at test_turns.py:" in note for note in result.notes)
+
+
+def test_a_width_that_is_added_is_held_by_name():
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).relu()
+            if x.mean().item() > 0:
+                h = h + float(h.shape[1])
+            return self.c(self.b(h).relu())
+
+    result = surgeon.shrink(Wide().eval(), torch.ones(4, 6), 0.5, measure=False)
+    assert (result.model.a.out_features, result.model.b.out_features) == (16, 6)
+    assert any("computes something else from aten.add" in note for note in result.notes)

@@ -23,6 +23,7 @@ from surgeon.trace.place import is_ours, own_frame, spot_of
 Number = bool | int | float
 Read = dict[Reading, Number]
 _FAR = 1e7  # beyond any threshold that a network compares with, and no size that fills the memory
+_MANY = 1000  # of something that is counted
 _EACH = 8  # readings at one spot that are told apart: in a loop, or in several modules of one class
 _ATEN = torch.ops.aten
 READS = frozenset((_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.allclose.default))
@@ -121,7 +122,6 @@ def _near(number: Number) -> tuple[Number, ...]:
     if isinstance(number, bool):
         return ()
     if isinstance(number, int):
-        return tuple(
-            n for n in (1, 2, 3, number + 1, number - 1, -1) if n not in (number, *_far(number))
-        )
+        near = (_MANY, 1, 2, 3, number + 1, number - 1, -1)
+        return tuple(n for n in dict.fromkeys(near) if n not in (number, *_far(number)))
     return (0.0,)
