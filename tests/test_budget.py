@@ -410,7 +410,7 @@ def test_runs_of_an_even_split_lose_equally_many(scope: str, how: dict):
 
 
 def test_a_tie_gives_way_to_what_is_asked():
-    lost = gone(ask("even_split", ratio=0.5, ratio_for={"enter#2": 0.25}))
+    lost = gone(ask("even_split", ratio=0.5, ratio_for={"enter#2": 0.25}, round_to=1))
     assert [lost[n] for n in EVEN] == [6, 3, 6]
     lost = gone(ask("even_split", ratio=0.5, ignore=("enter#3",)))
     assert [lost.get(n, 0) for n in EVEN] == [6, 6, 0]

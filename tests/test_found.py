@@ -393,7 +393,9 @@ class Multiplies(nn.Module):
 
 
 def test_bags_and_bilinear_layers_are_cut():
-    result = surgeon.shrink(Multiplies(), torch.randint(30, (4, 7)), 0.5, measure=False)
+    result = surgeon.shrink(
+        Multiplies(), torch.randint(30, (4, 7)), 0.5, measure=False, round_to=1
+    )  # what this CPU likes apart
     m = result.model
     assert result.way == "module" and m.bag.weight.shape == (30, 8)
     assert m.m.weight.shape == (10, 6, 8) and m.m.in1_features == 6 and m.bag.embedding_dim == 8
