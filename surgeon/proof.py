@@ -30,6 +30,7 @@ from surgeon.still import seen_drawing
 from surgeon.trace.decisions import Decisions, Number, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.program import Program
 from surgeon.trace.record import record
 from surgeon.widths import cast, own_dtype
 
@@ -99,6 +100,8 @@ def other_sides(pair: Pair, proof: Proof) -> Proof:
     graph = pair.case.graph if proof.read else None
     if graph is None or (not graph.reads and not graph.turns and graph.on_meta):
         return proof
+    if graph.on_meta and isinstance(pair.case.slim, Program):
+        return proof  # it was captured on one side of what masks and indices decide
     lead = {path[0].at for path in graph.turns}
     sides = sorted(
         others(proof.read), key=lambda x: not isinstance(x.number, bool) and x.at not in lead

@@ -241,35 +241,6 @@ def test_decisions_in_a_loop_are_told_apart(given: int):
         assert torch.allclose(masked(x), result.model(x), atol=1e-5)
 
 
-class Padded(nn.Module):
-    """Looks at a mask, which is no real number: recorded without numbers all the same."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.a, self.b, self.width = nn.Linear(6, 16), nn.Linear(16, 4), 16
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = self.a(x).relu()
-        if not mask.all():
-            h = h.masked_fill(~mask[:, None], 0).view(-1, self.width)
-        return self.b(h)
-
-
-def test_a_mask_decides_too():
-    net, x = Padded().eval(), torch.randn(4, 6)
-    full, some = torch.ones(4, dtype=torch.bool), torch.tensor([True, False, True, True])
-    assert record(net, Inputs.of((x, full))).on_meta
-    result = surgeon.shrink(net, (x, full), 0.5, measure=False)
-    assert result.model.width == 8
-    masked = copy.deepcopy(net)
-    surgeon.mask(masked, result.plan)
-    assert torch.allclose(masked(x, some), result.model(x, some), atol=1e-6)
-    result.model.width = 16
-    with pytest.raises(CheckFailed):
-        surgeon.check(net, result.model, result.plan, (x, full))
-
-
 def test_the_side_that_the_example_takes_is_proven_when_noise_takes_another():
     class Added(nn.Module):
         def __init__(self) -> None:

@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from surgeon.cut.fits import Misfit, first_off, misfit, written
+from surgeon.cut.fits import Misfit, first_off, misfit, narrowed_to_one, written
 from surgeon.cut.lacking import Lacking, lacking, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
@@ -31,6 +31,7 @@ class Attempt:
     lacks: Lacking = field(default_factory=dict)
     certain: bool = True
     paths: tuple[Path, ...] = ()  # that are looked at beside those of the original's graph
+    disproved: bool = False  # whether the oracle said that it is wrong
     furthest: int | None = None
 
     def misfit(self, *, strict: bool = False) -> Misfit | None:
@@ -59,7 +60,14 @@ class Attempt:
         others = original.turns or self.paths
         if others if found is None else not (strict or original.on_meta):
             found = stray(original, after, self.sizes)
-        if found is None and strict and (at := unlike(original, after, self.sizes)) is not None:
+            if found is not None and after.turns and narrowed_to_one(self.sizes):
+                # torch runs other ops there on dimensions of one; of other paths the oracle tells
+                found = stray(original, replace(after, nodes=after.run), self.sizes)
+        if (
+            found is None
+            and self.disproved
+            and (at := unlike(original, after, self.sizes)) is not None
+        ):
             found = Misfit("a number in its code follows a width", at=at)
         if found is None:
             self.lacks = lacks

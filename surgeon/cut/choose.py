@@ -118,7 +118,7 @@ def first_unlike(
     """The original's first node that a cut module's own forward does not run as planned, op by op even where ops
     depend on the data: what may be wrong once the oracle said that something is, along a path. None where every one fits."""
     sizes = Sizes(coupling, removed_by(coupling, plan))
-    attempt = Attempt(done.model, inputs, sizes, paths=(path,) if path else ())
+    attempt = Attempt(done.model, inputs, sizes, paths=(path,) if path else (), disproved=True)
     found = attempt.misfit(strict=True)
     return found.at if found is not None else None
 

@@ -11,10 +11,9 @@ from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Value
-from surgeon.trace.decided import decided
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
-from surgeon.trace.paths import follow, record_paths, record_turns
+from surgeon.trace.paths import record_paths, record_turns
 from surgeon.trace.recorder import (
     Recorder,
     drawn_alike,
@@ -23,7 +22,6 @@ from surgeon.trace.recorder import (
     run_recorded,
     short,
 )
-from surgeon.trace.runs import Runs
 from surgeon.trace.shell import to_meta
 
 
@@ -92,11 +90,6 @@ def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
 def _on_meta(model: nn.Module, inputs: Inputs) -> Graph:
     twin, recorder = prepared(model, on_meta=True)
     recorder.graph.outputs = run_recorded(twin, recorder, inputs)
-    if decided(recorder.graph):  # by indices and masks, which are real
-        twin, recorder = prepared(model, on_meta=True)
-        follow(Runs(twin, recorder, inputs))
-        if not recorder.graph.turns:
-            recorder.graph.own = None
     _add_training(twin, recorder, inputs)
     return recorder.graph
 
