@@ -27,15 +27,13 @@ from surgeon.reached import Reached
 from surgeon.running import as_dtype, run
 from surgeon.shake import carry_widely, follow, strange_weight
 from surgeon.still import seen_drawing
-from surgeon.trace.decisions import Decisions, Number, others
+from surgeon.trace.decisions import Decisions, Number, most_ops, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.program import Program
 from surgeon.trace.record import record
 from surgeon.widths import cast, own_dtype
 
 _PATHS, _MANY, _SHORT = 8, 48, 1500  # other paths; more where a forward has few ops
-_LONGER, _SOME = 10, 2000  # a path has at most this many times as many ops as the first, and some
 _DRAWS = 48  # random weights that are tried where cut tensors are not reached
 
 
@@ -98,10 +96,8 @@ def other_sides(pair: Pair, proof: Proof) -> Proof:
     """With the model's own weights, and the other sides of decisions that it takes by its data: of each truth, of numbers
     (those first that lead to other lines of code), and the side that the inputs as given take."""
     graph = pair.case.graph if proof.read else None
-    if graph is None or (not graph.reads and not graph.turns and graph.on_meta):
+    if graph is None or graph.on_meta:
         return proof
-    if graph.on_meta and isinstance(pair.case.slim, Program):
-        return proof  # it was captured on one side of what masks and indices decide
     lead = {path[0].at for path in graph.turns}
     sides = sorted(
         others(proof.read), key=lambda x: not isinstance(x.number, bool) and x.at not in lead
@@ -128,7 +124,7 @@ def _along(pair: Pair, proof: Proof, paths: Sequence[Path]) -> Proof:
     known, most = Known(), _MANY if proof.ops < _SHORT else _PATHS
     for path in paths[:most]:
         with suppress(_NoPath, NothingFinite), known:
-            proof = proof.joined(pair.prove(path, most=_LONGER * proof.ops + _SOME))
+            proof = proof.joined(pair.prove(path, most=most_ops(proof.ops)))
     return proof
 
 

@@ -104,7 +104,7 @@ def written(original: Graph, slim: Graph, sizes: Sizes, at: int | None = None) -
 
 
 def _to_write(old: Node, new: Node, sizes: Sizes) -> str | None:
-    kept = _kept_sizes(old.args, _wanted(old, sizes).args, new.args)
+    kept = _kept_sizes(old.args, wanted(old, sizes).args, new.args)
     if kept is None:
         return None
     return (
@@ -140,7 +140,7 @@ def _laid_out_otherwise(original: Graph, slim: Graph, sizes: Sizes) -> bool:
     """Whether a planned op gives a tensor in a row where it did not, or the other way round (a gather
     for a slice), before the first op that is not as planned."""
     for old, new in zip(original.run, slim.run, strict=False):
-        if new.op not in (old.op, _wanted(old, sizes).op):
+        if new.op not in (old.op, wanted(old, sizes).op):
             return False
         for a, b in zip(old.outputs, new.outputs, strict=False):
             if a is not None and b is not None and _in_a_row(a) != _in_a_row(b):
@@ -158,7 +158,8 @@ def _in_a_row(value: Value) -> bool:
     return True
 
 
-def _wanted(old: Node, sizes: Sizes) -> Call:
+def wanted(old: Node, sizes: Sizes) -> Call:
+    """The planned call of a node on the cut tensors."""
     x = next(iter(old.inputs), None)
     outputs = tuple(v for v in old.outputs if v is not None)
     return resize(Call(old.op, old.args, old.kwargs, x, outputs, (old,)), sizes)
@@ -166,7 +167,7 @@ def _wanted(old: Node, sizes: Sizes) -> Call:
 
 def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool]) -> str | None:
     used, folded = known
-    want = _wanted(old, sizes)
+    want = wanted(old, sizes)
     if new.op not in (old.op, want.op) and not _both_split(want, new):
         return f"{new.op} runs where {old.op} did"
     if len(old.outputs) != len(new.outputs):

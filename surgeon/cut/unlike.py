@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from surgeon.cut.sizes import Call, Sizes, resize
+from surgeon.cut.fits import wanted
+from surgeon.cut.sizes import Sizes
 from surgeon.graph import Graph, Node
 
 _Line = tuple[str, str, str]  # module, source, op
@@ -21,7 +22,7 @@ def unlike(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
     touched: dict[_Line, int] = {}
     known: dict[_Line, set[tuple[Any, ...]]] = defaultdict(set)
     for node in original.nodes:
-        known[_line(node)].add(_plain(_planned(node, sizes)))
+        known[_line(node)].add(_plain(wanted(node, sizes).args))
         first.setdefault(_line(node), node.index)
         if _touches(node, sizes):
             touched.setdefault(_line(node), node.index)
@@ -36,12 +37,6 @@ def unlike(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
 
 def _line(node: Node) -> _Line:
     return node.module, node.source, node.op
-
-
-def _planned(node: Node, sizes: Sizes) -> tuple[Any, ...]:
-    outputs = tuple(v for v in node.outputs if v is not None)
-    call = Call(node.op, node.args, node.kwargs, next(iter(node.inputs), None), outputs, (node,))
-    return resize(call, sizes).args
 
 
 def _plain(args: tuple[Any, ...]) -> tuple[Any, ...]:

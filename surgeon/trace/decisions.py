@@ -29,6 +29,11 @@ _ATEN = torch.ops.aten
 READS = frozenset((_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.allclose.default))
 
 
+def most_ops(first: int) -> int:
+    """How many ops a run with other numbers may have, by those of the first: a loop over a forced one may have no end."""
+    return 10 * first + 2000
+
+
 class Endless(RuntimeError):
     """A run with another number goes on and on."""
 

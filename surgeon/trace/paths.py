@@ -37,7 +37,7 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
     """
     twin, recorder = prepared(model, on_meta=False)
     runs = Runs(twin, recorder, inputs)
-    follow(runs)
+    _follow(runs)
     graph = runs.graph
     for gain, seed in DRAWS if _starved(graph.nodes) else ():
         shake(twin, seed, gain)
@@ -61,7 +61,7 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
 def record_turns(
     twin: nn.Module, recorder: Recorder, inputs: Inputs, turns: Sequence[Path]
 ) -> None:
-    """Record a forward on these inputs, and again along each of these paths. Raises what it raises on any of them."""
+    """Record a forward on real tensors on these inputs, and again along each of these paths. Raises what it raises on any of them."""
     runs = Runs(twin, recorder, inputs)
     runs.first()
     for path in turns:
@@ -70,7 +70,7 @@ def record_turns(
     runs.graph.turns = (*turns,)
 
 
-def follow(runs: Runs) -> None:
+def _follow(runs: Runs) -> None:
     """The run on the inputs as they are, and those in which a number that it read was another; where one of these reads
     a number that none before read, those in which that one is another too. `graph.notes` says what was not tried."""
     graph, first = runs.graph, runs.first()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,14 +10,12 @@ import torch
 from torch import nn
 
 from surgeon.graph import Graph, Path, Reading, Value
-from surgeon.trace.decisions import Decisions, Read
+from surgeon.trace.decisions import Decisions, Read, most_ops
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.memory import Forgotten, Memory
 from surgeon.trace.recorder import Recorder, run_recorded
 
 Ran = tuple[tuple[Value, ...], Read]  # the outputs, and the numbers that were read
-_LONGER = 10  # times as many ops as the first run had, and some: a loop over a number that is forced may have no end
-_SOME = 2000
 
 
 class Runs:
@@ -30,7 +27,7 @@ class Runs:
         self._twin, self._recorder, self._inputs = twin, recorder, inputs
         plain = (m for m in twin.modules() if not isinstance(m, torch.jit.ScriptModule))
         self._before = [_Kept(m.__dict__) for m in plain]
-        self._memory = None if recorder.on_meta else Memory()  # shapes cost little
+        self._memory = Memory()
 
     def first(self) -> Read:
         """The run on the inputs as they are, which those that are run again begin like. The numbers that it read."""
@@ -52,17 +49,15 @@ class Runs:
         """A run that is like no other, on whatever weights the network has now."""
         return self._once((), Memory.none())
 
-    def _once(self, path: Path, memory: Memory | None) -> Ran:
+    def _once(self, path: Path, memory: Memory) -> Ran:
         for kept in self._before:
             kept.put_back()
         inputs = self._inputs.map(torch.clone)  # a forward may write to its inputs
         places = [forced.at for forced in path]
         own = self.graph.own
-        most = None if own is None else _LONGER * own + _SOME
-        mark = partial(_mark, memory, self.graph, places) if memory else None
-        decisions = Decisions(path, mark, most)
-        begun = memory.begun(places[0] if places else None) if memory else nullcontext()
-        with begun, decisions:
+        most = None if own is None else most_ops(own)
+        decisions = Decisions(path, partial(_mark, memory, self.graph, places), most)
+        with memory.begun(places[0] if places else None), decisions:
             outputs = run_recorded(self._twin, self._recorder, inputs)
         return outputs, decisions.read
 
