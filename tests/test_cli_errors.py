@@ -324,7 +324,7 @@ class TestModels:
     ) -> None:
         import importlib
 
-        def fail(*_args: object) -> None:
+        def fail(*_args: object, **_how: object) -> None:
             raise CheckFailed("off by a lot", "this is a bug in surgeon: nothing was written")
 
         monkeypatch.setattr(importlib.import_module("surgeon.pipeline.proven"), "run_check", fail)

@@ -114,7 +114,10 @@ def test_a_sweep_cuts_to_each_limit_and_writes_a_page(go: Go):  # noqa: F811
     for row, limit in zip(found["rows"], (0.8, 0.6, 0.4), strict=True):
         assert row["params"] <= limit * whole and row["ratio"] is not None
     assert json.loads(Path("net-sweep/sweep.json").read_text())["rows"] == found["rows"]
-    assert "0.6x" in Path("net-sweep/sweep.html").read_text() and best(found) is not None
+    assert "0.6x" in Path("net-sweep/sweep.html").read_text()
+    # so small a network may be timed slower than the original: then no cut is worth taking
+    faster = any(row["ratio"]["value"] < 1 for row in found["rows"])
+    assert (best(found) is not None) == faster
 
 
 def test_a_sweep_says_how_far_it_is_and_what_its_quality_is_of(
