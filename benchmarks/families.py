@@ -50,7 +50,8 @@ def names(families: list[str] | None = None) -> list[str]:
 
 
 def build(name: str, batch: int = 2) -> Case:
-    """An eval-mode network with seeded random weights, and example inputs; those of small ones have a batch of their own."""
+    """An eval-mode network with seeded random weights, and example inputs: detectors get one image, and those that
+    this project writes down a batch of their own."""
     torch.manual_seed(0)
     family, _, member = name.partition(":")
     with warnings.catch_warnings():
@@ -61,7 +62,7 @@ def build(name: str, batch: int = 2) -> Case:
             model, inputs = _timm(member, batch)
         else:
             model, inputs = _small(family)[member]()
-            inputs = (inputs[0][:batch],) if family == "detectors" else inputs
+            inputs = (inputs[0][:1],) if family == "detectors" else inputs
     return model.eval(), inputs
 
 
@@ -120,7 +121,7 @@ def _torchvision(name: str, batch: int) -> Case:
 
     if name in DETECTORS:
         model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
-        return model, ([torch.rand(3, 320, 320) for _ in range(batch)],)
+        return model, ([torch.rand(3, 320, 320)],)
     options: dict[str, Any] = {"weights": None}
     if ("resnet50" in name and name.startswith(("fcn", "deeplab"))) or name.startswith("lraspp"):
         options["weights_backbone"] = None

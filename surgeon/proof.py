@@ -27,9 +27,12 @@ from surgeon.reached import Reached
 from surgeon.running import as_dtype, run
 from surgeon.shake import carry_widely, follow, strange_weight
 from surgeon.still import seen_drawing
+from surgeon.trace.decided import by_code
 from surgeon.trace.decisions import Decisions, Number, most_ops, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.paths import unseen_sides
+from surgeon.trace.program import Program
 from surgeon.trace.record import record
 from surgeon.widths import cast, own_dtype
 
@@ -56,6 +59,11 @@ class Case:
     def graph(self) -> Graph:
         """The model's."""
         return record(self.model, self.inputs) if self.recorded is None else self.recorded
+
+    @cached_property
+    def unseen(self) -> tuple[Path, ...]:
+        """Paths that a graph without numbers does not have."""
+        return unseen_sides(self.model, self.inputs)
 
 
 class NotDeterministic(BadInput):
@@ -96,12 +104,13 @@ def other_sides(pair: Pair, proof: Proof) -> Proof:
     """With the model's own weights, and the other sides of decisions that it takes by its data: of each truth, of numbers
     (those first that lead to other lines of code), and the side that the inputs as given take."""
     graph = pair.case.graph if proof.read else None
-    if graph is None or graph.on_meta:
+    if graph is None or isinstance(pair.case.slim, Program):  # which has one side alone
         return proof
-    lead = {path[0].at for path in graph.turns}
-    sides = sorted(
-        others(proof.read), key=lambda x: not isinstance(x.number, bool) and x.at not in lead
-    )
+    if graph.on_meta:
+        return _along(pair, proof, pair.case.unseen)
+    lead, fixed = {path[0].at for path in graph.turns}, by_code(graph)
+    read = {at: number for at, number in proof.read.items() if at.line not in fixed}
+    sides = sorted(others(read), key=lambda x: not isinstance(x.number, bool) and x.at not in lead)
     proof = _as_given(pair, proof, graph.reads)
     paths = [*((x,) for x in sides), *(path for path in graph.turns if len(path) > 1)]
     return _along(pair, proof, paths)

@@ -294,3 +294,57 @@ def test_a_width_that_is_added_is_held_by_name():
     result = surgeon.shrink(Wide().eval(), torch.ones(4, 6), 0.5, measure=False)
     assert (result.model.a.out_features, result.model.b.out_features) == (16, 6)
     assert any("computes something else from aten.add" in note for note in result.notes)
+
+
+class Padded(nn.Module):
+    """Looks at a mask, which is no real number: recorded without numbers at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.width = nn.Linear(6, 16), nn.Linear(16, 4), 16
+        self.gate = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        if not mask.all():
+            h = self.gate(h).masked_fill(~mask[:, None], 0).view(-1, self.width)
+        return self.b(h)
+
+
+FULL, SOME = torch.ones(4, dtype=torch.bool), torch.tensor([True, False, True, True])
+
+
+def test_a_mask_decides_too():
+    net, x = Padded().eval(), torch.randn(4, 6)
+    assert record(net, Inputs.of((x, FULL))).on_meta
+    result = surgeon.shrink(net, (x, FULL), 0.5, measure=False)
+    assert (result.model.width, result.model.gate.in_features) == (8, 8)
+    assert any("its inputs decide what runs" in note for note in result.notes)
+    masked = copy.deepcopy(net)
+    surgeon.mask(masked, result.plan)
+    for mask in (FULL, SOME):
+        assert torch.allclose(masked(x, mask), result.model(x, mask), atol=1e-6)
+
+
+def test_the_other_side_of_a_mask_is_proven():
+    net, x = Padded().eval(), torch.randn(4, 6)
+    result = surgeon.shrink(net, (x, FULL), 0.5, measure=False)
+    result.model.width = 16
+    with pytest.raises(CheckFailed, match="the cut model fails where the original runs"):
+        surgeon.check(net, result.model, result.plan, (x, FULL))
+
+
+def test_what_a_mask_switches_on_elsewhere_alone_costs_no_second_recording():
+    """Where both sides follow the cut by themselves, the first recording is enough."""
+
+    class Plain(Padded):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            h = self.a(x).relu()
+            if not mask.all():
+                h = h * mask[:, None]
+            return self.b(h)
+
+    result = surgeon.shrink(Plain().eval(), (torch.randn(4, 6), FULL), 0.5, measure=False)
+    assert result.model.a.out_features == 8
+    assert not any("its inputs decide" in note for note in result.notes)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from surgeon.couple import Coupling
 from surgeon.cut import NoProgram, NotFollowed
-from surgeon.errors import OutOfReach
+from surgeon.errors import CheckFailed, OutOfReach
 from surgeon.graph import Node
 from surgeon.grouping import Group
-from surgeon.pipeline.traced import Traced
+from surgeon.pipeline.traced import Traced, with_sides
 from surgeon.planning import removed_by
 
 _T = TypeVar("_T")
@@ -47,6 +47,12 @@ def followed(
             if narrower is None:
                 break
             traced = narrower
+        except CheckFailed as error:
+            # on a side of its decisions that was not looked at, perhaps
+            wider = with_sides(traced) if error.path else None
+            if wider is None:
+                raise
+            traced = wider
         except OutOfReach as error:  # what was asked needs what is held now
             if first is None:
                 raise

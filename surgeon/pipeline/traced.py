@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
-from surgeon.trace.record import record
+from surgeon.trace.record import record, record_real
 from surgeon.trace.remembered import forgotten
 
 
@@ -68,3 +68,15 @@ def trace(model: nn.Module, example_inputs: Any) -> Traced:
 
 def _graph(model: nn.Module, inputs: Inputs) -> Graph:
     return observe(model, inputs).graph if isinstance(model, Program) else record(model, inputs)
+
+
+def with_sides(traced: Traced) -> Traced | None:
+    """The same with the other sides of what whole numbers and truths among its inputs decide (`if mask.all()`), for
+    which it is recorded on real tensors; None where it is already, or there are none."""
+    if not traced.graph.on_meta or isinstance(traced.model, Program):
+        return None
+    graph = record_real(traced.model, traced.inputs, "its inputs decide what runs")
+    if not graph.turns:
+        return None
+    notes = tuple(dict.fromkeys(traced.notes + graph.notes))
+    return replace(traced, graph=graph, coupling=couple(graph), notes=notes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from surgeon.graph import Graph, Node, Value
@@ -40,6 +42,12 @@ def decided(graph: Graph, start: int = 0) -> set[str]:
         elif _is_mutable(node):
             _tell(told, made, node)  # what it writes to may be a view of what is read
     return found
+
+
+def by_code(graph: Graph) -> set[str]:
+    """The other lines where the run on the inputs as given reads a number: the code alone decides it."""
+    own = replace(graph, nodes=graph.run)
+    return {node.source for node in own.nodes if node.op in _NAMES} - decided(own)
 
 
 def _by_chance(node: Node) -> bool:

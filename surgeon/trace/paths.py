@@ -22,6 +22,7 @@ from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.recorder import Recorder, prepared
 from surgeon.trace.runs import Ran, Runs
+from surgeon.trace.shell import to_meta
 
 # runs with random weights for parameters that no run read, and how many in turn may find nothing: more, the more did
 _ROUTES, _PATIENCE = 48, 4
@@ -63,11 +64,21 @@ def record_turns(
 ) -> None:
     """Record a forward on real tensors on these inputs, and again along each of these paths. Raises what it raises on any of them."""
     runs = Runs(twin, recorder, inputs)
-    runs.first()
+    read = runs.first()
     for path in turns:
-        outputs, _ = runs.again(path)
-        runs.graph.ends += outputs
+        if any(forced.at in read for forced in path):  # else it runs what the first one did
+            outputs, _ = runs.again(path)
+            runs.graph.ends += outputs
     runs.graph.turns = (*turns,)
+
+
+def unseen_sides(model: nn.Module, inputs: Inputs) -> tuple[Path, ...]:
+    """Paths of a forward that runs on meta, where only whole numbers and truths among its inputs are read: those
+    that lead to other lines of code."""
+    twin, recorder = prepared(model, on_meta=True)
+    runs = Runs(twin, recorder, inputs.map(to_meta))
+    _follow(runs)
+    return runs.graph.turns
 
 
 def _follow(runs: Runs) -> None:

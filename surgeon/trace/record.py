@@ -36,13 +36,17 @@ def record(model: nn.Module, inputs: Any) -> Graph:
     try:
         return _on_meta(model, inputs.map(to_meta))
     except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
-        try:
-            graph = record_paths(model, inputs)
-        except Exception as error:
-            raise forward_failed(error, inputs) from error
-        note = f"recorded on real tensors: {type(first).__name__} on meta tensors"
-        graph.notes = (note, *graph.notes)
-        return graph
+        return record_real(model, inputs, f"{type(first).__name__} on meta tensors")
+
+
+def record_real(model: nn.Module, inputs: Inputs, why: str) -> Graph:
+    """As `record`, on real tensors, along all paths that are found; a note says why."""
+    try:
+        graph = record_paths(model, inputs)
+    except Exception as error:
+        raise forward_failed(error, inputs) from error
+    graph.notes = (f"recorded on real tensors: {why}", *graph.notes)
+    return graph
 
 
 class Stopped(BadInput):
