@@ -104,10 +104,11 @@ def other_sides(pair: Pair, proof: Proof) -> Proof:
     """With the model's own weights, and the other sides of decisions that it takes by its data: of each truth, of numbers
     (those first that lead to other lines of code), and the side that the inputs as given take."""
     graph = pair.case.graph if proof.read else None
-    if graph is None or isinstance(pair.case.slim, Program):  # which has one side alone
+    if graph is None:
         return proof
     if graph.on_meta:
-        return _along(pair, proof, pair.case.unseen)
+        one_sided = isinstance(pair.case.slim, Program)  # as it was captured
+        return proof if one_sided else _along(pair, proof, pair.case.unseen)
     lead, fixed = {path[0].at for path in graph.turns}, by_code(graph)
     read = {at: number for at, number in proof.read.items() if at.line not in fixed}
     sides = sorted(others(read), key=lambda x: not isinstance(x.number, bool) and x.at not in lead)
