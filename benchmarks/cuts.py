@@ -152,18 +152,20 @@ def _trains(name: str, model: nn.Module, inputs: Any) -> Facts:
 
 def _step(model: nn.Module, inputs: Any) -> tuple[float, int, int]:
     model.train()
-    before = {n: b.clone() for n, b in model.named_buffers() if n.endswith("running_mean")}
-    generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    outputs = [t for t in tree_leaves(_call(model, inputs)) if _learns(t)]
-    loss = sum((t.float() * torch.randn(t.shape, generator=generator)).mean() for t in outputs)
-    assert isinstance(loss, Tensor), "no output carries a gradient"
-    loss.backward()
-    optimizer.step()
+    try:
+        before = {n: b.clone() for n, b in model.named_buffers() if n.endswith("running_mean")}
+        generator = torch.Generator().manual_seed(0)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+        outputs = [t for t in tree_leaves(_call(model, inputs)) if _learns(t)]
+        loss = sum((t.float() * torch.randn(t.shape, generator=generator)).mean() for t in outputs)
+        assert isinstance(loss, Tensor), "no output carries a gradient"
+        loss.backward()
+        optimizer.step()
+    finally:
+        model.eval()
     finite = all(bool(p.isfinite().all()) for p in model.parameters())
     after = dict(model.named_buffers())
     moved = sum(not torch.equal(b, after[n]) for n, b in before.items())
-    model.eval()
     return (loss.item() if finite else math.nan), moved, len(before)
 
 

@@ -67,12 +67,14 @@ def build(name: str, batch: int = 2) -> Case:
 
 
 def lesson(name: str, inputs: Any) -> Any:
-    """What the network takes in train mode: detectors learn from boxes, the others take the same inputs."""
+    """What the network takes in train mode: detectors learn from boxes, in each picture and its mirror image (one picture
+    is too few for batch-norm over a single position); the others take the same inputs."""
     if not detects(name):
         return inputs
     from models.detectors import targets
 
-    return (*inputs, targets(inputs[0]))
+    pictures = [*inputs[0], *(picture.flip(-1) for picture in inputs[0])]
+    return pictures, targets(pictures)
 
 
 def detects(name: str) -> bool:

@@ -122,6 +122,7 @@ class Graph:
     own: int | None = None  # nodes of the run on the inputs as given, where other paths follow them
     ends: tuple[Value, ...] = ()  # outputs of the other paths
     turns: tuple[Path, ...] = ()  # numbers that led to some of these, in order
+    dead_ends: tuple[Path, ...] = ()  # numbers with which the forward fails
     reads: Path = ()  # the truths and real numbers that the run on the inputs as given read, where data decide them
     notes: tuple[str, ...] = ()
     training: int | None = None

@@ -28,7 +28,7 @@ from surgeon.running import as_dtype, run
 from surgeon.shake import carry_widely, follow, strange_weight
 from surgeon.still import seen_drawing
 from surgeon.trace.decided import by_code
-from surgeon.trace.decisions import Decisions, Number, most_ops, others
+from surgeon.trace.decisions import Decisions, Number, most_ops, most_paths, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.paths import unseen_sides
@@ -36,7 +36,7 @@ from surgeon.trace.program import Program
 from surgeon.trace.record import record
 from surgeon.widths import cast, own_dtype
 
-_PATHS, _MANY, _SHORT = 8, 48, 1500  # other paths; more where a forward has few ops
+_PATHS = 8  # other paths, where a forward has many ops
 _DRAWS = 48  # random weights that are tried where cut tensors are not reached
 
 
@@ -114,7 +114,7 @@ def other_sides(pair: Pair, proof: Proof) -> Proof:
     sides = sorted(others(read), key=lambda x: not isinstance(x.number, bool) and x.at not in lead)
     proof = _as_given(pair, proof, graph.reads)
     paths = [*((x,) for x in sides), *(path for path in graph.turns if len(path) > 1)]
-    return _along(pair, proof, paths)
+    return _along(pair, proof, [path for path in paths if path not in graph.dead_ends])
 
 
 def _as_given(pair: Pair, proof: Proof, reads: Path) -> Proof:
@@ -131,7 +131,7 @@ def _as_given(pair: Pair, proof: Proof, reads: Path) -> Proof:
 
 
 def _along(pair: Pair, proof: Proof, paths: Sequence[Path]) -> Proof:
-    known, most = Known(), _MANY if proof.ops < _SHORT else _PATHS
+    known, most = Known(), most_paths(proof.ops, _PATHS)
     for path in paths[:most]:
         with suppress(_NoPath, NothingFinite), known:
             proof = proof.joined(pair.prove(path, most=most_ops(proof.ops)))

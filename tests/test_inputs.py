@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.errors import BadInput
-from surgeon.files.inputs import noisy, parse_inputs
+from surgeon.files.inputs import parse_inputs, refilled
 from surgeon.pipeline.replay import inputs_of
 from surgeon.report.files import write_program
 from surgeon.trace.inputs import Inputs
@@ -165,7 +165,7 @@ def test_recorded_inputs_come_back_through_json():
     assert back.kwargs["options"] == {"scale": 0.5, "none": None}
     assert torch.equal(back.kwargs["mask"], mask())
     assert torch.equal(back.args[0], words())
-    assert torch.equal(noisy(back).args[0], words())  # tokens that differ go different ways
+    assert torch.equal(refilled(back).args[0], words())  # tokens that differ go different ways
 
 
 def test_integers_that_are_one_or_too_many_are_said_by_the_largest():

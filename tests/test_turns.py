@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.errors import CheckFailed, SurgeonError
+from surgeon.trace.expensive import made_of_little
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import record, record_as
 
@@ -348,3 +350,41 @@ def test_what_a_mask_switches_on_elsewhere_alone_costs_no_second_recording():
     result = surgeon.shrink(Plain().eval(), (torch.randn(4, 6), FULL), 0.5, measure=False)
     assert result.model.a.out_features == 8
     assert not any("its inputs decide" in note for note in result.notes)
+
+
+def test_a_number_that_becomes_a_size_does_not_fill_the_memory():
+    """Another size than the one that was read may be one that no machine has: the path is left out."""
+
+    class Pasted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).relu()
+            wide = max(int(x.abs().amax().item()), 1)
+            tall = torch.zeros(wide, 8, dtype=torch.uint8)
+            h = nn.functional.interpolate(h, size=(8 + 2 * wide, 8), mode="bilinear")
+            return self.b(h) + tall.float().mean()
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = surgeon.shrink(Pasted().eval(), X, 0.5, measure=False)
+    assert result.model.a.out_channels == 8
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2e6  # KiB
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "kwargs", "made"),
+    [
+        ("zeros", ([10**7, 100],), {}, 10**9),
+        ("repeat", (torch.ones(4), [10**6]), {}, 4 * 10**6),
+        ("view", (torch.ones(1 << 17), [1 << 17]), {}, 0),
+        ("upsample_nearest2d", (X, [10**5, 8]), {}, 2 * 3 * 8 * 10**5),
+        ("upsample_nearest2d", (X, [16, 16]), {}, 0),
+    ],
+)
+def test_what_is_made_of_little_is_known_before(
+    op: str, args: tuple[Any, ...], kwargs: dict[str, Any], made: int
+):
+    assert made_of_little(getattr(torch.ops.aten, op).default, args, kwargs) == made

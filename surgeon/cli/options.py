@@ -119,12 +119,12 @@ class Opening:
 
     def for_plan(self, plan: Plan | None) -> Opening:
         """With the inputs that the plan was made with, where none are given and it records any."""
-        from surgeon.files.inputs import noisy
+        from surgeon.files.inputs import refilled
         from surgeon.pipeline.replay import inputs_of
 
         if self.input is not None or plan is None or not plan.model.get("inputs"):
             return self
-        return replace(self, recorded=noisy(inputs_of(plan)))
+        return replace(self, recorded=refilled(inputs_of(plan)))
 
     def open(self, ref: str, screen: Screen) -> Source:
         """The model, with what the user should know about it said."""

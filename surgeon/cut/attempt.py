@@ -59,21 +59,28 @@ class Attempt:
         self.certain = found is None and not original.turns
         others = original.turns or self.paths
         if others if found is None else not (strict or original.on_meta):
-            found = stray(original, after, self.sizes)
-            if found is not None and after.turns and narrowed_to_one(self.sizes):
-                # torch runs other ops there on dimensions of one; of other paths the oracle tells
-                found = stray(original, replace(after, nodes=after.run), self.sizes)
-        if (
-            found is None
-            and self.disproved
-            and (at := unlike(original, after, self.sizes)) is not None
-        ):
-            found = Misfit("a number in its code follows a width", at=at)
+            found = self._astray(after)
+        if found is None and self.disproved:
+            found = self._unlike(after)
         if found is None:
             self.lacks = lacks
         elif found.at is None:
             found = replace(found, at=first_off(original, after, self.sizes))
         return found
+
+    def _astray(self, after: Graph) -> Misfit | None:
+        """Where its paths leave those that are planned: of a forward whose ops data decide, and of several paths, no
+        comparison op by op tells."""
+        original = self.sizes.coupling.graph
+        found = stray(original, after, self.sizes)
+        if found is not None and after.turns and narrowed_to_one(self.sizes):
+            # torch runs other ops there on dimensions of one; of other paths the oracle tells
+            return stray(original, replace(after, nodes=after.run), self.sizes)
+        return found
+
+    def _unlike(self, after: Graph) -> Misfit | None:
+        at = unlike(self.sizes.coupling.graph, after, self.sizes)
+        return None if at is None else Misfit("a number in its code follows a width", at=at)
 
     def _stopped_at(self, ran: Graph) -> int | None:
         """The original's node that a copy did not run as planned before its forward failed."""

@@ -62,7 +62,7 @@ def parse_inputs(text: str) -> Inputs:
     return Inputs(tuple(args), kwargs)
 
 
-def noisy(inputs: Inputs) -> Inputs:
+def refilled(inputs: Inputs) -> Inputs:
     """The same call with reproducible noise in its tensors; integers that are not all the same stay, of others none is
     above what it was."""
     seeds = count()

@@ -119,7 +119,7 @@ def _slim(checkpoint: Checkpoint, arch: str | None) -> _Opened:
     base = arches.build(arch).model if arch is not None and not as_program else None
     model = slim.load_payload(checkpoint.payload, model=base)
     made_with = slim.plan_of(checkpoint.payload).model.get("inputs")
-    given = inputs.noisy(recorded(made_with))
+    given = inputs.refilled(recorded(made_with))
     return _Opened(model, arch, given, notes=checkpoint.notes)
 
 

@@ -18,13 +18,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgeon.graph import Forced, Path, Reading
+from surgeon.trace.expensive import made_of_little
 from surgeon.trace.place import is_ours, own_frame, spot_of
 
 Number = bool | int | float
 Read = dict[Reading, Number]
-_FAR = 1e7  # beyond any threshold that a network compares with, and no size that fills the memory
+_FAR = 1e7  # beyond any threshold that a network compares with
+_MOST_NUMBERS = 1 << 27  # that an op may make of far fewer, where one that was read is another
 _MANY = 1000  # of something that is counted
 _EACH = 8  # readings at one spot that are told apart: in a loop, or in several modules of one class
+_PATHS, _SHORT = 48, 1500  # other paths of a forward of few ops
 _ATEN = torch.ops.aten
 READS = frozenset((_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.allclose.default))
 
@@ -34,13 +37,20 @@ def most_ops(first: int) -> int:
     return 10 * first + 2000
 
 
+def most_paths(ops: int, few: int) -> int:
+    """How many other paths are gone, by the ops of one: enough for a few decisions, each of which is a line of code; more
+    where a run is short."""
+    return _PATHS if ops < _SHORT else few
+
+
 class Endless(RuntimeError):
     """A run with another number goes on and on."""
 
 
 class Decisions(TorchDispatchMode):
     """Keeps the numbers read into Python, the first few at each spot, and forces those of a path. Entered before a mode
-    that writes ops down, so that this one sees the forced number. Raises Endless beyond `most` ops."""
+    that writes ops down, so that this one sees the forced number. Raises Endless beyond `most` ops, and where a forced number
+    became the size of something that would fill the memory."""
 
     def __init__(
         self,
@@ -66,6 +76,8 @@ class Decisions(TorchDispatchMode):
             self._left -= 1
             if self._left < 0:
                 raise Endless("more ops than any other path has")
+        if self._forced and made_of_little(func, args, kwargs or {}) > _MOST_NUMBERS:
+            raise Endless("a number that was given became a size")
         if func not in READS or not _asked_by_code(sys._getframe(1)):
             return func(*args, **(kwargs or {}))
         spot = spot_of(sys._getframe(1))

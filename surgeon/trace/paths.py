@@ -16,7 +16,7 @@ from torch import nn
 
 from surgeon.graph import Forced, Graph, Node, Path, Value
 from surgeon.trace.decided import decided
-from surgeon.trace.decisions import Read, all_others, others
+from surgeon.trace.decisions import Read, all_others, most_paths, others
 from surgeon.trace.draw import DRAWS, shake
 from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
@@ -26,8 +26,7 @@ from surgeon.trace.shell import to_meta
 
 # runs with random weights for parameters that no run read, and how many in turn may find nothing: more, the more did
 _ROUTES, _PATIENCE = 48, 4
-# runs with other numbers: enough for a few decisions, each of which is a line of code; more where a run is short
-_RUNS, _MANY, _SHORT = 12, 48, 1500
+_RUNS = 12  # runs with other numbers, where one is long
 
 
 def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
@@ -90,12 +89,13 @@ def _follow(runs: Runs) -> None:
     graph.reads = tuple(Forced(at, n) for at, n in read.items() if type(n) is not int)
     known, numbers = set(first), _lines(read)
     todo: list[Path] = [*((x,) for x in others(read)), *all_others(read)]
-    for _ in range(_MANY if len(graph.nodes) < _SHORT else _RUNS):
+    for _ in range(most_paths(len(graph.nodes), _RUNS)):
         if not todo:
             break
         path, before = todo.pop(0), len(graph.nodes)
         ran = _tried(graph, partial(runs.again, path))
         if ran is None:
+            graph.dead_ends += (path,)
             continue
         if len(graph.nodes) > before:
             graph.turns += (path,)
