@@ -27,7 +27,7 @@ _FAR = 1e7  # beyond any threshold that a network compares with
 _MOST_NUMBERS = 1 << 27  # that an op may make of far fewer, where one that was read is another
 _MANY = 1000  # of something that is counted
 _EACH = 8  # readings at one spot that are told apart: in a loop, or in several modules of one class
-_PATHS, _SHORT = 48, 1500  # other paths of a forward of few ops
+_PATHS, _SHORT = 48, 400  # other paths of a forward of few ops
 _ATEN = torch.ops.aten
 READS = frozenset((_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.allclose.default))
 
