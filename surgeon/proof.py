@@ -28,7 +28,7 @@ from surgeon.running import as_dtype, run
 from surgeon.shake import carry_widely, follow, strange_weight
 from surgeon.still import seen_drawing
 from surgeon.trace.decided import by_code
-from surgeon.trace.decisions import Decisions, Number, most_ops, most_paths, others
+from surgeon.trace.decisions import Decisions, Number, hopeless, most_ops, most_paths, others
 from surgeon.trace.draw import DRAWS, USUAL, shake
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.paths import unseen_sides
@@ -114,7 +114,7 @@ def other_sides(pair: Pair, proof: Proof) -> Proof:
     sides = sorted(others(read), key=lambda x: not isinstance(x.number, bool) and x.at not in lead)
     proof = _as_given(pair, proof, graph.reads)
     paths = [*((x,) for x in sides), *(path for path in graph.turns if len(path) > 1)]
-    return _along(pair, proof, [path for path in paths if path not in graph.dead_ends])
+    return _along(pair, proof, [path for path in paths if not hopeless(path, graph.dead_ends)])
 
 
 def _as_given(pair: Pair, proof: Proof, reads: Path) -> Proof:

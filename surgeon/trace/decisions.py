@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import takewhile
 from types import FrameType
 from typing import Any
@@ -41,6 +41,12 @@ def most_paths(ops: int, few: int) -> int:
     """How many other paths are gone, by the ops of one: enough for a few decisions, each of which is a line of code; more
     where a run is short."""
     return _PATHS if ops < _SHORT else few
+
+
+def hopeless(path: Path, dead_ends: Collection[Path]) -> bool:
+    """Whether the forward fails along it, or with this number at this spot another time (in a loop)."""
+    told = {(dead[0].at.spot, dead[0].number) for dead in dead_ends if len(dead) == 1}
+    return path in dead_ends or (len(path) == 1 and (path[0].at.spot, path[0].number) in told)
 
 
 class Endless(RuntimeError):

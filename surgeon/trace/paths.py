@@ -16,7 +16,7 @@ from torch import nn
 
 from surgeon.graph import Forced, Graph, Node, Path, Value
 from surgeon.trace.decided import decided
-from surgeon.trace.decisions import Read, all_others, most_paths, others
+from surgeon.trace.decisions import Read, all_others, hopeless, most_paths, others
 from surgeon.trace.draw import DRAWS, shake
 from surgeon.trace.drawn import Drawn
 from surgeon.trace.inputs import Inputs
@@ -90,6 +90,7 @@ def _follow(runs: Runs) -> None:
     known, numbers = set(first), _lines(read)
     todo: list[Path] = [*((x,) for x in others(read)), *all_others(read)]
     for _ in range(most_paths(len(graph.nodes), _RUNS)):
+        todo = [path for path in todo if not hopeless(path, graph.dead_ends)]
         if not todo:
             break
         path, before = todo.pop(0), len(graph.nodes)
