@@ -1,4 +1,4 @@
-"""Which calls of ops cost something: products of matrices and convolutions, as torch itself counts them; and what fills the memory."""
+"""What a call of an op would cost: FLOPs of products and convolutions, as torch itself counts them, and room for its result."""
 
 from __future__ import annotations
 
