@@ -263,6 +263,6 @@ def _on_others(case: Case, dtype: torch.dtype | None, inputs: Inputs) -> list[Te
     (the lengths of sequences, in order)."""
     slim = as_dtype(case.slim, dtype)
     try:
-        return run(slim, flipped(inputs, 1, case.given))
+        return run(slim, flipped(inputs, 1, case.given), fused=True)
     except BadInput:
-        return run(slim, flipped(inputs, 2, case.given))
+        return run(slim, flipped(inputs, 2, case.given), fused=True)

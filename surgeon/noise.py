@@ -42,7 +42,7 @@ def indexed(model: nn.Module, inputs: Inputs) -> Indexed:
     twin = as_dtype(model, None)
     seen = _Positions(twin)
     with suppress(BadInput), Drawn(_ENOUGH):
-        run(_Marked(twin, seen), inputs, seen)
+        run(_Marked(twin, seen), inputs, seen, fused=True)
     return frozenset(seen.found)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgeon.errors import BadInput, CheckFailed
+from surgeon.quick import Quick
 from surgeon.still import drawing
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
@@ -21,12 +22,14 @@ def as_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return shell(model, lambda t: cast(t, dtype)).eval()
 
 
-def run(model: nn.Module, inputs: Inputs, mode: TorchDispatchMode | None = None) -> list[Tensor]:
-    """The tensors of its output; BadInput where it fails."""
+def run(
+    model: nn.Module, inputs: Inputs, mode: TorchDispatchMode | None = None, fused: bool = False
+) -> list[Tensor]:
+    """The tensors of its output; BadInput where it fails. fused: attention as one op, as torch chooses."""
     with torch.inference_mode(False):
         inputs = inputs.map(torch.clone)
     try:
-        with forward_mode(model), drawing():
+        with forward_mode(model, fused), drawing(), Quick():
             if mode is None:
                 return output_tensors(inputs.run(model))
             with mode:

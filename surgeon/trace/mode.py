@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -15,10 +15,11 @@ from surgeon.trace.caches import caches_off
 
 
 @contextmanager
-def forward_mode(model: nn.Module) -> Iterator[None]:
+def forward_mode(model: nn.Module, fused: bool = False) -> Iterator[None]:
     """How surgeon runs a forward: no gradients, no caches, and the plain ops below autograd, which inference mode
-    would leave undecomposed."""
-    plainly = (caches_off(model), plain_attention(), plain_recurrence(model), uncompiled())
+    would leave undecomposed. fused: attention as torch chooses, several times quicker in float64, where nobody looks at its ops."""
+    attention = nullcontext() if fused else plain_attention()
+    plainly = (caches_off(model), attention, plain_recurrence(model), uncompiled())
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         for context in plainly:
             stack.enter_context(context)
