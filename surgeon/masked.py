@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from surgeon.choices import Choice, choice, counts
+from surgeon.errors import CheckFailed
+from surgeon.fused import FUSED, in_one
 from surgeon.masking import Masks
 from surgeon.plan import Keep
 from surgeon.reached import Reached
@@ -45,6 +47,7 @@ class Masked(TorchDispatchMode):
         super().__init__()
         self.ops = 0
         self.counted = False  # whether values said how many of something there are
+        self.fused = False  # whether attention was asked for as one op
         self.masks = Masks()
         self.choices: list[Choice] = []
         self.reached = Reached(model, keep)
@@ -64,12 +67,17 @@ class Masked(TorchDispatchMode):
     ) -> Any:
         if self._inside:
             return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
         if func in PLAIN:
             with self:
-                return PLAIN[func](*args, **(kwargs or {}))
+                return PLAIN[func](*args, **kwargs)
+        if func is FUSED:
+            self.fused = True
+            if not in_one(self.masks.of, args, kwargs):
+                raise CheckFailed(f"removed positions reach {func}, which mixes them")
         self.ops += 1
-        out = self.masks.run(func, args, kwargs or {})
-        given = (*args, *(kwargs or {}).values())
+        out = self.masks.run(func, args, kwargs)
+        given = (*args, *kwargs.values())
         self.reached.op(tensors_in(given))
         self.counted = self.counted or counts(func, given)
         made = choice(func, given, out, lambda t: kept_of(self.masks, t))

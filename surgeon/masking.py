@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from surgeon.errors import CheckFailed
+from surgeon.fused import FUSED, RULE
 from surgeon.graph import Node, Value
 from surgeon.letters import Letters, laid
 from surgeon.masks import Held
@@ -60,7 +61,7 @@ class Masks:
             out = func(*args, **kwargs)
             self._held.meet(_flat((out,)))
             return out
-        rule = lookup(str(func))
+        rule = RULE if func is FUSED else lookup(str(func))
         if rule is None:
             raise CheckFailed(f"removed channels reach {func}, which has no channel rule")
         if rule.move is not None:

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from surgeon.choices import Follow
 from surgeon.compare import compare, equal, nearest
-from surgeon.errors import BadInput, CheckFailed, Unproven
+from surgeon.errors import BadInput, CheckFailed, SurgeonError, Unproven
 from surgeon.failure import failure
 from surgeon.graph import Forced, Graph, Path, Reading
 from surgeon.known import Known
 from surgeon.masked import Masked
 from surgeon.noise import Indexed, indexed
-from surgeon.plan import Plan
+from surgeon.plan import Keep, Plan
 from surgeon.reached import Reached
 from surgeon.running import as_dtype, run
 from surgeon.shake import carry_widely, follow, strange_weight
@@ -167,6 +167,20 @@ class _NoPath(Exception):
     """The original cannot take this path."""
 
 
+class _Fused(Exception):
+    """What went wrong with attention as one op is asked again of its plain ops."""
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """What one comparison runs: copies of the model and of its cut copy, what is masked of the first, and the mode that does it."""
+
+    twin: nn.Module
+    small: nn.Module
+    keep: Keep
+    masked: Masked
+
+
 @dataclass(frozen=True)
 class Pair:
     """A model and its cut copy, to be compared in one dtype, within a tolerance."""
@@ -190,6 +204,16 @@ class Pair:
 
         path: numbers that are others than those that the model reads. draw: gain and seed of random weights, instead of the model's own. most: ops of a path, beyond which it is none.
         """
+        for fused in (True, False) if self.dtype is torch.float64 else (False,):
+            sides = self._sides(draw)
+            try:
+                return self._prove(sides, path, most, fused)
+            except (SurgeonError, NothingFinite, _NoPath, _Fused):
+                if not (fused and sides.masked.fused):
+                    raise
+        raise AssertionError("attention as plain ops is the last that is tried")
+
+    def _sides(self, draw: tuple[float, int] | None) -> _Sides:
         twin, small = as_dtype(self.case.model, self.dtype), as_dtype(self.case.slim, self.dtype)
         if draw is not None:
             shake(twin, draw[1], draw[0])
@@ -197,27 +221,34 @@ class Pair:
         same = self.case.plan.carries is not None and draw is None
         if same and self.dtype is torch.float64:
             carry_widely(small, twin, self.case.plan, torch.finfo(own_dtype(self.case.model)).eps)
-        masked, decisions = (
-            Masked(twin, {} if same else self.case.plan.keep),
-            Decisions(path, most=most),
-        )
+        keep = {} if same else self.case.plan.keep
+        masked = Masked(twin, keep)
         masked.reached = Reached(twin, self.case.plan.keep)
+        return _Sides(twin, small, keep, masked)
+
+    def _prove(self, sides: _Sides, path: Path, most: int | None, fused: bool) -> Proof:
+        twin, small, masked = sides.twin, sides.small, sides.masked
+        decisions = Decisions(path, most=most)
         try:
             with decisions, masked.reached.watching():
-                want = run(twin, self.inputs, masked)
+                want = run(twin, self.inputs, masked, fused)
                 masked.masks.refuse_told(want)
         except BadInput:
             if not path:
                 raise
             raise _NoPath from None
         try:
-            error, got = self._compared(masked, small, want)
+            error, got = self._error(masked, small, want, fused)
             if not error <= self.tolerance:
+                if fused and masked.fused:
+                    raise _Fused
                 _same_twice(twin, self.inputs)
-                keep = {} if same else self.case.plan.keep
-                told, found = (self.case.plan, keep, path), (error, self.tolerance)
+                told = self.case.plan, sides.keep, path
+                found = error, self.tolerance
                 raise failure(twin, small, told, self.inputs, found)
         except (CheckFailed, CutFails) as wrong:
+            if fused and masked.fused:
+                raise
             _same_twice(twin, self.inputs)  # what is drawn may be how much comes out
             wrong.path = tuple(Forced(*read) for read in decisions.read.items())
             raise
@@ -226,19 +257,8 @@ class Pair:
         missing = frozenset(masked.reached.missing if depends or masked.counted else ())
         return Proof(error, masked.ops, got, missing, decisions.read, depends)
 
-    def _compared(
-        self, masked: Masked, small: nn.Module, want: list[Tensor]
-    ) -> tuple[float, list[Tensor]]:
-        """`_error`, with attention fused in the cut model where no rounding tells it from its plain ops."""
-        if self.dtype is torch.float64:
-            with suppress(CheckFailed, CutFails):
-                error, got = self._error(masked, small, want, fused=True)
-                if error <= self.tolerance:
-                    return error, got
-        return self._error(masked, small, want)
-
     def _error(
-        self, masked: Masked, small: nn.Module, want: list[Tensor], fused: bool = False
+        self, masked: Masked, small: nn.Module, want: list[Tensor], fused: bool
     ) -> tuple[float, list[Tensor]]:
         """Of the outputs, and of what the network's decisions were made on; the cut model's outputs."""
         following = Follow(masked.choices)
