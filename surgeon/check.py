@@ -261,8 +261,8 @@ _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights
 def _on_others(case: Case, dtype: torch.dtype | None, inputs: Inputs) -> list[Tensor]:
     """The cut model's outputs on different inputs of the same kind; vectors stay where the network refuses others
     (the lengths of sequences, in order)."""
-    slim = as_dtype(case.slim, dtype)
+    slim, fused = as_dtype(case.slim, dtype), dtype is torch.float64
     try:
-        return run(slim, flipped(inputs, 1, case.given), fused=True)
+        return run(slim, flipped(inputs, 1, case.given), fused=fused)
     except BadInput:
-        return run(slim, flipped(inputs, 2, case.given), fused=True)
+        return run(slim, flipped(inputs, 2, case.given), fused=fused)

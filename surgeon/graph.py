@@ -51,7 +51,13 @@ class Node:
     @property
     def inputs(self) -> list[Value]:
         """Every tensor argument, in order."""
-        return list(_values(self.args)) + list(_values(tuple(self.kwargs.values())))
+        found: list[Value] = []
+        for arg in (*self.args, *self.kwargs.values()):
+            if isinstance(arg, Value):
+                found.append(arg)
+            elif isinstance(arg, (list, tuple)):
+                found.extend(_values(arg))
+        return found
 
     @property
     def owners(self) -> Iterator[str]:

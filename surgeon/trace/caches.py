@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from surgeon.trace.modules import modules_of
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -35,7 +37,7 @@ def has_caches(model: nn.Module) -> bool:
 def _configs(model: nn.Module) -> list[Any]:
     """Every object with a `use_cache` that is some module's `config`, or an attribute of one."""
     found: dict[int, Any] = {}
-    stack = [module.__dict__.get("config") for module in model.modules()]
+    stack = [module.__dict__.get("config") for module in modules_of(model)]
     while stack:
         config = stack.pop()
         if id(config) not in found and hasattr(config, "use_cache"):

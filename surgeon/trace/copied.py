@@ -33,7 +33,7 @@ def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         own = type(value)
         if own in _ATOMS:
             made[name] = value
-        elif own in _TABLES and not value and id(value) not in memo and not _attributes(value):
+        elif own in _TABLES and not value and id(value) not in memo and not _attributes(value, own):
             made[name] = memo[id(value)] = own()
         else:
             made[name] = _value(value, memo)
@@ -41,9 +41,9 @@ def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return new
 
 
-def _attributes(table: Any) -> Any:
-    """What was set on an ordered dict beside its items."""
-    return getattr(table, "__dict__", None)
+def _attributes(table: Any, kind: type) -> Any:
+    """What was set on an ordered dict beside its items; a dict takes nothing."""
+    return kind is OrderedDict and table.__dict__
 
 
 def _value(value: Any, memo: dict[int, Any]) -> Any:
@@ -53,7 +53,7 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
     known = memo.get(id(value))
     if known is not None:
         return known
-    if kind in _TABLES and not _attributes(value):
+    if kind in _TABLES and not _attributes(value, kind):
         new = memo[id(value)] = kind()
         if value:
             for key, item in value.items():

@@ -26,6 +26,7 @@ from surgeon.trace.adapters import is_merged
 from surgeon.trace.copied import copied
 from surgeon.trace.hooks import belong
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.modules import modules_of
 from surgeon.trace.record import record
 from surgeon.trace.states import refuse_unusable
 from surgeon.trace.tensors import named_state, tensors_of
@@ -76,13 +77,13 @@ def own_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo: what is to stand in a tensor's place. A parametrized module gets a class of its own: the
     class holds the property, and taking it off the copy would take it off the original.
     """
-    for module in model.modules():
+    for module in modules_of(model):
         for tensor in tensors_of(module):
             if not tensor.is_leaf and id(tensor) not in memo:
                 memo[id(tensor)] = tensor.detach().clone()
     twin = copied(model, memo)
     belong(twin, memo)
-    for module in twin.modules():
+    for module in modules_of(twin):
         if is_parametrized(module):
             cls = type(module)
             module.__class__ = type(cls.__name__, cls.__bases__, dict(vars(cls)))  # type: ignore[assignment]
@@ -92,7 +93,7 @@ def own_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 @torch.no_grad()
 def recompute(model: nn.Module) -> None:
     """Make the weights that hooks compute anew, from parts that were cut."""
-    for module in model.modules():
+    for module in modules_of(model):
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, _RECOMPUTED):
                 hook(module, ())

@@ -16,12 +16,14 @@ from typing import Any
 
 from torch import nn
 
+from surgeon.trace.modules import modules_of
+
 _SHARED = (nn.Module, type, ModuleType, BuiltinFunctionType, str, bytes)  # never copied for a hook
 
 
 def isolate(twin: nn.Module, memo: dict[int, Any]) -> None:
     """Give the hooks of a copy state of their own. memo: the deep copy's, from original to copy."""
-    for module in twin.modules():
+    for module in modules_of(twin):
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in hooks.items():
                 hooks[key] = _Apart(_apart(hook, memo))
@@ -30,7 +32,7 @@ def isolate(twin: nn.Module, memo: dict[int, Any]) -> None:
 def belong(twin: nn.Module, memo: Mapping[int, Any]) -> None:
     """Where a hook of a copy closes over a module that was copied (`self`), it means the copy; whatever
     else it closes over it shares with the original's. memo: the deep copy's, from original to copy."""
-    for module in twin.modules():
+    for module in modules_of(twin):
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in hooks.items():
                 hooks[key] = _belonging(hook, memo)

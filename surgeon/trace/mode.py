@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surgeon.trace.caches import caches_off
+from surgeon.trace.modules import modules_of
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def uncompiled() -> Iterator[None]:
 def plain_recurrence(model: nn.Module) -> Iterator[None]:
     """Recurrent layers as their plain ops, not as one op of oneDNN or cuDNN for all the steps; without them
     convolutions keep these libraries' speed."""
-    if not any(isinstance(m, nn.RNNBase) for m in model.modules()):
+    if not any(isinstance(m, nn.RNNBase) for m in modules_of(model)):
         yield
         return
     # torch.backends' own flags() touch TF32 too, which warns

@@ -32,6 +32,7 @@ from surgeon.trace.called import Called, send_calls
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.meta import ValuesLost, run_on_meta
 from surgeon.trace.mode import forward_mode
+from surgeon.trace.modules import modules_of
 from surgeon.trace.place import place_of
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shell import shell, to_meta, valued
@@ -59,7 +60,7 @@ def prepared(model: nn.Module, *, on_meta: bool) -> tuple[nn.Module, Recorder]:
     recorder = Recorder(on_meta)
     for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
-    recorder.hold(t for module in twin.modules() for t in loose_of(module))
+    recorder.hold(t for module in modules_of(twin) for t in loose_of(module))
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)
     recorder.graph.fixed = fixed_ranks(twin)
@@ -249,8 +250,9 @@ class Recorder(TorchDispatchMode):
     def _lost(self, tensor: Tensor) -> bool:
         """Whether these are indices whose numbers were never seen: torch made them of a list in the code, on the
         device of what they index, before any mode is asked."""
-        unseen = tensor not in self._known and tensor not in self._held
-        return unseen and tensor.is_meta and not tensor.is_floating_point()
+        if tensor.is_floating_point() or not tensor.is_meta:
+            return False
+        return tensor not in self._known and tensor not in self._held
 
     def _follow(self, func: Any, given: list[Tensor], outputs: Any) -> None:
         """What came from the inputs; and integers written in place are other values from then on."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from surgeon.trace.copied import copied
 from surgeon.trace.hooks import isolate
+from surgeon.trace.modules import modules_of
 from surgeon.trace.tensors import loose_of, state_of, tensors_of
 
 _FEW = 4096  # elements of a constant that is kept real
@@ -25,8 +26,9 @@ def shell(
     constant: what is done instead with tensors that no state dict holds.
     """
     memo: dict[int, Any] = {}
+    modules = modules_of(model)
     for own, change in ((state_of, swap), (loose_of, constant or swap)):
-        for tensor in chain.from_iterable(map(own, model.modules())):
+        for tensor in chain.from_iterable(map(own, modules)):
             if id(tensor) not in memo:
                 memo[id(tensor)] = _swapped(tensor, change)
     return _alone(model, memo)
@@ -35,7 +37,7 @@ def shell(
 def twin_of(model: nn.Module) -> nn.Module:
     """A copy of the model's structure around the very same tensors: a forward that sets attributes sets
     those of the copy."""
-    return _alone(model, {id(t): t for m in model.modules() for t in tensors_of(m)})
+    return _alone(model, {id(t): t for m in modules_of(model) for t in tensors_of(m)})
 
 
 def to_meta(tensor: Tensor) -> Tensor:

@@ -38,12 +38,16 @@ def state_of(module: nn.Module) -> Iterator[Tensor]:
 def loose_of(module: nn.Module) -> Iterator[Tensor]:
     """Its own buffers, and the tensors among its plain attributes."""
     yield from (t for t in module._buffers.values() if t is not None)
-    for value in module.__dict__.values():  # plain attributes, and lists of them (LSTM's weights)
-        if isinstance(value, Tensor):
-            yield value
-        elif type(value) in (list, tuple):
+    tables = []
+    for name, value in module.__dict__.items():
+        kind = type(value)
+        if kind is dict:
+            tables += [value] if value and name not in _TORCH else []
+        elif kind is list or kind is tuple:  # LSTM's weights
             yield from (v for v in value if isinstance(v, Tensor))
-    for table in tables_of(module).values():
+        elif kind is not bool and isinstance(value, Tensor):
+            yield value
+    for table in tables:
         yield from (v for v in table.values() if isinstance(v, Tensor))
 
 
