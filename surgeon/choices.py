@@ -30,6 +30,7 @@ _INDICES = {
 }  # (values, where), along a dimension
 _POSITIONS = {
     "torchvision::nms", "aten::nonzero", "aten::argmax", "aten::argmin", "aten::_local_scalar_dense",
+    "aten::equal", "aten::allclose",
 }  # fmt: skip
 
 

@@ -32,7 +32,8 @@ from surgeon.trace.program import Program
 class Cut:
     """A cut model in eval mode.
 
-    `way` is 'module' or 'program', `why` says why not the first. `folds` is what the plan must say of
+    `way` is 'module' or 'program', `why` says why not the first, and `at` at which node of the original's graph, where one can be
+    named. `folds` is what the plan must say of
     factors put into weights. Where it is not `certain`, only the oracle can tell that it is right.
     `notes` say what the user should know of the copy.
     """
@@ -43,6 +44,7 @@ class Cut:
     folds: Folds = field(default_factory=dict)
     certain: bool = True
     notes: tuple[str, ...] = ()
+    at: int | None = None
 
 
 class NotFollowed(SurgeonError):
@@ -91,7 +93,7 @@ def _cut(
     try:
         if refusal is not None:
             raise NotFollowed(found.why, plan, refusal)
-        return as_program(model, inputs, plan, found.why)
+        return replace(as_program(model, inputs, plan, found.why), at=found.at)
     except SurgeonError as error:
         slim = Attempt(done.model, inputs, Sizes(coupling, removed_by(coupling, plan)))
         error.hint = slim.written(found.at) or error.hint

@@ -10,14 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from surgeon.cut.asked import asked
 from surgeon.cut.lacking import lack
 from surgeon.cut.sizes import Call, Positions, Sizes, resize
 from surgeon.graph import Graph, Node, Value
 
 STRIDED = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
 
-_MADE, _READ = "aten.lift_fresh.default", "aten._local_scalar_dense.default"
-_PICKED = {"aten.select.int", "aten.unbind.int", "aten.alias.default", "aten.detach.default"}
 _VIEWS = {"aten.view", "aten.reshape", "aten._unsafe_view"}
 
 
@@ -49,7 +48,7 @@ def misfit(
             return Misfit("torch runs other ops on tensors laid out otherwise", certain=False)
     if len(original.run) != len(slim.run):
         return Misfit(f"its forward runs {len(slim.run)} ops instead of {len(original.run)}")
-    used, free = _used(original), folded | _numbers(original)
+    used, free = _used(original), folded | asked(original)
     for old, new in zip(original.run, slim.run, strict=True):
         why = _differs(old, new, sizes, (used, old.index in free))
         if why:
@@ -60,7 +59,7 @@ def misfit(
 def first_off(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
     """The first node of the original that the cut model's forward, as far as it came, did not run as planned;
     scales that follow a width are let pass. None where every one ran."""
-    used, free = _used(original), _numbers(original)
+    used, free = _used(original), asked(original)
     for old, new in zip(original.run, slim.run, strict=False):
         if _differs(old, new, sizes, (used, old.index in free or lack(old, new) is not None)):
             return old.index
@@ -72,24 +71,12 @@ def _used(graph: Graph) -> set[Value]:
     return {v for node in graph.run for v in node.inputs} | set(graph.outputs)
 
 
-def _numbers(graph: Graph) -> frozenset[int]:
-    """The nodes that make a tensor of numbers in the code which only Python reads again: what it does with them is
-    seen in the ops that it then runs."""
-    seen, found = set(graph.outputs), set[int]()
-    for node in reversed(graph.run):
-        if node.op == _MADE and not seen.intersection(node.outputs):
-            found.add(node.index)
-        elif node.op != _READ and (seen.intersection(node.outputs) or node.op not in _PICKED):
-            seen.update(node.inputs)
-    return frozenset(found)
-
-
 def written(original: Graph, slim: Graph, sizes: Sizes, at: int | None = None) -> str | None:
     """What to write where the first op of a cut forward that is not as planned, as far as the forward
     came, was given a size of the original's; None where something else differs first.
 
     at: the node on another path that was not followed, where the forward on the inputs as they are is as planned."""
-    used, free = _used(original), _numbers(original)
+    used, free = _used(original), asked(original)
     for old, new in zip(original.run, slim.run, strict=False):
         if old.op != new.op:
             return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from surgeon.cut.asked import asked
 from surgeon.graph import Graph, Node
 
 Lacking = Mapping[int, float]  # node -> the factor that its result lacks in the cut model
 
 
 def lacking(original: Graph, slim: Graph) -> dict[int, float]:
-    """Nodes of the original whose constant scale is another one in the cut model's forward.
+    """Nodes of the original whose constant scale is another one in the cut model's forward; not of what Python alone reads.
 
     Empty where the two forwards do not run the same ops. Where the original was recorded along
     several paths, the same line with the same constant lacks the same in each.
@@ -19,8 +20,9 @@ def lacking(original: Graph, slim: Graph) -> dict[int, float]:
         return {}
     found = {}
     lines = {}
+    free = asked(original)
     for old, new in zip(original.run, slim.run, strict=True):
-        if (by := lack(old, new)) is not None:
+        if old.index not in free and (by := lack(old, new)) is not None:
             found[old.index] = by
             lines[old.module, old.source, old.op, old.args[1]] = by
     for node in original.nodes[len(original.run) :] if lines else ():

@@ -20,7 +20,7 @@ from surgeon.cut import NoProgram, NotFollowed
 from surgeon.errors import CheckFailed, OutOfReach
 from surgeon.graph import Node
 from surgeon.grouping import Group
-from surgeon.pipeline.traced import Traced, with_sides
+from surgeon.pipeline.traced import Traced, TrainsOtherwise, with_sides, with_training
 from surgeon.planning import removed_by
 
 _T = TypeVar("_T")
@@ -53,6 +53,8 @@ def followed(
             if wider is None:
                 raise
             traced = wider
+        except TrainsOtherwise:
+            traced = with_training(traced)
         except OutOfReach as error:  # what was asked needs what is held now
             if first is None:
                 raise

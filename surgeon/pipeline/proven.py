@@ -7,21 +7,25 @@ from dataclasses import replace
 
 from torch import nn
 
-from surgeon.check import CheckResult
+from surgeon.check import TOLERANCE, CheckResult
 from surgeon.check import check as run_check
-from surgeon.cut import Cut, NotFollowed, as_program, cut, first_unlike
+from surgeon.compare import compare
+from surgeon.cut import Cut, NoProgram, NotFollowed, as_program, cut, first_unlike
 from surgeon.errors import CheckFailed, SurgeonError, Unproven
 from surgeon.pipeline.cached import with_cache
 from surgeon.pipeline.compared import compared
 from surgeon.pipeline.result import Result
 from surgeon.pipeline.steps import Steps
-from surgeon.pipeline.traced import Traced
+from surgeon.pipeline.traced import Traced, TrainsOtherwise
 from surgeon.plan import Plan
 from surgeon.report.network import network
 from surgeon.report.reach import reach
 from surgeon.rules import RULES, USER
+from surgeon.running import as_dtype, run
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.program import Program
+from surgeon.trace.program import Program, to_program
+from surgeon.trace.record import trains_otherwise
+from surgeon.widths import own_dtype
 
 
 def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]:
@@ -33,16 +37,19 @@ def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]
     if not isinstance(done.model, Program) or done.model.takes(given):
         return done, traced
     with suppress(SurgeonError):
-        return as_program(traced.model, given, plan, done.why or ""), replace(traced, inputs=given)
+        program = as_program(traced.model, given, plan, done.why or "")
+        return replace(program, at=done.at), replace(traced, inputs=given)
     return done, traced
 
 
 def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
-    """A cut and its proof; raises CheckFailed. A module of which only numbers could tell that it is wrong is cut as a program;
-    raises NotFollowed where there is none, and a node where the module may have gone astray."""
+    """A cut and its proof; raises CheckFailed, and TrainsOtherwise where eval mode did not show all of a module. A module of which only numbers could tell that it is wrong is cut as a program;
+    raises NotFollowed where there is none, or one that is wrong before it is cut, and a node where the module may have gone astray."""
     try:
-        return done, _proven(model, done.model, replace(plan, folds=done.folds), traced)
+        proof = _proven(model, done.model, replace(plan, folds=done.folds), traced)
     except CheckFailed as error:
+        if done.way == "program" and _exported_wrong(traced):
+            raise NotFollowed(done.why or "", plan, NoProgram(*_WRONG), done.at) from error
         if done.certain or done.way != "module" or (error.path and traced.graph.on_meta):
             raise
         why = f"its own forward computes something else: {error.message.splitlines()[0]}"
@@ -57,6 +64,24 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
             raise
         except SurgeonError:
             raise error from None
+    if done.way == "module" and trains_otherwise(traced.model, traced.inputs, traced.graph):
+        raise TrainsOtherwise
+    return done, proof
+
+
+_WRONG = (
+    "torch.export's program of the uncut network computes something else than the network does",
+    "see what its forward does differently while it is exported (torch.compiler.is_exporting)",
+)
+
+
+def _exported_wrong(traced: Traced) -> bool:
+    """Whether the program of the uncut network is another function: some forwards branch on being exported."""
+    if isinstance(traced.model, Program):
+        return False
+    models = traced.model, to_program(traced.model, traced.inputs)
+    want, got = (run(as_dtype(m, None), traced.inputs) for m in models)
+    return not compare(want, got) <= TOLERANCE.get(own_dtype(traced.model), 1e-5)
 
 
 def _proven(model: nn.Module, slim: nn.Module, plan: Plan, traced: Traced) -> CheckResult:

@@ -18,6 +18,10 @@ from surgeon.trace.record import record, record_real
 from surgeon.trace.remembered import forgotten
 
 
+class TrainsOtherwise(Exception):
+    """The forward in train mode joins other layers than the one in eval mode, and the plan was made without it."""
+
+
 @dataclass(frozen=True)
 class Traced:
     """A traced model: `surgeon.trace(model, inputs)`. Look before you cut."""
@@ -80,3 +84,9 @@ def with_sides(traced: Traced) -> Traced | None:
         return None
     notes = tuple(dict.fromkeys(traced.notes + graph.notes))
     return replace(traced, graph=graph, coupling=couple(graph), notes=notes)
+
+
+def with_training(traced: Traced) -> Traced:
+    """The same with the forward in train mode behind the one in eval mode."""
+    graph = record(traced.model, traced.inputs, training=True)
+    return replace(traced, graph=graph, coupling=couple(graph))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from surgeon.axes import Dim, Dims, opaque, size_of
-from surgeon.graph import Value
+from surgeon.graph import Node, Value
 from surgeon.rules.registry import Site, moves
 
 
@@ -229,8 +229,15 @@ def index(site: Site) -> Dims:
 
 @moves("aten.index_put")
 def index_put(site: Site) -> Dims:
-    """values written to positions along some dimensions; the others are the values' own"""
+    """values written to positions along some dimensions; the others are the values' own
+
+    One number that is written where a mask over all elements says so fills, as masked_fill does.
+    """
     x, values = site.x, site.dims(site.node.args[2])
+    if (mask := _over_all(site.node)) is not None:
+        for mine, theirs in zip(x, site.dims(mask), strict=True):
+            site.algebra.equate(mine, theirs)
+        return x
     rest, at, count = _indexed(site, x, list(site.node.args[1]))
     written = rest[:at] + [()] * count + rest[at:]
     for mine, theirs in zip(reversed(written), reversed(values), strict=False):
@@ -239,6 +246,14 @@ def index_put(site: Site) -> Dims:
         else:
             site.algebra.freeze(theirs, "written by position")
     return x
+
+
+def _over_all(node: Node) -> Value | None:
+    """The mask over each element of x by which one number is written; None where that is not so."""
+    x, indices, values = node.args[:3]
+    mask = indices[0] if len(indices) == 1 else None
+    fills = mask is not None and mask.dtype in ("b1", "u8") and mask.shape == x.shape
+    return mask if fills and prod(values.shape) == 1 else None
 
 
 def _indexed(site: Site, x: Dims, indices: list[Value | None]) -> tuple[list[Dim], int, int]:

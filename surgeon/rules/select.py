@@ -56,22 +56,30 @@ def searchsorted(node: Node) -> Form:
     return Form("_, ... -> ..." if one else "... _, ... _ -> ... _", at=(0, 1))
 
 
-@chooses("aten.masked_scatter", family=FAMILY, forms=("* c, * c, * c -> * c", "*, *, * -> *"))
+@chooses(
+    "aten.masked_scatter",
+    family=FAMILY,
+    forms=("* c, * c, * c -> * c", "* c, * 1, * c -> * c", "*, *, * -> *"),
+)
 def masked_scatter(node: Node) -> Form:
     """(x, mask, source): the elements of the source in their order where the mask says. Where the mask is
     one along the last dimensions, these go there whole."""
     x, mask, source = node.args
-    whole = 0
-    for own, theirs, step in zip(
-        reversed(x.shape), reversed(source.shape), reversed(mask.stride), strict=False
-    ):
-        if own != theirs or step != 0:
-            break
-        whole += 1
-    if not whole or len(mask.shape) < len(x.shape):
+    if len(mask.shape) < len(x.shape):
         return Form("*, *, * -> *")
-    line = " ".join(["*", *"abcdefgh"[:whole]])
-    return Form(f"{line}, {line}, {line} -> {line}")
+    letters = "abcdefgh"[: len(x.shape)]
+    own, said = list[str](), list[str]()
+    for letter, size, theirs, width, step in zip(
+        letters,
+        *(reversed(t) for t in (x.shape, source.shape, mask.shape, mask.stride)),
+        strict=False,
+    ):
+        if size != theirs or (step != 0 and width != 1):
+            break
+        own.insert(0, letter)
+        said.insert(0, "1" if width == 1 else letter)
+    x_line, mask_line = " ".join(["*", *own]), " ".join(["*", *said])
+    return Form(f"{x_line}, {mask_line}, {x_line} -> {x_line}")
 
 
 @chooses("aten.slice_scatter", "aten.select_scatter", family=FAMILY,

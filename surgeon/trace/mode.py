@@ -18,9 +18,8 @@ from surgeon.trace.modules import modules_of
 @contextmanager
 def forward_mode(model: nn.Module, fused: bool = False) -> Iterator[None]:
     """How surgeon runs a forward: no gradients, no caches, and the plain ops below autograd, which inference mode
-    would leave undecomposed. fused: attention as torch chooses, several times quicker in float64, where nobody looks at its ops."""
-    attention = nullcontext() if fused else plain_attention()
-    plainly = (caches_off(model), attention, plain_recurrence(model), uncompiled())
+    would leave undecomposed. fused: scaled_dot_product_attention as torch chooses, several times quicker in float64, where nobody looks at its ops."""
+    plainly = (caches_off(model), plain_attention(fused), plain_recurrence(model), uncompiled())
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         for context in plainly:
             stack.enter_context(context)
@@ -57,12 +56,13 @@ def plain_recurrence(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def plain_attention() -> Iterator[None]:
-    """Attention as its plain ops, not as one fused op that eval mode or real tensors may choose."""
+def plain_attention(fused: bool = False) -> Iterator[None]:
+    """Attention as its plain ops, not as one fused op that eval mode or real tensors may choose; modules of torch that hold
+    all of it (nn.MultiheadAttention) never as one."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with nullcontext() if fused else sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)

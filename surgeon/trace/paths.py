@@ -19,6 +19,7 @@ from surgeon.trace.decided import decided
 from surgeon.trace.decisions import Read, all_others, hopeless, most_paths, others
 from surgeon.trace.draw import DRAWS, shake
 from surgeon.trace.drawn import Drawn
+from surgeon.trace.flows import Line, has_new_flow, is_full, line_of
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.recorder import Recorder, prepared
 from surgeon.trace.runs import Ran, Runs
@@ -105,17 +106,23 @@ def _follow(runs: Runs) -> None:
         known |= set(ran)
         numbers |= _lines(new)
         todo += [(*path, x) for x in others(new)]
-    left = {n.source: n.op for n in graph.run if n.target is None}
-    if left:
-        graph.notes += (
-            f"numbers leave torch at {_few(left)}: what they decide is followed on one side alone",
-        )
+    graph.notes += left_torch(graph)
     if todo:
         skipped = dict.fromkeys(path[-1].at.line for path in todo)
         graph.notes += (f"not every side of the decisions at {_few(skipped)} was looked at",)
     elif numbers:
         tried = "far ones on both sides were tried, others may lead elsewhere"
         graph.notes += (f"its forward reads numbers at {_few(numbers)}: {tried}",)
+
+
+def left_torch(graph: Graph) -> tuple[str, ...]:
+    """A note on numbers that other code than torch reads (numpy), where there are any."""
+    left = {n.source: n.op for n in graph.run if n.target is None}
+    return (
+        (f"numbers leave torch at {_few(left)}: what they decide is followed on one side alone",)
+        if left
+        else ()
+    )
 
 
 def _lines(read: Read) -> dict[str, None]:
@@ -148,42 +155,30 @@ def _found(runs: Runs) -> bool:
 
 def _tried(graph: Graph, run: Callable[[], Ran]) -> Read | None:
     """One more run; the numbers it read, None where it failed. One that shows nothing new is taken back:
-    neither a line of code nor, where it returns earlier, an output."""
+    no line of code, none that goes on with what another gave (a layer is skipped), and, where it returns earlier, no output."""
     before = len(graph.nodes)
-    seen = {_line(node) for node in graph.nodes if _full(node)}
     ends = _made_at(graph.nodes, (*graph.outputs, *graph.ends))
     try:
         outputs, read = run()
     except Exception:  # noqa: BLE001  a path that cannot be taken is none
         del graph.nodes[before:]
         return None
-    known = all(_line(node) in seen for node in graph.nodes[before:] if _full(node))
-    if known and _made_at(graph.nodes, outputs) <= ends:
+    if not has_new_flow(graph.nodes, before) and _made_at(graph.nodes, outputs) <= ends:
         del graph.nodes[before:]
     else:
         graph.ends += outputs
     return read
 
 
-def _made_at(nodes: list[Node], values: tuple[Value, ...]) -> set[tuple[str, str, str]]:
+def _made_at(nodes: list[Node], values: tuple[Value, ...]) -> set[Line]:
     """The lines of code that made these values."""
-    return {_line(node) for node in nodes for value in node.outputs if value in values}
-
-
-def _line(node: Node) -> tuple[str, str, str]:
-    return node.module, node.source, node.op
-
-
-def _full(node: Node) -> bool:
-    """Whether there was something in what it read and in its first result; spare results may be empty."""
-    read = node.inputs
-    return not read or all(0 not in v.shape for v in (*read, *node.outputs[:1]) if v)
+    return {line_of(node) for node in nodes for value in node.outputs if value in values}
 
 
 def _starved(nodes: list[Node]) -> bool:
     """Whether some line of code that works on real numbers saw empty tensors only: weights have no say in the others."""
-    full = {_line(node) for node in nodes if _full(node)}
-    return any(_line(node) not in full and _on_numbers(node) for node in nodes)
+    full = {line_of(node) for node in nodes if is_full(node)}
+    return any(line_of(node) not in full and _on_numbers(node) for node in nodes)
 
 
 def _on_numbers(node: Node) -> bool:

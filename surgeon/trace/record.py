@@ -11,9 +11,11 @@ from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Value
+from surgeon.trace.called import send_calls
+from surgeon.trace.flows import joins_more
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
-from surgeon.trace.paths import record_paths, record_turns
+from surgeon.trace.paths import left_torch, record_paths, record_turns
 from surgeon.trace.recorder import (
     Recorder,
     drawn_alike,
@@ -25,16 +27,16 @@ from surgeon.trace.recorder import (
 from surgeon.trace.shell import to_meta
 
 
-def record(model: nn.Module, inputs: Any) -> Graph:
+def record(model: nn.Module, inputs: Any, training: bool = False) -> Graph:
     """The graph of one eval-mode forward of `model` on `inputs`; neither is changed.
 
-    Where it leaves parameters unread that a forward in train mode reads (auxiliary heads), that one is
-    written down behind it. inputs: as `Inputs.of` takes them. Raises BadInput with the model's own error where its forward
+    Where it leaves parameters unread that a forward in train mode reads (auxiliary heads), or where `training` asks for it, that
+    one is written down behind it. inputs: as `Inputs.of` takes them. Raises BadInput with the model's own error where its forward
     fails on these inputs.
     """
     inputs = Inputs.of(inputs)
     try:
-        return _on_meta(model, inputs.map(to_meta))
+        return _on_meta(model, inputs.map(to_meta), training)
     except Exception as first:  # noqa: BLE001  whatever forward raises on meta, real tensors decide
         return record_real(model, inputs, f"{type(first).__name__} on meta tensors")
 
@@ -71,7 +73,7 @@ def record_as(model: nn.Module, inputs: Inputs, original: Graph) -> Graph:
         else:
             ran.outputs = run_recorded(twin, recorder, inputs)
         if original.training is not None:
-            _add_training(twin, recorder, inputs)
+            _add_training(twin, recorder, inputs, always=True)
     except Exception as error:
         raise Stopped(forward_failed(error, inputs), ran) from error
     return ran
@@ -91,11 +93,13 @@ def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
     )
 
 
-def _on_meta(model: nn.Module, inputs: Inputs) -> Graph:
+def _on_meta(model: nn.Module, inputs: Inputs, training: bool) -> Graph:
     twin, recorder = prepared(model, on_meta=True)
-    recorder.graph.outputs = run_recorded(twin, recorder, inputs)
-    _add_training(twin, recorder, inputs)
-    return recorder.graph
+    graph = recorder.graph
+    graph.outputs = run_recorded(twin, recorder, inputs)
+    graph.notes += left_torch(graph)
+    _add_training(twin, recorder, inputs, always=training)
+    return graph
 
 
 def _unread(graph: Graph) -> set[Value]:
@@ -103,22 +107,42 @@ def _unread(graph: Graph) -> set[Value]:
     return {graph.state[name] for name in graph.parameters} - read
 
 
-def _add_training(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> None:
-    """Add a forward in train mode, if it runs and reads what the one in eval mode left."""
+def _add_training(twin: nn.Module, recorder: Recorder, inputs: Inputs, *, always: bool) -> None:
+    """Add a forward in train mode, if it runs, and, if it need not be there always, reads what the one in eval mode left."""
     graph = recorder.graph
     unread = _unread(graph)
-    if not unread:
+    if not (unread or always):
         return
-    recorder.training = True
     start, outputs = len(graph.nodes), graph.outputs
     try:
-        with drawn_alike(), forward_mode(twin), module_paths(twin.train(), recorder), recorder:
-            output = inputs.run(twin)
-        graph.outputs += recorder.returned(output)
+        graph.outputs += _run_training(twin, recorder, inputs)
     except Exception:  # noqa: BLE001  it may want targets, or look at values: eval mode decides then
-        unread = set()
-    if unread & {value for node in graph.nodes[start:] for value in node.inputs}:
+        del graph.nodes[start:]
+        return
+    if always or unread & {value for node in graph.nodes[start:] for value in node.inputs}:
         graph.training = start
     else:
         del graph.nodes[start:]
         graph.outputs = outputs
+
+
+def _run_training(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[Value, ...]:
+    recorder.training = True
+    with drawn_alike(), forward_mode(twin), module_paths(twin.train(), recorder), recorder:
+        output = inputs.run(twin)
+    return recorder.returned(output)
+
+
+def trains_otherwise(model: nn.Module, inputs: Inputs, graph: Graph) -> bool:
+    """Whether the forward in train mode joins layers that the recorded one does not: a layer that eval mode alone runs."""
+    if graph.training is not None or not graph.on_meta:
+        return False
+    twin, recorder = prepared(model, on_meta=True)
+    inputs = inputs.map(to_meta)
+    recorder.begin(inputs)
+    send_calls(twin, recorder.call)
+    try:
+        recorder.graph.outputs = _run_training(twin, recorder, inputs)
+    except Exception:  # noqa: BLE001  as above
+        return False
+    return joins_more(graph, recorder.graph)

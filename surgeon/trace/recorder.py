@@ -72,9 +72,9 @@ def run_recorded(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[V
     """One forward, written to the recorder's graph; the values of its outputs."""
     recorder.begin(inputs)
     send_calls(twin, recorder.call)
-    leaving = (
-        nullcontext() if recorder.on_meta else _Leaving(recorder)
-    )  # what is on meta has nothing to give
+    # what is on meta has nothing to give
+    real = not recorder.on_meta or any(not t.is_meta for t in inputs.tensors)
+    leaving = _Leaving(recorder) if real else nullcontext()
     with drawn_alike(), forward_mode(twin), module_paths(twin, recorder), leaving, recorder:
         output = inputs.run(twin)
     return recorder.returned(output)

@@ -1,0 +1,23 @@
+"""The part of a forward that Python alone reads: counts and checks, whose numbers no tensor behind them is made of."""
+
+from __future__ import annotations
+
+from surgeon.graph import Graph, Node
+
+
+def asked(graph: Graph) -> frozenset[int]:
+    """Nodes of the run on the inputs as given whose results reach nothing but Python. What it does with these numbers is seen
+    in the ops that it then runs, and the oracle compares them."""
+    seen, found = set(graph.outputs), set[int]()
+    for node in reversed(graph.run):
+        if seen.isdisjoint(node.outputs) and not _writes(node):
+            found.add(node.index)
+        else:
+            seen.update(node.inputs)
+    return frozenset(found)
+
+
+def _writes(node: Node) -> bool:
+    """Whether it changes a tensor that others may be views of."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable

@@ -1,0 +1,63 @@
+"""Which layers read what other layers gave, over the runs of a graph: what a run joins that none before it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from surgeon.graph import Graph, Node, Value
+
+Line = tuple[str, str, str]  # the module, the place in its code, the op
+Sources = frozenset[str]  # of a value: the state that the layers before it read
+
+
+def line_of(node: Node) -> Line:
+    """Where in the code it stands."""
+    return node.module, node.source, node.op
+
+
+def is_full(node: Node) -> bool:
+    """Whether there was something in what it read and in its first result; spare results may be empty."""
+    read = node.inputs
+    return not read or all(0 not in v.shape for v in (*read, *node.outputs[:1]) if v)
+
+
+def has_new_flow(nodes: list[Node], start: int) -> bool:
+    """Whether, from a node on, some line of code reads what none of its runs before read: results of other layers, other state."""
+    seen: set[tuple[Line, tuple[Sources, ...]]] = set()
+    for node, read in _walked(nodes, {}):
+        flow = line_of(node), read
+        if is_full(node) and flow not in seen:
+            if node.index >= start:
+                return True
+            seen.add(flow)
+    return False
+
+
+def joins_more(before: Graph, after: Graph) -> bool:
+    """Whether a parameter, or an output, takes what other parameters gave in one graph than in the other, ops aside."""
+    return not _joints(after) <= _joints(before)
+
+
+def _joints(graph: Graph) -> set[tuple[Sources, Sources]]:
+    made: dict[Value, Sources] = {}
+    found = {
+        (own, frozenset().union(*read))
+        for node, read in _walked(graph.nodes, made)
+        if (own := _state(node.inputs) & graph.parameters)
+    }
+    return found | {(Sources(), made.get(v, Sources())) for v in (*graph.outputs, *graph.ends)}
+
+
+def _walked(
+    nodes: list[Node], made: dict[Value, Sources]
+) -> Iterator[tuple[Node, tuple[Sources, ...]]]:
+    """Each node with the sources of what it reads; `made` those of every value up to there."""
+    for node in nodes:
+        read = tuple(made.get(v, Sources()) for v in node.inputs)
+        yield node, read
+        layers = _state(node.inputs) or Sources().union(*read)
+        made.update((v, layers) for v in node.outputs if v)
+
+
+def _state(values: Sequence[Value] | Iterable[Value]) -> Sources:
+    return Sources(name for v in values for name in v.state)
