@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten: Any = torch.ops.aten
 _STEPS = (
     512  # that are written out: each is a dozen nodes, which take the exporter a tenth of a second
 )
@@ -17,11 +16,8 @@ _STEPS = (
 def writable(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The same program; itself where nothing is to be done."""
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
-    instead = {
-        op: other
-        for op, (other, must) in _OTHERS.items()
-        if any(n.target is op and must(n) for n in nodes)
-    }
+    known = ((n, *_OTHERS[str(n.target)]) for n in nodes if str(n.target) in _OTHERS)
+    instead = {n.target: other for n, other, must in known if must(n)}
     return program.run_decompositions(instead) if instead else program
 
 
@@ -86,6 +82,20 @@ def _direction(
     return torch.stack(steps), h, c
 
 
+def _experts(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """transformers::grouped_mm_fallback with every row through every expert, all but its own as zeros. x: f[S, C], sorted by
+    expert, weights: f[E, C, D], ends: i[E], the row behind an expert's last."""
+    rows, first = torch.arange(x.shape[0], device=x.device), torch.zeros_like(ends[:1])
+    starts = torch.cat([first, ends[:-1]])
+    own = (rows[:, None] >= starts) & (rows[:, None] < ends)
+    each = [torch.where(own[:, e, None], x, 0) @ weights[e] for e in range(len(weights))]
+    return sum(each[1:], each[0])
+
+
+def _always(_node: torch.fx.Node) -> bool:
+    return True
+
+
 def _not_four(node: torch.fx.Node) -> bool:
     return node.args[0].meta["val"].dim() != 4  # type: ignore[union-attr]
 
@@ -95,7 +105,8 @@ def _projected(node: torch.fx.Node) -> bool:
     return h.meta["val"].shape != c.meta["val"].shape  # type: ignore[union-attr]
 
 
-_OTHERS: dict[Any, tuple[Callable[..., Any], Callable[[torch.fx.Node], bool]]] = {
-    aten.scaled_dot_product_attention.default: (_attention, _not_four),
-    aten.lstm.input: (_lstm, _projected),
+_OTHERS: dict[str, tuple[Callable[..., Any], Callable[[torch.fx.Node], bool]]] = {
+    "aten.scaled_dot_product_attention.default": (_attention, _not_four),
+    "aten.lstm.input": (_lstm, _projected),
+    "transformers.grouped_mm_fallback.default": (_experts, _always),
 }

@@ -12,6 +12,7 @@ from torch import nn
 import surgeon
 from models.transformers import SMALL
 from surgeon.cut import choose
+from surgeon.export import export_onnx
 from surgeon.trace.tensors import output_tensors
 
 pytest.importorskip("transformers")
@@ -139,3 +140,12 @@ def test_onnx_takes_the_keywords(name: str, tmp_path: Path):
     file = surgeon.export_onnx(slim, tmp_path / "slim.onnx", inputs)
     assert file.outputs_equal
     assert slim.config.use_cache is model.config.use_cache
+
+
+def test_a_mixture_of_experts_is_exported(tmp_path: Path):
+    """transformers has an op of its own for it, which torch's exporter does not know."""
+    model, inputs = SMALL["mixtral"]()
+    slim = surgeon.shrink(model, inputs, ratio=0.5, measure=False).model
+    file = export_onnx(slim, tmp_path / "slim.onnx", inputs)
+    assert file.dynamic_batch
+    assert file.worst_error < 1e-5
