@@ -11,18 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgeon.graph import Node
 from surgeon.rules import Form, Rule
 
 FUSED: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_FORM = Form("b h q d, b h k d, b h k e -> b h q e, b h q", at=(0, 1, 2))
-RULE = Rule(str(FUSED), "contraction", (_FORM.text,), choose=lambda _node: _FORM)
+_LINE = "b (g r) q d, b g k d, b g k e -> b (g r) q e, b (g r) q"  # g: heads of keys, r: of queries to each
+
+
+def _form(node: Node) -> Form:
+    return Form(_LINE, {"g": node.args[1].shape[1]}, at=(0, 1, 2))
+
+
+RULE = Rule(str(FUSED), "contraction", (_LINE,), choose=_form)
 
 
 def in_one(mask: Callable[[Tensor], Tensor], args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Whether the notation holds: as many heads everywhere, of which, and of whose channels, some are removed; no position is,
-    and nothing of the mask that is added to the scores. Channels that are zero leave the default scale as it is."""
+    """Whether the notation holds: of heads, and of their channels, some are removed, but no position, and nothing of the mask that
+    is added to the scores. Channels that are zero leave the default scale as it is."""
     q, k, v = args[:3]
     added = kwargs.get("attn_mask")
-    if not q.shape[1] == k.shape[1] == v.shape[1] or (added is not None and mask(added).any()):
+    if added is not None and bool(mask(added).any()):
         return False
     return not any(bool((gone != gone[:, :, :1]).any()) for gone in map(mask, (q, k, v)))

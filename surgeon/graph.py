@@ -109,7 +109,7 @@ Path = tuple[Forced, ...]  # the numbers of one run, in the order in which they 
 class Graph:
     """Values and nodes in the order of execution. `state` maps state_dict names to values.
 
-    Where only training runs some layers (auxiliary heads), the nodes from `training` on are those of
+    Where training runs or joins layers that eval mode does not, the nodes from `training` on are those of
     a forward in train mode, over the same state.
     """
 

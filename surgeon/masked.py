@@ -19,6 +19,7 @@ from surgeon.masking import Masks
 from surgeon.plan import Keep
 from surgeon.reached import Reached
 from surgeon.trace.called import Called, send_calls
+from surgeon.trace.decisions import Endless
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.tensors import named_state
 
@@ -41,11 +42,14 @@ class Trail:
 
 
 class Masked(TorchDispatchMode):
-    """Runs ops with masks; `trail` is given every output where the first difference is looked for."""
+    """Runs ops with masks; `trail` is given every output where the first difference is looked for. Raises Endless beyond
+    `most` ops of the network."""
 
-    def __init__(self, model: nn.Module, keep: Keep, trail: Trail | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, keep: Keep, trail: Trail | None = None, most: int | None = None
+    ) -> None:
         super().__init__()
-        self.ops = 0
+        self.ops, self.most = 0, most
         self.counted = False  # whether values said how many of something there are
         self.fused = False  # whether attention was asked for as one op
         self.masks = Masks()
@@ -74,8 +78,8 @@ class Masked(TorchDispatchMode):
         if func is FUSED:
             self.fused = True
             if not in_one(self.masks.of, args, kwargs):
-                raise CheckFailed(f"removed positions reach {func}, which mixes them")
-        self.ops += 1
+                raise CheckFailed(f"{func} cannot carry the masks that reach it")
+        self._count()
         out = self.masks.run(func, args, kwargs)
         given = (*args, *kwargs.values())
         self.reached.op(tensors_in(given))
@@ -88,7 +92,7 @@ class Masked(TorchDispatchMode):
     def _call(self, called: Called) -> Any:
         if self._inside:
             return called.run(called.operands())
-        self.ops += 1
+        self._count()
         self.reached.op(tensors_in(called.operands()))
         self._inside = True
         try:
@@ -97,6 +101,11 @@ class Masked(TorchDispatchMode):
         finally:
             self._inside = False
         return out
+
+    def _count(self) -> None:
+        self.ops += 1
+        if self.most is not None and self.ops > self.most:
+            raise Endless("more ops than any other path has")
 
     def _trailed(self, op: str, out: Any) -> None:
         if self.trail is not None:

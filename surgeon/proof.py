@@ -102,7 +102,7 @@ class Proof:
 
 def other_sides(pair: Pair, proof: Proof) -> Proof:
     """With the model's own weights, and the other sides of decisions that it takes by its data: of each truth, of numbers
-    (those first that lead to other lines of code), and the side that the inputs as given take."""
+    (those first that lead to something new), and the side that the inputs as given take."""
     graph = pair.case.graph if proof.read else None
     if graph is None:
         return proof
@@ -183,12 +183,14 @@ class _Sides:
 
 @dataclass(frozen=True)
 class Pair:
-    """A model and its cut copy, to be compared in one dtype, within a tolerance."""
+    """A model and its cut copy, to be compared in one dtype, within a tolerance. `plainly` holds something once attention as one
+    op did not do."""
 
     case: Case
     inputs: Inputs
     dtype: torch.dtype | None
     tolerance: float
+    plainly: list[bool] = field(default_factory=list)
 
     @property
     def stranger(self) -> str | None:
@@ -204,16 +206,18 @@ class Pair:
 
         path: numbers that are others than those that the model reads. draw: gain and seed of random weights, instead of the model's own. most: ops of a path, beyond which it is none.
         """
-        for fused in (True, False) if self.dtype is torch.float64 else (False,):
-            sides = self._sides(draw)
+        if self.dtype is torch.float64 and not self.plainly:
+            sides = self._sides(draw, most)
             try:
-                return self._prove(sides, path, most, fused)
+                return self._prove(sides, path, fused=True)
             except (SurgeonError, NothingFinite, _NoPath, _Fused):
-                if not (fused and sides.masked.fused):
+                if not sides.masked.fused:
                     raise
-        raise AssertionError("attention as plain ops is the last that is tried")
+            del sides  # copies of both models
+            self.plainly.append(True)
+        return self._prove(self._sides(draw, most), path, fused=False)
 
-    def _sides(self, draw: tuple[float, int] | None) -> _Sides:
+    def _sides(self, draw: tuple[float, int] | None, most: int | None) -> _Sides:
         twin, small = as_dtype(self.case.model, self.dtype), as_dtype(self.case.slim, self.dtype)
         if draw is not None:
             shake(twin, draw[1], draw[0])
@@ -222,13 +226,13 @@ class Pair:
         if same and self.dtype is torch.float64:
             carry_widely(small, twin, self.case.plan, torch.finfo(own_dtype(self.case.model)).eps)
         keep = {} if same else self.case.plan.keep
-        masked = Masked(twin, keep)
+        masked = Masked(twin, keep, most=most)
         masked.reached = Reached(twin, self.case.plan.keep)
         return _Sides(twin, small, keep, masked)
 
-    def _prove(self, sides: _Sides, path: Path, most: int | None, fused: bool) -> Proof:
+    def _prove(self, sides: _Sides, path: Path, *, fused: bool) -> Proof:
         twin, small, masked = sides.twin, sides.small, sides.masked
-        decisions = Decisions(path, most=most)
+        decisions = Decisions(path)
         try:
             with decisions, masked.reached.watching():
                 want = run(twin, self.inputs, masked, fused)

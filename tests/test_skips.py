@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.cut.asked import asked
+from surgeon.errors import CheckFailed
+from surgeon.pipeline.replay import apply_checked
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.record import record
+from surgeon.trace.record import record, trains_otherwise
 
 torch.set_num_threads(1)
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
@@ -88,7 +90,7 @@ def zeroed(net: nn.Module, plan: surgeon.Plan) -> nn.Module:
     """The network with zeros for what the plan removes: where nothing mixes channels, what the cut one computes."""
     copied = copy.deepcopy(net)
     for name, dims in plan.keep.items():
-        tensor = copied.get_parameter(name).detach()
+        tensor = copied.state_dict()[name]
         for dim, kept in dims.items():
             gone = sorted(set(range(tensor.shape[dim])) - set(kept))
             tensor.index_fill_(dim, torch.tensor(gone), 0.0)
@@ -103,23 +105,44 @@ def training_alone(net: Net, h: Tensor, said: Tensor) -> Tensor:
     return net.b[0](h) if net.training else h
 
 
-@pytest.mark.parametrize("middle", [eval_alone, training_alone])
+def behind_a_buffer(net: Net, h: Tensor, said: Tensor) -> Tensor:
+    return (h if net.training else net.b[0](h)) + net.shift
+
+
+def written_over(net: Net, h: Tensor, said: Tensor) -> Tensor:
+    said.logical_not_()
+    return h if net.training else net.b[0](h)
+
+
+@pytest.mark.parametrize("middle", [eval_alone, training_alone, behind_a_buffer, written_over])
 def test_a_layer_that_one_mode_skips_is_cut_for_both(middle: Callable[..., Tensor]):
     net = Net(middle).eval()
-    result = surgeon.shrink(net, (X, FULL), 0.5, measure=False)
-    replayed = surgeon.apply(result.plan, net, (X, FULL))
+    net.register_buffer("shift", torch.linspace(-1, 1, 32))
+    result = surgeon.shrink(net, (X, FULL.clone()), 0.5, measure=False)
+    replayed = apply_checked(result.plan, net, (X, FULL.clone()), measure=False).model
+    stepwise = surgeon.shrink(net, (X, FULL.clone()), 0.5, steps=2, measure=False)
+    assert stepwise.plan.keep.keys() == result.plan.keep.keys()
     masked = zeroed(net, result.plan)
     for slim in (result.model, replayed):
         for mode in (True, False):
-            want, got = (m.train(mode)(X, FULL) for m in (masked, slim))
+            want, got = (m.train(mode)(X, FULL.clone()) for m in (masked, slim))
             assert torch.allclose(want, got, atol=1e-5)
 
 
-def test_modes_that_differ_by_dropout_alone_are_recorded_once():
-    net = Net(lambda net, h, said: nn.functional.dropout(h, 0.5, net.training)).eval()
-    result = surgeon.shrink(net, (X, FULL), 0.5, measure=False)
-    assert result.model.a.out_features == 16
-    assert record(net, Inputs.of((X, FULL))).training is None
+def test_a_plan_that_is_wrong_in_train_mode_alone_is_refused():
+    net = Net(eval_alone).eval()
+    plan = surgeon.shrink(net, (X, FULL), 0.5, measure=False, check=False).plan
+    with pytest.raises(CheckFailed, match="wrong in train mode"):
+        apply_checked(plan, net, (X, FULL), measure=False)
+
+
+def test_modes_that_differ_by_dropout_alone_are_the_same():
+    net = Net(lambda net, h, said: nn.functional.dropout(net.b[0](h), 0.5, net.training)).eval()
+    inputs = Inputs.of((X, FULL))
+    graph = record(net, inputs)
+    assert not trains_otherwise(net, inputs, graph)
+    net.middle = eval_alone
+    assert trains_otherwise(net, inputs, record(net, inputs))
 
 
 def by_numpy(net: Net, h: Tensor, said: Tensor) -> Tensor:

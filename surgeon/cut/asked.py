@@ -6,11 +6,11 @@ from surgeon.graph import Graph, Node
 
 
 def asked(graph: Graph) -> frozenset[int]:
-    """Nodes of the run on the inputs as given whose results reach nothing but Python. What it does with these numbers is seen
-    in the ops that it then runs, and the oracle compares them."""
+    """Nodes of the run on the inputs as given whose results reach nothing but Python, and no other code (numpy). What it does
+    with these numbers shows in the ops that it then runs, and not always (which of two layers alike is first): the oracle compares them."""
     seen, found = set(graph.outputs), set[int]()
     for node in reversed(graph.run):
-        if seen.isdisjoint(node.outputs) and not _writes(node):
+        if seen.isdisjoint(node.outputs) and not _writes(node) and node.target is not None:
             found.add(node.index)
         else:
             seen.update(node.inputs)

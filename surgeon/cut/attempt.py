@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from surgeon.cut.fits import Misfit, first_off, misfit, narrowed_to_one, written
+from surgeon.cut.fits import Misfit, asks_otherwise, first_off, misfit, narrowed_to_one, written
 from surgeon.cut.lacking import Lacking, lacking, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
@@ -56,7 +56,8 @@ class Attempt:
         if lacks and not original.on_meta:
             lacks = self._stable(lacks, after)
         found = misfit(original, after, self.sizes, frozenset(lacks))
-        self.certain = found is None and not original.turns
+        fits = found is None and not original.turns
+        self.certain = fits and not asks_otherwise(original, after, self.sizes)
         others = original.turns or self.paths
         if others if found is None else not (strict or original.on_meta):
             found = self._astray(after)

@@ -95,6 +95,8 @@ def _cut(
             raise NotFollowed(found.why, plan, refusal)
         return replace(as_program(model, inputs, plan, found.why), at=found.at)
     except SurgeonError as error:
+        if not found.certain:  # numbers can tell
+            return replace(done, certain=False)
         slim = Attempt(done.model, inputs, Sizes(coupling, removed_by(coupling, plan)))
         error.hint = slim.written(found.at) or error.hint
         if isinstance(error, NotFollowed):

@@ -17,6 +17,7 @@ from surgeon.graph import Graph, Node, Value
 
 STRIDED = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
 
+_MADE = "aten.lift_fresh.default"
 _VIEWS = {"aten.view", "aten.reshape", "aten._unsafe_view"}
 
 
@@ -54,6 +55,15 @@ def misfit(
         if why:
             return Misfit(f"{why}, at {old.where}", at=old.index)
     return None
+
+
+def asks_otherwise(original: Graph, slim: Graph, sizes: Sizes) -> bool:
+    """Whether Python reads numbers of ops with other arguments than planned: which of two layers alike runs then, no shape tells.
+    Numbers that the code makes a tensor of are its widths, as read."""
+    used, free = _used(original), asked(original)
+    pairs = zip(original.run, slim.run, strict=False)
+    told = ((old, new) for old, new in pairs if old.index in free and old.op != _MADE)
+    return any(_differs(old, new, sizes, (used, False)) for old, new in told)
 
 
 def first_off(original: Graph, slim: Graph, sizes: Sizes) -> int | None:

@@ -20,7 +20,7 @@ from surgeon.cut import NoProgram, NotFollowed
 from surgeon.errors import CheckFailed, OutOfReach
 from surgeon.graph import Node
 from surgeon.grouping import Group
-from surgeon.pipeline.traced import Traced, TrainsOtherwise, with_sides, with_training
+from surgeon.pipeline.traced import Traced, TrainsOtherwise, with_sides
 from surgeon.planning import removed_by
 
 _T = TypeVar("_T")
@@ -38,6 +38,7 @@ def followed(
     nothing is left to cut, no node can be named, or a group cannot be held; what the oracle found, where that was its reason.
     """
     first: NotFollowed | None = None
+    base = traced
     for _ in range(_PLANS):
         try:
             return attempt(traced)
@@ -47,14 +48,14 @@ def followed(
             if narrower is None:
                 break
             traced = narrower
+        except TrainsOtherwise as error:  # what was held is seen again
+            traced = base = replace(error.wider, notes=base.notes)
         except CheckFailed as error:
             # on a side of its decisions that was not looked at, perhaps
-            wider = with_sides(traced) if error.path else None
+            wider = with_sides(base) if error.path else None
             if wider is None:
                 raise
-            traced = wider
-        except TrainsOtherwise:
-            traced = with_training(traced)
+            traced = base = replace(wider, refusal=traced.refusal)
         except OutOfReach as error:  # what was asked needs what is held now
             if first is None:
                 raise

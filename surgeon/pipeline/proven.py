@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from surgeon.check import TOLERANCE, CheckResult
@@ -16,7 +17,7 @@ from surgeon.pipeline.cached import with_cache
 from surgeon.pipeline.compared import compared
 from surgeon.pipeline.result import Result
 from surgeon.pipeline.steps import Steps
-from surgeon.pipeline.traced import Traced, TrainsOtherwise
+from surgeon.pipeline.traced import Traced, refuse_wrong_training
 from surgeon.plan import Plan
 from surgeon.report.network import network
 from surgeon.report.reach import reach
@@ -24,8 +25,7 @@ from surgeon.rules import RULES, USER
 from surgeon.running import as_dtype, run
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program, to_program
-from surgeon.trace.record import trains_otherwise
-from surgeon.widths import own_dtype
+from surgeon.widths import cast, floats_as
 
 
 def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]:
@@ -43,12 +43,13 @@ def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]
 
 
 def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
-    """A cut and its proof; raises CheckFailed, and TrainsOtherwise where eval mode did not show all of a module. A module of which only numbers could tell that it is wrong is cut as a program;
+    """A cut and its proof. Raises CheckFailed, as TrainsOtherwise where a module is wrong in train mode alone. A module of which only numbers could tell that it is wrong is cut as a program;
     raises NotFollowed where there is none, or one that is wrong before it is cut, and a node where the module may have gone astray."""
     try:
         proof = _proven(model, done.model, replace(plan, folds=done.folds), traced)
     except CheckFailed as error:
-        if done.way == "program" and _exported_wrong(traced):
+        unproven = isinstance(error, Unproven)
+        if done.way == "program" and not unproven and _exported_wrong(traced):
             raise NotFollowed(done.why or "", plan, NoProgram(*_WRONG), done.at) from error
         if done.certain or done.way != "module" or (error.path and traced.graph.on_meta):
             raise
@@ -64,8 +65,8 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
             raise
         except SurgeonError:
             raise error from None
-    if done.way == "module" and trains_otherwise(traced.model, traced.inputs, traced.graph):
-        raise TrainsOtherwise
+    if done.way == "module":
+        refuse_wrong_training(traced, plan)
     return done, proof
 
 
@@ -79,9 +80,14 @@ def _exported_wrong(traced: Traced) -> bool:
     """Whether the program of the uncut network is another function: some forwards branch on being exported."""
     if isinstance(traced.model, Program):
         return False
-    models = traced.model, to_program(traced.model, traced.inputs)
-    want, got = (run(as_dtype(m, None), traced.inputs) for m in models)
-    return not compare(want, got) <= TOLERANCE.get(own_dtype(traced.model), 1e-5)
+    inputs = traced.inputs.map(lambda t: cast(t, torch.float64))
+    try:
+        models = traced.model, to_program(traced.model, traced.inputs)
+        with floats_as(torch.float64):
+            want, got = (run(as_dtype(m, torch.float64), inputs) for m in models)
+    except SurgeonError:
+        return False
+    return not compare(want, got) <= TOLERANCE[torch.float64]
 
 
 def _proven(model: nn.Module, slim: nn.Module, plan: Plan, traced: Traced) -> CheckResult:

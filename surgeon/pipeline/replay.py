@@ -15,7 +15,7 @@ from surgeon.pipeline.proven import carried_out, finished
 from surgeon.pipeline.recovered import recovered
 from surgeon.pipeline.result import Result
 from surgeon.pipeline.steps import Progress, Steps
-from surgeon.pipeline.traced import Traced, TrainsOtherwise, trace, with_training
+from surgeon.pipeline.traced import trace
 from surgeon.plan import Plan
 from surgeon.planning import recounted, refuse_other_model, refuse_other_shapes
 from surgeon.score import Material
@@ -66,17 +66,11 @@ def apply_checked(
         raise
     refuse_other_model(plan, traced.graph)
     fits = "compensate" in material.recover
-
-    def attempt(traced: Traced) -> tuple[Result, Traced]:
-        own, said = _as_cut(recounted(traced.coupling, plan), fits)
-        done, traced = run("cut", lambda: carried_out(traced, inputs, own))
-        given, notes = (model, inputs, traced), said + traced.notes
-        return finished(given, done, own, notes, run, (check, measure)), traced
-
+    plan, said = _as_cut(recounted(traced.coupling, plan), fits)
+    done, traced = run("cut", lambda: carried_out(traced, inputs, plan))
+    given = (model, inputs, traced)
     try:
-        result, traced = attempt(traced)
-    except TrainsOtherwise:
-        result, traced = attempt(with_training(traced))
+        result = finished(given, done, plan, said + traced.notes, run, (check, measure))
     except NotFollowed as neither:  # a plan that is given is not made again
         raise neither.disproved or neither from neither.__cause__
     return run("recover", lambda: recovered(result, traced, material)) if fits else result

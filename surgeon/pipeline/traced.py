@@ -8,18 +8,16 @@ from typing import Any
 from torch import nn
 
 from surgeon.couple import Coupling, couple
-from surgeon.errors import BadInput
+from surgeon.errors import BadInput, CheckFailed
 from surgeon.graph import Graph
+from surgeon.plan import Plan
+from surgeon.planning import removed_by
 from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
-from surgeon.trace.record import record, record_real
+from surgeon.trace.record import record, record_real, trains_otherwise
 from surgeon.trace.remembered import forgotten
-
-
-class TrainsOtherwise(Exception):
-    """The forward in train mode joins other layers than the one in eval mode, and the plan was made without it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,27 @@ def with_sides(traced: Traced) -> Traced | None:
     return replace(traced, graph=graph, coupling=couple(graph), notes=notes)
 
 
-def with_training(traced: Traced) -> Traced:
-    """The same with the forward in train mode behind the one in eval mode."""
+class TrainsOtherwise(CheckFailed):
+    """The cut network is wrong in train mode; `wider` is the trace that has it."""
+
+    def __init__(self, why: str, wider: Traced) -> None:
+        said = "the cut network is wrong in train mode, which leads other layers to each other than eval mode"
+        super().__init__(f"{said}: {why}", "make the plan anew: shrink looks at both modes")
+        self.wider = wider
+
+
+def refuse_wrong_training(traced: Traced, plan: Plan) -> None:
+    """Raise TrainsOtherwise where the forward in train mode leads layers to each other that the plan cuts apart. Of a forward
+    on real tensors, and of a program, nobody looks."""
+    if isinstance(traced.model, Program):
+        return
+    if not trains_otherwise(traced.model, traced.inputs, traced.graph):
+        return
     graph = record(traced.model, traced.inputs, training=True)
-    return replace(traced, graph=graph, coupling=couple(graph))
+    if graph.training is None:
+        return
+    wider = replace(traced, graph=graph, coupling=couple(graph))
+    try:
+        removed_by(wider.coupling, plan)
+    except BadInput as error:
+        raise TrainsOtherwise(error.message, wider) from error

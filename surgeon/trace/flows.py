@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 from surgeon.graph import Graph, Node, Value
 
@@ -33,31 +33,33 @@ def has_new_flow(nodes: list[Node], start: int) -> bool:
     return False
 
 
-def joins_more(before: Graph, after: Graph) -> bool:
-    """Whether a parameter, or an output, takes what other parameters gave in one graph than in the other, ops aside."""
-    return not _joints(after) <= _joints(before)
+def joins_more(seen: Graph, other: Graph) -> bool:
+    """Whether the other graph leads what some parameters gave to a parameter, or to an output, where the one that was seen does
+    not; by which ops is all the same."""
+    return not _joints(other) <= _joints(seen)
 
 
 def _joints(graph: Graph) -> set[tuple[Sources, Sources]]:
     made: dict[Value, Sources] = {}
     found = {
-        (own, frozenset().union(*read))
-        for node, read in _walked(graph.nodes, made)
-        if (own := _state(node.inputs) & graph.parameters)
+        (own, Sources().union(*read))
+        for node, read in _walked(graph.nodes, made, graph.parameters)
+        if (own := _state(node) & graph.parameters)
     }
     return found | {(Sources(), made.get(v, Sources())) for v in (*graph.outputs, *graph.ends)}
 
 
 def _walked(
-    nodes: list[Node], made: dict[Value, Sources]
+    nodes: list[Node], made: dict[Value, Sources], layers: Sources | None = None
 ) -> Iterator[tuple[Node, tuple[Sources, ...]]]:
-    """Each node with the sources of what it reads; `made` those of every value up to there."""
+    """Each node with the sources of what it reads; `made` those of every value up to there. layers: the state that counts (None: all)."""
     for node in nodes:
         read = tuple(made.get(v, Sources()) for v in node.inputs)
         yield node, read
-        layers = _state(node.inputs) or Sources().union(*read)
-        made.update((v, layers) for v in node.outputs if v)
+        own = _state(node) if layers is None else _state(node) & layers
+        sources = own or Sources().union(*read)
+        made.update((v, sources) for v in node.outputs if v)
 
 
-def _state(values: Sequence[Value] | Iterable[Value]) -> Sources:
-    return Sources(name for v in values for name in v.state)
+def _state(node: Node) -> Sources:
+    return Sources(name for v in node.inputs for name in v.state)

@@ -3,8 +3,8 @@
 The run on the inputs as they are comes first. Where something in it was empty (nothing detected), the
 code behind saw nothing: further runs have random weights that find something. So have runs where a parameter was
 not read at all: an expert that no token was sent to. Where a number read into Python decided, further runs give
-another one; what they have in common with the first is not computed again. A path that fails, or that runs no new
-line, is left out.
+another one; what they have in common with the first is not computed again. A path that fails, or that shows nothing new (a
+line of code, layers that read what others gave), is left out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def record_paths(model: nn.Module, inputs: Inputs) -> Graph:
         shake(twin, seed)
         before = len(graph.nodes)
         with Drawn():
-            _tried(graph, runs.anew)
+            _tried(graph, runs.anew, lines=True)
         if len(graph.nodes) > before:
             found, missed = found + 1, 0
         else:
@@ -74,7 +74,7 @@ def record_turns(
 
 def unseen_sides(model: nn.Module, inputs: Inputs) -> tuple[Path, ...]:
     """Paths of a forward that runs on meta, where only whole numbers and truths among its inputs are read: those
-    that lead to other lines of code."""
+    that lead to something new."""
     twin, recorder = prepared(model, on_meta=True)
     runs = Runs(twin, recorder, inputs.map(to_meta))
     _follow(runs)
@@ -145,25 +145,30 @@ def _found(runs: Runs) -> bool:
     graph, drawn = runs.graph, Drawn()
     before, ends = len(graph.nodes), graph.ends
     with drawn:
-        _tried(graph, runs.anew)
+        _tried(graph, runs.anew, lines=True)
     if drawn.ops and (_starved(graph.nodes) or len(graph.nodes) == before):
         del graph.nodes[before:]
         graph.ends = ends
-        _tried(graph, runs.anew)
+        _tried(graph, runs.anew, lines=True)
     return len(graph.nodes) > before
 
 
-def _tried(graph: Graph, run: Callable[[], Ran]) -> Read | None:
+def _tried(graph: Graph, run: Callable[[], Ran], *, lines: bool = False) -> Read | None:
     """One more run; the numbers it read, None where it failed. One that shows nothing new is taken back:
-    no line of code, none that goes on with what another gave (a layer is skipped), and, where it returns earlier, no output."""
+    no line of code, none that goes on with what another layer gave (one is skipped), and, where it returns earlier, no output.
+    lines: new lines alone count, of runs on other weights, which send tokens to other experts each time."""
     before = len(graph.nodes)
+    seen = {line_of(node) for node in graph.nodes if is_full(node)}
     ends = _made_at(graph.nodes, (*graph.outputs, *graph.ends))
     try:
         outputs, read = run()
     except Exception:  # noqa: BLE001  a path that cannot be taken is none
         del graph.nodes[before:]
         return None
-    if not has_new_flow(graph.nodes, before) and _made_at(graph.nodes, outputs) <= ends:
+    ran = [node for node in graph.nodes[before:] if is_full(node)]
+    new = any(line_of(node) not in seen for node in ran)
+    new = new or (not lines and has_new_flow(graph.nodes, before))
+    if not new and _made_at(graph.nodes, outputs) <= ends:
         del graph.nodes[before:]
     else:
         graph.ends += outputs

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgeon.errors import BadInput
@@ -71,7 +72,7 @@ def record_as(model: nn.Module, inputs: Inputs, original: Graph) -> Graph:
         if original.turns:
             record_turns(twin, recorder, inputs, original.turns)
         else:
-            ran.outputs = run_recorded(twin, recorder, inputs)
+            ran.outputs = run_recorded(twin, recorder, inputs.map(torch.clone))
         if original.training is not None:
             _add_training(twin, recorder, inputs, always=True)
     except Exception as error:
@@ -96,9 +97,10 @@ def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
 def _on_meta(model: nn.Module, inputs: Inputs, training: bool) -> Graph:
     twin, recorder = prepared(model, on_meta=True)
     graph = recorder.graph
+    again = inputs.map(torch.clone)  # a forward may write to its inputs
     graph.outputs = run_recorded(twin, recorder, inputs)
     graph.notes += left_torch(graph)
-    _add_training(twin, recorder, inputs, always=training)
+    _add_training(twin, recorder, again, always=training)
     return graph
 
 
@@ -113,7 +115,9 @@ def _add_training(twin: nn.Module, recorder: Recorder, inputs: Inputs, *, always
     unread = _unread(graph)
     if not (unread or always):
         return
-    start, outputs = len(graph.nodes), graph.outputs
+    start, outputs, own = len(graph.nodes), graph.outputs, graph.inputs
+    recorder.begin(inputs)
+    graph.inputs = own
     try:
         graph.outputs += _run_training(twin, recorder, inputs)
     except Exception:  # noqa: BLE001  it may want targets, or look at values: eval mode decides then
