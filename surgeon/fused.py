@@ -1,4 +1,4 @@
-"""Attention as one op in the oracle's masked run: several times quicker in float64 than its plain ops, with the same masks.
+"""Attention as one op in the oracle's masked run: quicker in float64 than its plain ops, with the same masks.
 
 Only where no position is removed and the mask of scores is whole; else the run is refused, and made again with plain ops.
 """

@@ -60,6 +60,12 @@ class Node:
         return found
 
     @property
+    def writes(self) -> bool:
+        """Whether it changes a tensor, which others may be views of."""
+        schema = getattr(self.target, "_schema", None)
+        return schema is not None and schema.is_mutable
+
+    @property
     def owners(self) -> Iterator[str]:
         """Paths of the module that ran it and of all that hold that one, innermost first: 'a.b', 'a', ''."""
         path = self.module

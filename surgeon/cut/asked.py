@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgeon.graph import Graph, Node
+from surgeon.graph import Graph
 
 
 def asked(graph: Graph) -> frozenset[int]:
@@ -10,14 +10,8 @@ def asked(graph: Graph) -> frozenset[int]:
     with these numbers shows in the ops that it then runs, and not always (which of two layers alike is first): the oracle compares them."""
     seen, found = set(graph.outputs), set[int]()
     for node in reversed(graph.run):
-        if seen.isdisjoint(node.outputs) and not _writes(node) and node.target is not None:
+        if seen.isdisjoint(node.outputs) and not node.writes and node.target is not None:
             found.add(node.index)
         else:
             seen.update(node.inputs)
     return frozenset(found)
-
-
-def _writes(node: Node) -> bool:
-    """Whether it changes a tensor that others may be views of."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable

@@ -43,8 +43,11 @@ def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]
 
 
 def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cut, CheckResult]:
-    """A cut and its proof. Raises CheckFailed, as TrainsOtherwise where a module is wrong in train mode alone. A module of which only numbers could tell that it is wrong is cut as a program;
-    raises NotFollowed where there is none, or one that is wrong before it is cut, and a node where the module may have gone astray."""
+    """A cut and its proof. A module of which only numbers could tell that it is wrong is cut as a program.
+
+    Raises CheckFailed, as TrainsOtherwise where a module is wrong in train mode alone; NotFollowed where there is no program, or
+    one that is wrong before it is cut, and a node where the module may have gone astray.
+    """
     try:
         proof = _proven(model, done.model, replace(plan, folds=done.folds), traced)
     except CheckFailed as error:

@@ -39,7 +39,7 @@ def decided(graph: Graph, start: int = 0) -> set[str]:
             found.add(node.source)
         if node.op in _NAMES or node.target is None:
             left = True  # Python knows it, and may make tensors of it
-        elif _is_mutable(node):
+        elif node.writes:
             _tell(told, made, node)  # what it writes to may be a view of what is read
     return found
 
@@ -52,11 +52,6 @@ def by_code(graph: Graph) -> set[str]:
 
 def _by_chance(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def _is_mutable(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
 
 
 def _tell(told: set[Value], made: dict[Value, Node], node: Node) -> None:

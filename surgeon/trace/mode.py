@@ -18,7 +18,7 @@ from surgeon.trace.modules import modules_of
 @contextmanager
 def forward_mode(model: nn.Module, fused: bool = False) -> Iterator[None]:
     """How surgeon runs a forward: no gradients, no caches, and the plain ops below autograd, which inference mode
-    would leave undecomposed. fused: scaled_dot_product_attention as torch chooses, several times quicker in float64."""
+    would leave undecomposed. fused: scaled_dot_product_attention as torch chooses, quicker in float64."""
     plainly = (caches_off(model), plain_attention(fused), plain_recurrence(model), uncompiled())
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         for context in plainly:

@@ -165,9 +165,10 @@ def _tried(graph: Graph, run: Callable[[], Ran], *, lines: bool = False) -> Read
     except Exception:  # noqa: BLE001  a path that cannot be taken is none
         del graph.nodes[before:]
         return None
-    ran = [node for node in graph.nodes[before:] if is_full(node)]
-    new = any(line_of(node) not in seen for node in ran)
-    new = new or (not lines and has_new_flow(graph.nodes, before))
+    if lines:
+        new = any(line_of(n) not in seen for n in graph.nodes[before:] if is_full(n))
+    else:
+        new = has_new_flow(graph.nodes, before)
     if not new and _made_at(graph.nodes, outputs) <= ends:
         del graph.nodes[before:]
     else:
