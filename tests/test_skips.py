@@ -110,6 +110,8 @@ def behind_a_buffer(net: Net, h: Tensor, said: Tensor) -> Tensor:
 
 
 def written_over(net: Net, h: Tensor, said: Tensor) -> Tensor:
+    if not said.all():
+        raise ValueError("an input that was used before")
     said.logical_not_()
     return h if net.training else net.b[0](h)
 
