@@ -38,6 +38,9 @@ class Leaf:
     why: str = ""  # of an opaque extent: why what meets it stays, where that is not plain
 
 
+ZERO = "pad"  # labels of elements that the code itself makes: zeros, and what is not zero
+MADE_UP = (ZERO, "fill", "constant", "expand", "repeat", "eye")
+
 Dim = tuple[Leaf, ...]  # row-major; the empty product is a dimension of size 1
 Dims = tuple[Dim, ...]
 
@@ -79,7 +82,6 @@ class Algebra:
     _equal: list[tuple[Ids, Ids]] = field(default_factory=list)
     _frozen: list[tuple[Ids, Why]] = field(default_factory=list)
     _mixed: list[tuple[Ids, Why]] = field(default_factory=list)
-    _summed: list[tuple[Ids, Why]] = field(default_factory=list)
     _products: list[Product] = field(default_factory=list)
     _read: dict[int, Ids] = field(default_factory=dict)  # by leaf
     _weighed: dict[int, Ids] = field(default_factory=dict)  # by leaf
@@ -87,6 +89,7 @@ class Algebra:
     ties: list[tuple[Ids, ...]] = field(default_factory=list)  # runs that one split makes equal
     _interned: dict[bytes, Leaf] = field(default_factory=dict)
     _merged: dict[tuple[int, ...], Leaf] = field(default_factory=dict)
+    _made: list[tuple[int, int, bool]] = field(default_factory=list)  # runs of ids, whether zeros
     _keep: list[Dim] = field(default_factory=list)  # keeps the ids of cache keys alive
 
     # --- making -------------------------------------------------------------------------------
@@ -102,6 +105,8 @@ class Algebra:
     def _fresh_leaf(self, size: int, label: object = None) -> Leaf:
         ids = np.arange(self.count, self.count + size, dtype=np.int64)
         self.axes.append(Axis(self.count, size, label))
+        if label in MADE_UP:
+            self._made.append((self.count, self.count + size, label == ZERO))
         self.count += size
         leaf = Leaf(size, ids, where=self.where)
         self._interned[ids.tobytes()] = leaf
@@ -149,12 +154,28 @@ class Algebra:
         for leaf in dim:
             if leaf.ids is not None:
                 self._mixed.append((leaf.ids, Why(why, self.where)))
+                self._keep_made(leaf.ids, why)
 
     def add_up(self, dim: Dim, why: str) -> None:
-        """An op sums over `dim` without a weight that could lose the same elements."""
+        """An op sums over `dim` without a weight that could lose the same elements: what is zero adds nothing."""
         for leaf in dim:
             if leaf.ids is not None:
-                self._summed.append((leaf.ids, Why(why, self.where)))
+                self._keep_made(leaf.ids, why, zeros=False)
+
+    def _keep_made(self, ids: Ids, why: str, zeros: bool = True) -> None:
+        """What the code makes tells by its number, where it is mixed or added up before it meets a channel."""
+        made = self._made_up(ids, zeros)
+        if made.any():
+            said = f"constants or copies that the code makes, where {why}"
+            self._frozen.append((ids[made], Why(said, self.where)))
+
+    def _made_up(self, ids: Ids, zeros: bool = True) -> NDArray[np.bool_]:
+        """Which of these elements the code makes itself. zeros: those that are zero too."""
+        mask = np.zeros(len(ids), bool)
+        for start, stop, zero in self._made:
+            if zeros or not zero:
+                mask |= (ids >= start) & (ids < stop)
+        return mask
 
     def tie(self, runs: Sequence[Dim]) -> None:
         """The code that makes these runs (chunk) gives each as many elements as the others.
@@ -186,6 +207,18 @@ class Algebra:
                 rest = (x, y, *left, *right)
                 self.freeze(rest, f"{sizes(a)} channels meet {sizes(b)}: no cut keeps both whole")
                 return
+
+    def meet(self, a: Dim, b: Dim) -> Dim:
+        """Equates both, and gives what is of both: channels, where one of them has what the code made."""
+        self.equate(a, b)
+        if not self._made or len(a) != 1 or len(b) != 1 or a[0].ids is None or b[0].ids is None:
+            return a
+        made = self._made_up(a[0].ids)
+        if len(made) != len(b[0].ids) or not made.any():
+            return a
+        both = self._leaf(np.where(made, b[0].ids, a[0].ids))
+        self._equate_leaves(both, a[0])
+        return (both,)
 
     def _equate_leaves(self, x: Leaf, y: Leaf) -> None:
         x, y = _root(x), _root(y)
@@ -401,7 +434,7 @@ class Algebra:
     def solve(self) -> Classes:
         """Everything said so far, as classes of elements."""
         idle = Unread(tuple(self._read.values()), tuple(self._unread))
-        said = Said(self._frozen, self._mixed, self._summed)
+        said = Said(self._frozen, self._mixed)
         return solve(self.count, self._equal, self._products, said, idle)
 
 

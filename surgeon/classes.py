@@ -56,7 +56,6 @@ class Classes:
     lq: Ids
     frozen: Ids  # class -> index of its reason in `reasons`, or -1
     mixed: Ids  # likewise: the reason why cutting is not exact
-    summed: Ids  # likewise: the op that sums over it without a weight
     reasons: tuple[Why, ...]
 
     @property
@@ -163,11 +162,10 @@ class Unread:
 
 @dataclass(frozen=True)
 class Said:
-    """What was said of elements: frozen, mixed, and summed without a weight."""
+    """What was said of elements: frozen, and mixed."""
 
     frozen: Sequence[tuple[Ids, Why]] = ()
     mixed: Sequence[tuple[Ids, Why]] = ()
-    summed: Sequence[tuple[Ids, Why]] = ()
 
 
 def solve(
@@ -339,7 +337,6 @@ def _finish(label: Ids, t: _Products, said: Said) -> Classes:
         lq,
         _spread(_reason_of(label, count, frozen, reasons), le, lp, lq),
         _spread(_reason_of(label, count, said.mixed, reasons), le, lp, lq),
-        _spread(_reason_of(label, count, said.summed, reasons), le, lp, lq),
         tuple(reasons),
     )
 

@@ -112,7 +112,6 @@ def group_all(
     said: how a reason is put into words, the kind of every class, and which of them weights make or take.
     """
     roles, ops = _roles(uses)
-    made = _made_up(classes, axes)
     axes = [a for a in axes if a.label == "factor" or _counts(a, roles)]
     state = np.array([a.label != "factor" for a in axes], bool)
     if not state.any():
@@ -133,32 +132,12 @@ def group_all(
             by_group[bounds[k] : bounds[k + 1]],
             table,
             (int(ends[k]), int(ends[k + 1])),
-            (*said, ops, made),
+            (*said, ops),
         )
         for k in range(group_count)
     ]
     groups.sort(key=lambda g: int(g.atoms[0]) if len(g.atoms) else 0)
     return tuple(_partnered(classes, _unique(groups)))
-
-
-# what the code itself makes: zeros that are padded, and what is not zero there (other pads, copies)
-_ZERO, _OTHER = "pad", ("fill", "constant", "expand", "repeat", "eye")
-
-
-def _labelled(classes: Classes, axes: Sequence[Axis], labels: Sequence[str]) -> Mask:
-    """Classes that hold an element of an axis with one of the labels."""
-    mask = np.zeros(classes.count, bool)
-    for axis in axes:
-        if axis.label in labels:
-            mask[classes.label[axis.start : axis.start + axis.size]] = True
-    return mask
-
-
-def _made_up(classes: Classes, axes: Sequence[Axis]) -> tuple[Mask, Ids]:
-    """Classes of elements that the code makes, of which no mask says that they are gone; and why each is
-    added up: zeros add nothing to a sum."""
-    made = _labelled(classes, axes, (_ZERO, *_OTHER))
-    return made, np.where(_labelled(classes, axes, _OTHER), classes.summed, -1)
 
 
 def _roles(uses: Sequence[Use]) -> tuple[dict[tuple[str, int], str], dict[tuple[str, int], str]]:
@@ -224,11 +203,9 @@ def _group(
     atoms: Ids,
     table: _Table,
     run: tuple[int, int],
-    say: tuple[
-        Callable[[Why], str], NDArray[np.str_], Mask, dict[tuple[str, int], str], tuple[Mask, Ids]
-    ],
+    say: tuple[Callable[[Why], str], NDArray[np.str_], Mask, dict[tuple[str, int], str]],
 ) -> Group:
-    explain, kinds, weighed, ops, (made, summed) = say
+    explain, kinds, weighed, ops = say
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
     inexact = explain(classes.reasons[int(mixed.max())]) if mixed.max(initial=-1) >= 0 else None
@@ -237,11 +214,6 @@ def _group(
         why = "a single channel, and one always stays"
     if why is None and not weighed[atoms].any():
         why = "tokens or positions: no weight makes or takes them as channels"
-    taken = all(table.roles.get(x) == "takes" for x in reached)  # type: ignore[arg-type]
-    sums = int(summed[atoms].max(initial=-1))
-    if why is None and taken and made[atoms].all() and (inexact or sums >= 0):
-        where = inexact or explain(classes.reasons[sums])
-        why = f"constants or copies that the code makes, where {where}"
     make = Counter((ops.get(x, ""), x[1], table.roles.get(x, "along")) for x in reached)  # type: ignore[index,arg-type]
     kind = min(kinds[atoms].tolist(), key=KINDS.index)
     return Group(

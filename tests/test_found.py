@@ -349,6 +349,28 @@ def test_pads_that_are_mixed_stay_and_the_channels_beside_them_go(mix: nn.Module
     assert why.startswith("constants or copies that the code makes, where aten.")
 
 
+class Shortcut(nn.Module):
+    """A padded shortcut that meets the wide branch before the norm, on either side of the sum."""
+
+    def __init__(self, pads_first: bool):
+        super().__init__()
+        self.narrow, self.wide = nn.Linear(6, 10), nn.Linear(10, 16)
+        self.norm, self.head, self.first = nn.LayerNorm(16), nn.Linear(16, 3), pads_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.narrow(x).relu()
+        pads, wide = F.pad(y, (2, 4)), self.wide(y)
+        return self.head(self.norm(pads + wide if self.first else wide + pads))
+
+
+@pytest.mark.parametrize("pads_first", [True, False])
+def test_pads_that_have_met_channels_go_with_them(pads_first: bool):
+    result = surgeon.shrink(Shortcut(pads_first), torch.randn(2, 6), 0.5, measure=False)
+    assert result.check is not None
+    weight = result.model.state_dict()["wide.weight"]
+    assert weight.shape == (8, 5)
+
+
 def test_pairs_that_a_rotary_embedding_turns_are_cut_together():
     case = NETS["rotary_interleaved"]
     model, inputs = case.build(), case.inputs()

@@ -126,7 +126,7 @@ class Binding:
         elif not self.ellipsis[i]:
             self.ellipsis[i] = dim
         else:
-            self.algebra.equate(self.ellipsis[i], dim)
+            self.ellipsis[i] = self.algebra.meet(self.ellipsis[i], dim)
 
     def _bind(self, term: Term, dim: Dim) -> None:
         size = size_of(dim)
@@ -138,7 +138,7 @@ class Binding:
             if not bound:
                 self.letters[letter] = part
             else:
-                self.algebra.equate(bound, part)
+                self.letters[letter] = self.algebra.meet(bound, part)
             if letter in term.mixing:
                 self.algebra.mix(part, f"{self.op} mixes over it")
 
