@@ -40,6 +40,7 @@ class Leaf:
 
 ZERO = "pad"  # labels of elements that the code itself makes: zeros, and what is not zero
 MADE_UP = (ZERO, "fill", "constant", "expand", "repeat", "eye")
+_ZERO, _OTHER = 1, 2
 
 Dim = tuple[Leaf, ...]  # row-major; the empty product is a dimension of size 1
 Dims = tuple[Dim, ...]
@@ -89,7 +90,7 @@ class Algebra:
     ties: list[tuple[Ids, ...]] = field(default_factory=list)  # runs that one split makes equal
     _interned: dict[bytes, Leaf] = field(default_factory=dict)
     _merged: dict[tuple[int, ...], Leaf] = field(default_factory=dict)
-    _made: list[tuple[int, int, bool]] = field(default_factory=list)  # runs of ids, whether zeros
+    _made: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))  # _ZERO, _OTHER
     _keep: list[Dim] = field(default_factory=list)  # keeps the ids of cache keys alive
 
     # --- making -------------------------------------------------------------------------------
@@ -106,7 +107,8 @@ class Algebra:
         ids = np.arange(self.count, self.count + size, dtype=np.int64)
         self.axes.append(Axis(self.count, size, label))
         if label in MADE_UP:
-            self._made.append((self.count, self.count + size, label == ZERO))
+            self._made = np.pad(self._made, (0, self.count + size - len(self._made)))
+            self._made[self.count :] = _ZERO if label == ZERO else _OTHER
         self.count += size
         leaf = Leaf(size, ids, where=self.where)
         self._interned[ids.tobytes()] = leaf
@@ -171,10 +173,9 @@ class Algebra:
 
     def _made_up(self, ids: Ids, zeros: bool = True) -> NDArray[np.bool_]:
         """Which of these elements the code makes itself. zeros: those that are zero too."""
+        known = ids < len(self._made)
         mask = np.zeros(len(ids), bool)
-        for start, stop, zero in self._made:
-            if zeros or not zero:
-                mask |= (ids >= start) & (ids < stop)
+        mask[known] = self._made[ids[known]] >= (_ZERO if zeros else _OTHER)
         return mask
 
     def tie(self, runs: Sequence[Dim]) -> None:
@@ -211,7 +212,13 @@ class Algebra:
     def meet(self, a: Dim, b: Dim) -> Dim:
         """Equates both, and gives what is of both: channels, where one of them has what the code made."""
         self.equate(a, b)
-        if not self._made or len(a) != 1 or len(b) != 1 or a[0].ids is None or b[0].ids is None:
+        if (
+            not len(self._made)
+            or len(a) != 1
+            or len(b) != 1
+            or a[0].ids is None
+            or b[0].ids is None
+        ):
             return a
         made = self._made_up(a[0].ids)
         if len(made) != len(b[0].ids) or not made.any():
