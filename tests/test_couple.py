@@ -372,7 +372,9 @@ def test_what_the_code_makes_of_nothing_is_not_counted(how: str):
     """A mean of zeros, the sum of ones: no mask says that some of them are gone."""
     why = why_not(MADE[how])
     assert why is not None
-    assert re.search(r"constants or copies that the code makes, where aten\._?\w+\.\w+ (mixes|sums) over it", why)
+    assert re.search(
+        r"constants or copies that the code makes, where aten\._?\w+\.\w+ (mixes|sums) over it", why
+    )
 
 
 def test_a_place_among_eigenvalues_is_read_by_itself():

@@ -139,6 +139,29 @@ def test_repair_leaves_attributes_alone_that_forward_does_not_read():
     assert (result.model.width, result.model.epochs, result.model.steps) == (32, 64, (64, 128))
 
 
+class Rolls(nn.Module):
+    """Four heads that only batch * heads names as a size; it rolls by four and takes every fourth token, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.out = nn.Linear(16, 24), nn.Linear(24, 5)
+        self.heads, self.width, self.shift, self.step = 4, 24, 4, 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x.roll(self.shift, 1)).view(b, n, -1, 6).transpose(1, 2)
+        q = q.reshape(b * self.heads, n, 6)
+        q = ((q @ q.transpose(1, 2)).softmax(-1) @ q).view(b, -1, n, 6).transpose(1, 2)
+        return self.out(q.reshape(b, n, self.width)[:, :: self.step])
+
+
+def test_repair_finds_which_of_equal_numbers_is_the_width():
+    result = surgeon.shrink(Rolls(), torch.randn(2, 8, 16), 0.5, cut=["heads"], measure=False)
+    assert result.way == "module"
+    slim = result.model
+    assert (slim.heads, slim.width, slim.shift, slim.step) == (2, 12, 4, 4)
+
+
 def test_wrappers_are_seen_through_everywhere():
     model = Grouped().eval()
     wrapped = nn.DataParallel(model)

@@ -44,6 +44,11 @@ class Attempt:
             self.furthest = max(found.at, -1 if self.furthest is None else self.furthest)
         return found
 
+    def came(self) -> int | None:
+        """The original's node that the forward came to; None where it is the planned one, -1 where no node can be named."""
+        found = self.misfit()
+        return None if found is None else -1 if found.at is None else found.at
+
     def _misfit(self, *, strict: bool) -> Misfit | None:
         original = self.sizes.coupling.graph
         try:

@@ -150,7 +150,7 @@ def cut_fitting(
 def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[Cut, Misfit | None]:
     attempt = Attempt(slim, inputs, sizes)
     found = attempt.misfit()
-    if found is not None and not repair(slim, sizes, lambda: attempt.misfit() is None):
+    if found is not None and not repair(slim, sizes, attempt.came):
         return Cut(slim, "module"), replace(found, at=attempt.furthest)
     try:
         folds = fold(slim, sizes, plan.keep, attempt.lacks) if attempt.lacks else {}

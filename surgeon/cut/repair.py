@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from surgeon.axes import size_of
 from surgeon.cut.reads import Kind, reads
 from surgeon.cut.sizes import Call, Sizes, resize
-from surgeon.graph import Node
+from surgeon.graph import Graph, Node
 from surgeon.trace.called import CalledAs
 
 
@@ -42,47 +43,82 @@ class Change:
         return type(self.module), self.name
 
 
-def repair(slim: nn.Module, sizes: Sizes, fits: Callable[[], bool]) -> bool:
+def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> bool:
     """Set size attributes of `slim` to what the cut makes of them; whether its forward fits then.
 
-    First those that ops were given as arguments, then also those that are extents of the tensors the
-    module works on (`self.dim - self.part`), then each kind alone, and those of each class. What the forward also fits without
-    is put back, so that a number that happens to be equal (epochs=64) is left alone.
+    came: None where the forward fits, else the node that it came to (-1: not known). First those that ops were given
+    as arguments, then also those that are extents of the tensors the module works on (`self.dim - self.part`), then
+    without those that keep it from getting further, then each kind alone, and those of each class. What the forward
+    also fits without is put back, so that a number that happens to be equal (epochs=64) is left alone.
     """
-    for trial in _trials(slim, sizes):
-        for change in trial:
-            change.set(change.new)
-        with reads(change.kind for change in trial) as read:
-            fit = fits()
-        if fit:
-            _put_back_idle(trial, fits, read)
-            return True
-        for change in trial:
-            change.set(change.old)
-    return False
-
-
-def _trials(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
-    """Sets of changes worth trying, each but once."""
-    given = [_wanted(sizes, _changes, own) for own in (True, False)]
+    given = [_wanted(sizes, pairs, own) for pairs in (_changes, _factors) for own in (True, False)]
     extents = [_wanted(sizes, _extents, own) for own in (True, False)]
     asked = list(_candidates(slim, given))
     every = list(_candidates(slim, [*given, *extents]))
-    seen: list[list[Change]] = [[]]
-    for trial in (asked, every, *_all_but_one(asked), *_by_kind(asked), *_by_class(asked)):
-        if trial not in seen:
-            seen.append(trial)
-            yield trial
+    search = _Search(slim, sizes.coupling.graph, came)
+    if search.fits(asked):
+        return True
+    reached = search.reached
+    if search.fits(every) or search.narrowed(asked, reached):
+        return True
+    return any(search.fits(trial) for trial in (*_by_kind(asked), *_by_class(asked)))
 
 
-def _all_but_one(changes: list[Change]) -> Iterator[list[Change]]:
-    """Each kind left out: its number may be that of something else (four heads, four rotary channels)."""
-    kinds = _by_kind(changes)
-    for left_out in kinds if len(kinds) <= _KINDS else ():
-        yield [change for kind in kinds if kind is not left_out for change in kind]
+@dataclass
+class _Search:
+    """Sets of changes, each tried but once; `reached` is how far the last one came."""
+
+    slim: nn.Module
+    graph: Graph
+    came: Callable[[], int | None]
+    tried: list[list[Change]] = field(default_factory=lambda: [[]])
+    reached: int = -1
+
+    def fits(self, trial: list[Change]) -> bool:
+        """Whether the forward fits with these, which then stay set."""
+        self.reached = -1
+        if trial in self.tried:
+            return False
+        self.tried.append(trial)
+        for change in trial:
+            change.set(change.new)
+        with reads(change.kind for change in trial) as read:
+            came = self.came()
+        if came is None:
+            _put_back_idle(trial, lambda: self.came() is None, read)
+            return True
+        self.reached = came
+        for change in trial:
+            change.set(change.old)
+        return False
+
+    def narrowed(self, changes: list[Change], reached: int) -> bool:
+        """Some left out, and left out for good where the forward then gets further: their number may be that of
+        something else (four heads, four rotary channels; two heads, a shift by two). reached: how far all came."""
+        left, before = _FORWARDS, None
+        while before is not changes:
+            before = changes
+            for some in self._suspects(changes, reached):
+                rest = [change for change in changes if change not in some]
+                if left == 0 or self.fits(rest):
+                    return left > 0
+                left -= 1
+                if self.reached > reached:
+                    changes, reached = rest, self.reached
+                    break
+        return False
+
+    def _suspects(self, changes: list[Change], reached: int) -> list[list[Change]]:
+        """Changes of one number by one name, those first that a module makes which runs the node where it ended."""
+        kinds: dict[tuple[Kind, str], list[Change]] = defaultdict(list)
+        for change in changes:
+            kinds[change.kind, str(change.old)].append(change)
+        owners = self.graph.nodes[reached].owners if reached >= 0 else ()
+        here = {id(self.slim.get_submodule(path)) for path in owners}
+        return sorted(kinds.values(), key=lambda some: all(id(c.module) not in here for c in some))
 
 
-_KINDS = 12  # of attributes; each costs a forward
+_FORWARDS = 20  # of trials that leave something out
 _Wanted = dict[str, dict[int, set[int]]]  # module path -> old size -> what the cut makes of it
 
 
@@ -164,6 +200,16 @@ def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
     elif new.op == call.op:
         pairs = zip(call.args, new.args, strict=False)
         yield from (p for a, b in pairs for p in _pairs(a, b) if p[0] != p[1])
+
+
+def _factors(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
+    """(old, new) of what the sizes that the node was given are products of: batch * heads."""
+    given = {old for old, _ in _changes(node, sizes)}
+    for value in node.outputs if given else ():
+        for dim in sizes.coupling.dims.get(value, ()) if value is not None else ():
+            if len(dim) > 1 and size_of(dim) in given:
+                pairs = ((x.size, sizes.extent((x,))) for x in dim)
+                yield from ((old, new) for old, new in pairs if old != new)
 
 
 def _pairs(a: Any, b: Any) -> Iterator[tuple[int, int]]:

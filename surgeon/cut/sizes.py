@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from surgeon.axes import size_of
+from surgeon.axes import Dim, size_of
 from surgeon.couple import Coupling
 from surgeon.graph import Node, Value
 from surgeon.rules.backward import UPSAMPLED
@@ -39,9 +39,13 @@ class Sizes:
             dims = self.coupling.dims.get(value)
             known = value.shape
             if dims is not None:
-                known = tuple([self.coupling.kept_size(d, self.removed) for d in dims])
+                known = tuple([self.extent(d) for d in dims])
             self._shapes[value] = known
         return known
+
+    def extent(self, dim: Dim) -> int:
+        """New size of a dimension."""
+        return self.coupling.kept_size(dim, self.removed)
 
     def kept(self, value: Value, dim: int) -> Ids:
         """Old positions of a dimension that stay."""
@@ -52,7 +56,7 @@ class Sizes:
 
     def factor(self, node: Node, letter: str) -> int:
         """New size of a factor of a node's rule."""
-        return self.coupling.kept_size(self.coupling.bound[node.index][letter], self.removed)
+        return self.extent(self.coupling.bound[node.index][letter])
 
     def taken(self, value: Value, dim: int, index: Ids) -> Ids:
         """Positions `index` of the old dimension, as positions of the new one; what is gone is left out."""
@@ -254,6 +258,10 @@ def _slice(call: Call, sizes: Sizes) -> Call:
         index = np.arange(call.args[2], call.args[2] + call.args[3])
     else:
         index = np.arange(size)[slice(call.arg(2), call.arg(3), call.arg(4, 1))]
+        if not len(index) and type(start := call.arg(2)) is int and start >= size:
+            return call.put(
+                2, len(sizes.kept(call.x, dim))
+            )  # from the end on: nothing is left over
     new = _taking(call, dim, sizes.taken(call.x, dim, index))
     to_the_end = type(call.arg(3)) is int and call.args[3] >= size
     if "slice" in call.op and "slice" in new.op and to_the_end and _is_last(new, sizes):
