@@ -357,3 +357,26 @@ def test_a_program_that_couples_more_than_the_module_is_no_end(net: Callable[[],
     assert result.check is not None
     before, after = (sum(p.numel() for p in m.parameters()) for m in (model, result.model))
     assert after < 0.7 * before
+
+
+class ExportsOneSide(Listed):
+    """Its program never asks what its forward asks of every input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look = Aside()
+
+
+class Aside(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting() and bool((x > 1e6).any()):
+            return x * 2
+        return x
+
+
+def test_a_program_with_one_side_only_is_none():
+    """The program can be cut, and is right on these inputs; on others the network does something else."""
+    result = surgeon.shrink(ExportsOneSide(), X, 0.5, round_to=1, measure=False)
+    assert result.way == "module"
+    assert kept(result) == {"stem": 8, "free": 10}
+    assert held(result).keys() == {"tied"}

@@ -51,7 +51,7 @@ def _deform_conv(node: Node) -> Term:
     return 1, [(out, 0), (node.args[1], None), (out, 2), (out, 3)]
 
 
-@_costs("mm", "bmm", "mv", "dot", "_grouped_mm")
+@_costs("mm", "bmm", "mv", "dot", "_grouped_mm", "transformers.grouped_mm_fallback")
 def _product(node: Node) -> Term:
     a = node.args[0]
     return 1, [(_out(node), None), (a, len(a.shape) - 1)]
@@ -108,7 +108,8 @@ def _grid_sampler(node: Node) -> Term:
 
 
 _MACS = {"aten.convolution", "aten.mm", "aten._grouped_mm", "aten.bmm", "aten.mv", "aten.dot", "aten.addmm",
-         "aten.baddbmm", "aten.linear", "aten._trilinear", "torchvision.deform_conv2d"}  # fmt: skip
+         "aten.baddbmm", "aten.linear", "aten._trilinear", "torchvision.deform_conv2d",
+         "transformers.grouped_mm_fallback"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ KINDS: tuple[str, ...] = (
 _AT = {kind: k for k, kind in enumerate(KINDS)}
 
 _LAYERS = {"convolution", "linear", "addmm", "mm"}
-_PRODUCTS = {"bmm", "baddbmm", "_grouped_mm"}
+_PRODUCTS = {"bmm", "baddbmm", "_grouped_mm", "grouped_mm_fallback"}
 # runtimes compute these together with the convolution before them
 _FUSED = {"native_batch_norm", "_native_batch_norm_legit_no_training", "relu", "hardtanh", "leaky_relu"}  # fmt: skip
 

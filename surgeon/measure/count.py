@@ -14,7 +14,7 @@ counts the same whether it is seen whole here or decomposed into ATen ops by a r
     einsum *                            the bmm calls torch makes of it; none contracted: 0 yes
     scaled_dot_product_attention *      heads * L * S * (D + Dv), the two products          yes
     lstm, gru, rnn *                    steps * batch * numel of all weight matrices        yes
-    _grouped_mm *                       as matmul, each row times one matrix                yes
+    _grouped_mm, grouped_mm_fallback *  as matmul, each row times one matrix                yes
     batch_norm, running statistics      2 * numel affine, 1 * numel plain                   no
     batch_norm, batch statistics,
         instance, group, layer norm     5 * numel affine, 4 * numel plain                   no
@@ -339,6 +339,7 @@ _HANDLES: dict[str, tuple[str, Handle]] = {
     "aten::mm": ("macs", _product(0, 1)),
     "aten::bmm": ("macs", _product(0, 1)),
     "aten::_grouped_mm": ("macs", _product(0, 1)),
+    "transformers::grouped_mm_fallback": ("macs", _product(0, 1)),
     "aten::mv": ("macs", _product(0, 1)),
     "aten::dot": ("macs", _product(0, 1)),
     "aten::inner": ("macs", _product(0, 1)),

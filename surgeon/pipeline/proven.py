@@ -51,9 +51,8 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
     try:
         proof = _proven(model, done.model, replace(plan, folds=done.folds), traced)
     except CheckFailed as error:
-        unproven = isinstance(error, Unproven)
-        if done.way == "program" and not unproven and _exported_wrong(traced):
-            raise NotFollowed(done.why or "", plan, NoProgram(*_WRONG), done.at) from error
+        if done.way == "program" and (why := _no_program(traced, error)):
+            raise NotFollowed(done.why or "", plan, NoProgram(*why), done.at) from error
         if done.certain or done.way != "module" or (error.path and traced.graph.on_meta):
             raise
         why = f"its own forward computes something else: {error.message.splitlines()[0]}"
@@ -77,12 +76,23 @@ _WRONG = (
     "torch.export's program of the uncut network computes something else than the network does",
     "see what its forward does differently while it is exported (torch.compiler.is_exporting)",
 )
+_ONE_SIDE = (
+    "torch.export's program takes one side of a decision that other inputs decide otherwise",
+    "decide by tensors (torch.where) in forward, so that a program has both sides",
+)
+
+
+def _no_program(traced: Traced, error: CheckFailed) -> tuple[str, str] | None:
+    """Why a program that is wrong is none of this network's, whatever is cut."""
+    if isinstance(traced.model, Program) or isinstance(error, Unproven):
+        return None
+    if error.path:
+        return _ONE_SIDE
+    return _WRONG if _exported_wrong(traced) else None
 
 
 def _exported_wrong(traced: Traced) -> bool:
     """Whether the program of the uncut network is another function: some forwards branch on being exported."""
-    if isinstance(traced.model, Program):
-        return False
     inputs = traced.inputs.map(lambda t: cast(t, torch.float64))
     try:
         models = traced.model, to_program(traced.model, traced.inputs)

@@ -81,6 +81,10 @@ def grouped_mm(node: Node) -> Form:
     return Form(line, at=(0, 1, 2))
 
 
+# how transformers has a mixture's experts exported where torch has no kernel for them
+factor("transformers.grouped_mm_fallback", _GROUPED, family=FAMILY)
+
+
 @chooses("aten.addbmm", family=FAMILY, forms=("m n, b m k, b k n -> m n",))
 def addbmm(node: Node) -> Form:
     """The products of a batch are added up, too."""

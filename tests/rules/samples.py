@@ -11,6 +11,7 @@ import math
 
 import torch
 import torchvision  # noqa: F401  registers its ops
+import transformers.integrations.moe  # noqa: F401  registers its op
 from probe import Sample, known
 from torch import Tensor
 
@@ -19,9 +20,9 @@ SAMPLES: list[Sample] = []
 
 def call(op: str, *args: object, cut: str = "", outputs: int = 9, values: bool = True,
          reaches: bool = True, resizes: bool = True, needs: str = "cpu", finite: bool = False, **kwargs: object) -> None:  # fmt: skip
-    """Add `torch.ops.aten.<op>(*args, **kwargs)`, or the call of an op of torchvision's."""
-    own = op.startswith("torchvision.")
-    name = f"{'' if own else 'aten.'}{op}{'' if '.' in op.removeprefix('torchvision.') else '.default'}"
+    """Add `torch.ops.aten.<op>(*args, **kwargs)`, or the call of an op of torchvision's or transformers'."""
+    tail = op.removeprefix("torchvision.").removeprefix("transformers.")
+    name = f"{'aten.' if tail == op else ''}{op}{'' if '.' in tail else '.default'}"
     SAMPLES.append(
         Sample(name, args, kwargs, cut, outputs, values, reaches, resizes, needs, finite)
     )
@@ -228,6 +229,7 @@ call("bmm", x(2, 3, 4), x(2, 4, 5), cut="111 111")
 # on smaller tensors it refuses: rows must be multiples of 16 bytes
 ends = torch.tensor([3, 7], dtype=torch.int32)
 call("_grouped_mm", x(7, 4).float(), x(2, 4, 8).float(), ends, cut=".1 .11 .", resizes=False)
+call("transformers.grouped_mm_fallback", x(7, 4), x(2, 4, 5), ends, cut=".1 .11 .")
 call("_grouped_mm", x(2, 3, 4).float(), x(2, 4, 8).float(), cut="111 111", resizes=False)
 call("histc", x(12), bins=3, cut=".")
 call("bincount", integers(12), cut=".")
