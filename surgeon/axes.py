@@ -39,7 +39,8 @@ class Leaf:
 
 
 ZERO = "pad"  # labels of elements that the code itself makes: zeros, and what is not zero
-MADE_UP = (ZERO, "fill", "constant", "expand", "repeat", "eye")
+POSITION = "position"  # a number for each place
+MADE_UP = (ZERO, POSITION, "fill", "constant", "expand", "repeat", "eye")
 _ZERO, _OTHER = 1, 2
 
 Dim = tuple[Leaf, ...]  # row-major; the empty product is a dimension of size 1

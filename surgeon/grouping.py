@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
-from surgeon.axes import Axis
+from surgeon.axes import POSITION, Axis
 from surgeon.classes import Classes, Why
 from surgeon.kinds import KINDS
 
@@ -68,6 +68,7 @@ class Group:
 
     `why_not` says why it may not be cut, `inexact` why cutting changes what stays; `kind` is one of
     `surgeon.kinds.KINDS`; `key` is equal for groups of the same make; `partners` are the other factors of the products it is a factor of.
+    `placed`: some channels meet numbers that the code makes by position (frequencies), which only a program can hold.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Group:
     kind: str
     key: int
     partners: tuple[str, ...]
+    placed: bool
     _table: _Table
     _run: tuple[int, int]
 
@@ -112,6 +114,7 @@ def group_all(
     said: how a reason is put into words, the kind of every class, and which of them weights make or take.
     """
     roles, ops = _roles(uses)
+    placed = _placed(classes, axes)
     axes = [a for a in axes if a.label == "factor" or _counts(a, roles)]
     state = np.array([a.label != "factor" for a in axes], bool)
     if not state.any():
@@ -132,12 +135,21 @@ def group_all(
             by_group[bounds[k] : bounds[k + 1]],
             table,
             (int(ends[k]), int(ends[k + 1])),
-            (*said, ops),
+            (*said, ops, placed),
         )
         for k in range(group_count)
     ]
     groups.sort(key=lambda g: int(g.atoms[0]) if len(g.atoms) else 0)
     return tuple(_partnered(classes, _unique(groups)))
+
+
+def _placed(classes: Classes, axes: Sequence[Axis]) -> Mask:
+    """Classes of elements that differ by position (frequencies)."""
+    mask = np.zeros(classes.count, bool)
+    for axis in axes:
+        if axis.label == POSITION:
+            mask[classes.label[axis.start : axis.start + axis.size]] = True
+    return mask
 
 
 def _roles(uses: Sequence[Use]) -> tuple[dict[tuple[str, int], str], dict[tuple[str, int], str]]:
@@ -203,9 +215,9 @@ def _group(
     atoms: Ids,
     table: _Table,
     run: tuple[int, int],
-    say: tuple[Callable[[Why], str], NDArray[np.str_], Mask, dict[tuple[str, int], str]],
+    say: tuple[Callable[[Why], str], NDArray[np.str_], Mask, dict[tuple[str, int], str], Mask],
 ) -> Group:
-    explain, kinds, weighed, ops = say
+    explain, kinds, weighed, ops, placed = say
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
     inexact = explain(classes.reasons[int(mixed.max())]) if mixed.max(initial=-1) >= 0 else None
@@ -214,6 +226,10 @@ def _group(
         why = "a single channel, and one always stays"
     if why is None and not weighed[atoms].any():
         why = "tokens or positions: no weight makes or takes them as channels"
+    here = bool(placed[atoms].any())
+    made = any(table.roles.get(x) == "makes" for x in reached)  # type: ignore[arg-type]
+    if why is None and here and not made:
+        why = "numbers that the code makes by position, and no layer does"
     make = Counter((ops.get(x, ""), x[1], table.roles.get(x, "along")) for x in reached)  # type: ignore[index,arg-type]
     kind = min(kinds[atoms].tolist(), key=KINDS.index)
     return Group(
@@ -224,6 +240,7 @@ def _group(
         kind,
         zlib.crc32(repr((kind, sorted(make.items()))).encode()),
         (),
+        here,
         table,
         run,
     )

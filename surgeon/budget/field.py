@@ -127,6 +127,8 @@ def field_of(
             left.setdefault(g.name, other_kind)
     ratios = _ratios(groups, request, {n for n, why in left.items() if why == other_kind})
     free = [g for g in groups if g.name not in left and g.name not in by_hand]
+    left |= _placed(free, request)
+    free = [g for g in free if g.name not in left]
     left |= _other_factors(free, request)
     alike = equal_sets(groups, request.equal)
     left |= _held_back(alike, left)
@@ -188,6 +190,17 @@ def _other_factors(groups: Sequence[Group], request: Request) -> dict[str, str]:
         else:
             taken[group.name] = group
     return left
+
+
+def _placed(groups: Sequence[Group], request: Request) -> dict[str, str]:
+    """Groups that only a program could follow, as the forward makes a number for each of their positions, and why they
+    stay: a program is bound to the sizes it was captured with, which nobody asked for who names none of them."""
+    why = (
+        "its forward makes numbers by position there (frequencies), which only a program can hold: "
+        "name it in --ratio-for to cut it"
+    )
+    named = {g.name for glob in request.ratio_for for g in matching(groups, glob)}
+    return {g.name: why for g in groups if g.placed and g.name not in named}
 
 
 def _held_back(sets: Sequence[frozenset[str]], left: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from surgeon.cut.asked import asked
 from surgeon.cut.lacking import lack
-from surgeon.cut.sizes import Call, Positions, Sizes, resize
+from surgeon.cut.resize import resize
+from surgeon.cut.sizes import Call, Numbers, Positions, Sizes
 from surgeon.graph import Graph, Node, Value
 
 STRIDED = {"aten.as_strided_.default", "aten.as_strided.default"}  # strides follow from the shape
@@ -217,7 +218,7 @@ def _same(want: Any, new: Any) -> bool:
             and new.constant is not None
             and new.constant.tolist() == list(want.index)
         )
-    if isinstance(want, Value):
+    if isinstance(want, Value | Numbers):
         return isinstance(new, Value)
     if isinstance(want, (list, tuple)):
         return (
@@ -236,6 +237,8 @@ def _plain(args: Any) -> str:
         return str(args)
     if isinstance(args, Positions):
         return str(list(args.index))
+    if isinstance(args, Numbers):
+        return str(args.tensor.tolist())
     if isinstance(args, (list, tuple)):
         return "(" + ", ".join(_plain(a) for a in args) + ")"
     return repr(args)

@@ -16,7 +16,8 @@ from torch import fx, nn
 
 from surgeon.couple import Coupling, couple
 from surgeon.cut.fits import Misfit, misfit, narrowed_to_one
-from surgeon.cut.sizes import Call, Positions, Scaled, Sizes, resize
+from surgeon.cut.resize import resize
+from surgeon.cut.sizes import Call, Numbers, Positions, Scaled, Sizes
 from surgeon.errors import BadInput, SurgeonError
 from surgeon.graph import Value
 from surgeon.plan import Plan
@@ -132,6 +133,8 @@ def _placed(program: Program, arg: Any) -> Any:
     if isinstance(arg, Positions):
         name = program.add_constant(torch.tensor(arg.index, dtype=torch.int64))
         return program.graph.get_attr(name)
+    if isinstance(arg, Numbers):
+        return program.graph.get_attr(program.add_constant(arg.tensor))
     if isinstance(arg, Scaled):
         whole = program.graph.call_function(operator.mul, (arg.size, arg.new))
         return program.graph.call_function(operator.floordiv, (whole, arg.old))

@@ -16,7 +16,8 @@ from torch import nn
 
 from surgeon.axes import size_of
 from surgeon.cut.reads import Kind, reads
-from surgeon.cut.sizes import Call, Sizes, resize
+from surgeon.cut.resize import resize
+from surgeon.cut.sizes import Call, Sizes
 from surgeon.graph import Graph, Node
 from surgeon.trace.called import CalledAs
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgeon.cut.fits import STRIDED, Misfit
-from surgeon.cut.sizes import Call, Sizes, resize
+from surgeon.cut.resize import resize
+from surgeon.cut.sizes import Call, Sizes
 from surgeon.graph import Graph, Node, Value
 
 _Place = tuple[str, str]  # module, source line

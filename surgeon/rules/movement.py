@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from surgeon.axes import Dim, Dims, opaque, size_of
+from surgeon.axes import POSITION, Dim, Dims, opaque, size_of
 from surgeon.graph import Node, Value
 from surgeon.rules.registry import Site, moves
 
@@ -210,6 +210,8 @@ def index_select(site: Site) -> Dims:
     index = site.node.args[2].constant
     dim = site.axis(1)
     if index is None:
+        for d in site.dims(site.node.args[2]):
+            site.algebra.freeze(d, "indexes by position")
         return _by_position(site, dim, _made(site, site.shape()[dim]))
     return _take(site, dim, index.numpy())
 
@@ -420,12 +422,21 @@ def constant(site: Site) -> Dims:
     return tuple(site.algebra.fresh(n, "constant") for n in site.shape())
 
 
-@moves("aten.arange", "aten.range", "aten.linspace", "aten.logspace",
-       "aten.tril_indices", "aten.triu_indices", "aten.randint", "aten.randperm", "aten.hann_window",
-       "aten.hamming_window", "aten.blackman_window", "aten.bartlett_window", "aten.kaiser_window",
-       "aten.fft_fftfreq", "aten.fft_rfftfreq", family="factory")  # fmt: skip
+POSITIONS = (
+    "aten.arange", "aten.range", "aten.linspace", "aten.logspace", "aten.hann_window", "aten.hamming_window",
+    "aten.blackman_window", "aten.bartlett_window", "aten.kaiser_window", "aten.fft_fftfreq", "aten.fft_rfftfreq",
+)  # fmt: skip
+
+
+@moves(*POSITIONS, family="factory")
 def positions(site: Site) -> Dims:
-    """-> elements that differ by position"""
+    """-> numbers that differ by position: a program can hold those that stay"""
+    return tuple(site.algebra.fresh(n, POSITION) for n in site.shape())
+
+
+@moves("aten.tril_indices", "aten.triu_indices", "aten.randint", "aten.randperm", family="factory")
+def places(site: Site) -> Dims:
+    """-> places in another tensor, or in no order"""
     return tuple(_made(site, n) for n in site.shape())
 
 

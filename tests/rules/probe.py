@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from surgeon.couple import Coupling, couple
-from surgeon.cut.sizes import Call, Positions, Sizes, resize
+from surgeon.cut.resize import resize
+from surgeon.cut.sizes import Call, Positions, Sizes
 from surgeon.graph import Node, Value
 from surgeon.rules import lookup
 from surgeon.trace.recorder import Recorder

@@ -550,7 +550,7 @@ call("index_put", x(3, 4, 5), [bits(3, 4, 5)], x(30), cut="... ... .", resizes=F
 call("bucketize.Tensor", x(3, 4), x(5).sort().values, cut="11 .")
 call("searchsorted.Tensor", x(5).sort().values, x(3, 4), cut=". 11")
 call("searchsorted.Tensor", x(3, 5).sort().values, x(3, 4), cut="1. 1.")
-call("isin.Tensor_Tensor", integers(8, 5), integers(3), cut="11 .")
+call("isin.Tensor_Tensor", integers(8, 5, below=4), torch.tensor([0, 1, 2]), cut="11 .")
 rows = bits(6, 1).expand(6, 5)
 call("masked_scatter", x(6, 5), rows, x(3, 5), cut=".1 .1 .1", resizes=False)
 call("masked_scatter", x(6, 5), bits(6, 1), x(3, 5), cut=".1 .. .1", resizes=False)

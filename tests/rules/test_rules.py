@@ -5,7 +5,7 @@ import torch
 from probe import Sample, check, coupled, resized
 from samples import SAMPLES
 
-from surgeon.cut.sizes import RESIZE
+from surgeon.cut.resize import RESIZE
 from surgeon.rules import RULES
 
 torch.set_num_threads(1)
