@@ -19,6 +19,7 @@ from surgeon.couple import Coupling
 from surgeon.graph import Node, Value
 from surgeon.rules.backward import UPSAMPLED
 from surgeon.rules.strided import new_strides
+from surgeon.rules.windows import NEAREST
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -450,11 +451,14 @@ def _convolution_backward(call: Call, sizes: Sizes) -> Call:
     return call.put(3, bias).put(9, sizes.factor(call.nodes[0], "g"))
 
 
-@_resizes(*(f"upsample_{kind}_backward" for kind in UPSAMPLED))
-def _upsample_backward(call: Call, sizes: Sizes) -> Call:
-    """(gradient, its size in space, the input's size)"""
-    out = call.outputs[0]
-    return call.put(2, _fill(call.args[2], sizes.shape(out), out.shape))
+@_resizes(*NEAREST, *(f"upsample_{kind}_backward" for kind in UPSAMPLED))
+def _upsample(call: Call, sizes: Sizes) -> Call:
+    """(x, sizes in space or None, scales); backward (gradient, its sizes in space, the input's sizes)"""
+    at, out = 1 + ("_backward" in call.op), call.outputs[0]
+    if call.args[at] is None:
+        return call
+    left = len(out.shape) - len(call.args[at])
+    return call.put(at, _fill(call.args[at], sizes.shape(out)[left:], out.shape[left:]))
 
 
 @_resizes("scaled_dot_product_attention")

@@ -10,6 +10,7 @@ from surgeon.rules import (
     reduce,
     select,
     strided,
+    windows,
 )
 from surgeon.rules.notation import Binding, Notation, Term, parse, spread
 from surgeon.rules.registry import RULES, USER, Form, Rule, Site, factor, lookup
@@ -17,5 +18,5 @@ from surgeon.rules.registry import RULES, USER, Form, Rule, Site, factor, lookup
 __all__ = [
     "RULES", "USER", "Binding", "Form", "Notation", "Rule", "Site", "Term",
     "backward", "contract", "factor", "lookup", "matrix", "movement", "normalize", "parse", "pointwise", "reduce", "select",
-    "spread", "strided",
+    "spread", "strided", "windows",
 ]  # fmt: skip

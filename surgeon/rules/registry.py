@@ -20,7 +20,7 @@ class Form:
     """A line of notation with the sizes of factors that no dimension shows by itself.
 
     `at` says which positional arguments the operands are, where they are not the first ones. `told`: the
-    second output holds positions along the factor that mixes (max along a dimension). `ranked`: factors
+    factors along which the second output holds positions (max along a dimension). `ranked`: factors
     that only outputs have, as many as another one's elements, in an order of their own (eigenvalues).
     `fixed`: factors that never go, and why. `why`: what to say of the dimensions that it does not let go, where "reads it as position, batch or
     space" is not the reason.
@@ -29,7 +29,7 @@ class Form:
     text: str
     sizes: Mapping[str, int] = field(default_factory=dict)
     at: tuple[int, ...] | None = None
-    told: bool = False
+    told: str = ""
     ranked: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
     why: str = "reads it as position, batch or space"
