@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from surgeon.axes import Algebra, Dims
+import numpy as np
+
+from surgeon.axes import Algebra, Dim, Dims, opaque
 from surgeon.errors import BadInput
 from surgeon.graph import Node, Value
 
@@ -59,6 +61,22 @@ class Site:
     def axis(self, position: int, default: int = 0) -> int:
         """A dimension argument, counted from the left."""
         return self.node.arg(position, default) % max(len(self.x), 1)
+
+    def made(self, size: int) -> Dim:
+        """A dimension that the op makes, whose positions differ."""
+        why = f"meets positions that {self.node.op} makes, which stay"
+        return opaque(size, why, self.algebra.where)
+
+    def take(self, dim: int, index: Any) -> Dims:
+        """The first argument's dimensions with these positions of one of them."""
+        x = self.x
+        return (*x[:dim], self.algebra.take(x[dim], np.asarray(index, np.int64)), *x[dim + 1 :])
+
+    def by_position(self, dim: int, new: Dim) -> Dims:
+        """The same with another dimension in place of one that the op reads by position."""
+        x = self.x
+        self.algebra.freeze(x[dim], f"{self.node.op} reads it by position")
+        return (*x[:dim], new, *x[dim + 1 :])
 
 
 Choose = Callable[[Node], Form]

@@ -554,6 +554,10 @@ call("triu", x(2, 4, 4), 1, cut="1..")
 call("index.Tensor", x(3, 4, 5), [bits(3)], cut=".11 .", resizes=False)
 call("index.Tensor", x(3, 4, 5), [bits(3, 4)], cut="..1 ..", resizes=False)
 call("index.Tensor", x(2, 3, 4), [None, bits(3)], cut="1.1 .", resizes=False)
+call("index.Tensor", x(3, 4, 5), [bits(3, 4, 1).expand(3, 4, 5)], cut="..1 ..1")
+call("index.Tensor", x(3, 4, 5), [bits(3, 1, 1).expand(3, 4, 5)], cut=".11 .11")
+call("index.Tensor", x(3, 4, 5), [bits(3, 1, 5).expand(3, 4, 5)], cut="... ...", resizes=False)
+call("index.Tensor", x(3, 4, 5), [bits(3, 4, 5)], cut="... ...", resizes=False)
 put = known(2, 0)
 call("index_put", x(3, 4, 5), [put], x(2, 4, 5), cut=".11 . .11")
 call("index_put_", x(3, 4, 5), [put], x(2, 4, 5), cut=".11 . .11")
@@ -567,6 +571,10 @@ for filled in (bits(3, 4, 5, every=3), bits(3, 4, 1, every=5).expand(3, 4, 5)):
     call("index_put", x(3, 4, 5), [filled], x(1)[0], cut="111 111 ")
     call("index_put_", x(3, 4, 5), [filled], x(1), cut="111 111 .")
 call("index_put", x(3, 4, 5), [bits(3, 4, 5)], x(30), cut="... ... .", resizes=False)
+call("index_put", x(3, 4, 5), [bits(3, 4, 1).expand(3, 4, 5)], x(30), cut="..1 ..1 1")
+call(
+    "index_put", x(3, 4, 5), [bits(3, 1, 5).expand(3, 4, 5)], x(32), cut="... ... .", resizes=False
+)
 call("bucketize.Tensor", x(3, 4), x(5).sort().values, cut="11 .")
 call("searchsorted.Tensor", x(5).sort().values, x(3, 4), cut=". 11")
 call("searchsorted.Tensor", x(3, 5).sort().values, x(3, 4), cut="1. 1.")
@@ -749,8 +757,9 @@ for op in """
     gelu hardsigmoid hardswish logit mish sigmoid silu tanh
 """.split():
     call(f"{op}_backward", x(3, 4), x(3, 4), cut="11 11")
-call("threshold_backward", x(3, 4), x(3, 4), 0.4, cut="11 11")
-call("hardtanh_backward", x(3, 4), x(3, 4), 0.2, 0.7, cut="11 11")
+# of many numbers, as some must lie within, whatever is drawn before
+call("threshold_backward", x(8, 9), x(8, 9), 0.4, cut="11 11")
+call("hardtanh_backward", x(8, 9), x(8, 9), 0.2, 0.7, cut="11 11")
 call("leaky_relu_backward", x(3, 4), x(3, 4) - 0.5, 0.1, False, cut="11 11")
 call("elu_backward", x(3, 4), 1.0, 1.0, 1.0, False, x(3, 4) - 0.5, cut="11 11")
 call("softplus_backward", x(3, 4), x(3, 4), 1.0, 20.0, cut="11 11")
