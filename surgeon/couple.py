@@ -288,7 +288,7 @@ class _Reader:
         self._give(node, [binding.output(t, v.shape) if v else () for t, v in outs])
         self.bound[node.index] = binding.letters
         if form.told and self.looked_at.intersection(v for v in node.outputs[1:] if v):
-            self._told(node, notation, binding)
+            self._told(node, form.told, binding)
 
     def _sum(
         self,
@@ -329,10 +329,9 @@ class _Reader:
                 why = f"{binding.op} runs along what the code makes of nothing, and would tell how much is left"
                 self.algebra.freeze(binding.letters[letter], why)
 
-    def _told(self, node: Node, notation: Notation, binding: Binding) -> None:
+    def _told(self, node: Node, letters: str, binding: Binding) -> None:
         """Positions that are looked at must stay what they are."""
-        mixing = {x for terms in notation.inputs for t in terms for x in t.mixing}
-        for letter in mixing & binding.letters.keys():
+        for letter in set(letters) & binding.letters.keys():
             self.algebra.freeze(binding.letters[letter], f"{node.op} tells positions along it")
 
     def _operands(self, node: Node, form: Form) -> Iterator[Value | None]:

@@ -113,7 +113,8 @@ Path = tuple[Forced, ...]  # the numbers of one run, in the order in which they 
 
 @dataclass
 class Graph:
-    """Values and nodes in the order of execution. `state` maps state_dict names to values.
+    """Values and nodes in the order of execution. `state` maps state_dict names to values, and those of tensors that are
+    plain attributes of modules.
 
     Where training runs or joins layers that eval mode does not, the nodes from `training` on are those of
     a forward in train mode, over the same state.
@@ -127,6 +128,7 @@ class Graph:
     places: dict[Value, str] = field(default_factory=dict)  # 'logits': where an output is found
     state: dict[str, Value] = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()  # the names in `state` that are parameters
+    loose: frozenset[str] = frozenset()  # those of plain attributes, which no state dict has
     on_meta: bool = True
     fixed: Mapping[tuple[str, int], str] = field(
         default_factory=dict
@@ -148,6 +150,11 @@ class Graph:
     def run(self) -> list[Node]:
         """The nodes of one forward, on the inputs as given."""
         return self.nodes if self.own is None else self.nodes[: self.own]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of parameters and buffers, by which a network is known: plain attributes come and go with its runs."""
+        return {name: v.shape for name, v in self.state.items() if name not in self.loose}
 
     @property
     def batch(self) -> int:

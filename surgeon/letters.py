@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -106,7 +106,11 @@ class Letters:
     def mixed(self, operands: Sequence[tuple[int, tuple[Term, ...], Tensor]]) -> bool:
         """Whether something is removed along a factor that mixes."""
         mixing = {x for _, terms, _ in operands for t in terms for x in t.mixing}
-        return any(bool(self.gone[x].any()) for x in mixing if x in self.gone)
+        return self.lost(mixing)
+
+    def lost(self, letters: Iterable[str]) -> bool:
+        """Whether something is removed along one of these factors."""
+        return any(bool(self.gone[x].any()) for x in letters if x in self.gone)
 
     def kept(self) -> dict[str, int]:
         """How many positions of each factor stay."""

@@ -21,7 +21,7 @@ from surgeon.reached import Reached
 from surgeon.trace.called import Called, send_calls
 from surgeon.trace.decisions import Endless
 from surgeon.trace.plain import PLAIN
-from surgeon.trace.tensors import named_state
+from surgeon.trace.tensors import named_tensors
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Masked(TorchDispatchMode):
         self._inside = False  # a module that has a rule: its call is the op
         send_calls(model, self._call)
         with torch.no_grad():
-            for name, tensor in named_state(model).items():
+            for name, tensor in named_tensors(model).items():
                 self.masks.begin(tensor, keep.get(name, {}))
 
     def __torch_dispatch__(

@@ -147,10 +147,10 @@ class Masks:
         letters.rank(form.ranked)
         if letters.mixed(operands):
             out = _on_kept(func, args, kwargs, operands, (letters, notation.outputs))
-            if form.told:
-                self._told[out[1]] = str(func)
         else:
             out = func(*args, **kwargs)
+        if letters.lost(form.told):
+            self._told[out[1]] = str(func)
         outs = (out,) if isinstance(out, Tensor) else out
         for terms, tensor in zip(notation.outputs, outs, strict=False):
             if tensor is not None:  # a gradient that was not asked for

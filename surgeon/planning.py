@@ -58,7 +58,7 @@ def model_facts(
 ) -> dict[str, Any]:
     """What plan.json says of the model: where it came from, its inputs, its fingerprint."""
     inputs = [dict(x) for x in inputs]
-    shapes = {n: v.shape for n, v in graph.state.items()}
+    shapes = graph.shapes
     state = {n: list(s) for n, s in shapes.items()}
     facts = {"source": source, "inputs": inputs, "fingerprint": fingerprint(shapes)}
     return {**facts, "state": state}
@@ -69,7 +69,7 @@ def refuse_other_model(plan: Plan, graph: Graph) -> None:
 
     A program's own constants are no part of the model.
     """
-    refuse_other_shapes(plan, {n: v.shape for n, v in graph.state.items()})
+    refuse_other_shapes(plan, graph.shapes)
 
 
 def refuse_other_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves
 
 from surgeon.plan import Keep
-from surgeon.trace.tensors import named_state
+from surgeon.trace.tensors import named_tensors
 
 
 class Reached:
@@ -19,7 +19,7 @@ class Reached:
     it and its module did not give empty tensors only."""
 
     def __init__(self, model: nn.Module, keep: Keep) -> None:
-        self._names = {id(t): name for name, t in named_state(model).items() if name in keep}
+        self._names = {id(t): name for name, t in named_tensors(model).items() if name in keep}
         self._taken: set[str] = set()
         self._fed: set[str] = set()
         self._starved: set[str] = set()

@@ -104,15 +104,15 @@ def test_whose_shape_is_asked_is_not_read():
 
 
 class Table(nn.Module):
-    """Positions held as a plain attribute, which no state dict has."""
+    """Positions held in a list, which no state dict has."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.head = nn.Linear(12, 16), nn.Linear(16, 5)
-        self.places = torch.rand(1, 10, 16)
+        self.places = [torch.rand(1, 10, 16)]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.embed(x) + self.places)
+        return self.head(self.embed(x) + self.places[0])
 
 
 def test_a_tensor_that_is_no_state_is_named_as_such():

@@ -210,7 +210,7 @@ def test_tied_names_hold_one_tensor():
     program = to_program(Tied(), (TOKENS,))
     assert program.ties() == {"head.weight": "embed.weight"}
     assert len(list(program.parameters())) == 1
-    assert set(program.tensors()) - set(program.state_dict()) == {"shift", "_constants.scale"}
+    assert set(program.tensors()) - set(program.state_dict()) == {"shift", "scale"}
     for moved in (program.double(), copy.deepcopy(program).to("meta"), copy.deepcopy(program)):
         assert moved.ties() == {"head.weight": "embed.weight"}
 
@@ -218,9 +218,7 @@ def test_tied_names_hold_one_tensor():
 def test_replace_state_reaches_tied_names_and_constants():
     program = to_program(Tied(), (TOKENS,))
     new = torch.randn(10, 4)
-    program.replace_state(
-        {"head.weight": new, "shift": torch.zeros(4), "_constants.scale": torch.ones(4)}
-    )
+    program.replace_state({"head.weight": new, "shift": torch.zeros(4), "scale": torch.ones(4)})
     assert isinstance(program.get_parameter("embed.weight"), nn.Parameter)
     assert program.ties() == {"head.weight": "embed.weight"}
     assert torch.allclose(program(TOKENS), new[TOKENS] @ new.T)

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgeon.couple import Coupling
 from surgeon.cut.attempt import Attempt
 from surgeon.cut.sizes import Sizes
 from surgeon.quiet import quiet
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.tensors import named_loose
 from surgeon.trace.weightless import Weightless
 
 _BUILDS = 24  # fresh models made in search of a config, at most
@@ -43,7 +45,7 @@ def configure(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
     for chosen in _choices(slim, sizes):
         fresh = _fresh(type(slim), _with(slim.__dict__["config"], chosen))
         assert fresh is not None  # it was built before
-        computed = _filled(fresh, slim)
+        computed = _filled(fresh, slim) or _otherwise(fresh, slim, sizes.coupling)
         if computed:
             return f"a fresh {name} computes another {computed}"
         differs = Attempt(fresh, inputs, sizes).misfit(strict=True)
@@ -161,6 +163,13 @@ def _filled(fresh: nn.Module, slim: nn.Module) -> str | None:
                 return full
         module._buffers.update(own._buffers)
     return None
+
+
+def _otherwise(fresh: nn.Module, slim: nn.Module, coupling: Coupling) -> str | None:
+    """The first plain attribute that the forward reads and that `fresh` does not hold as `slim` does."""
+    theirs, own = named_loose(fresh), named_loose(slim)
+    read = (n for n, v in coupling.graph.state.items() if n in own and v in coupling.dims)
+    return next((n for n in read if not _equal(theirs.get(n), own[n])), None)
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:

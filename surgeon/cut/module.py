@@ -16,7 +16,7 @@ from surgeon.slices import sliced
 from surgeon.trace.adapters import say_widths
 from surgeon.trace.called import CalledAs, calls
 from surgeon.trace.folding import own_copy, recompute
-from surgeon.trace.tensors import named_state
+from surgeon.trace.tensors import named_tensors
 
 
 def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> nn.Module:
@@ -26,7 +26,7 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     places: dict[tuple[int, ...], Tensor] = {}
-    for name, tensor in named_state(model).items():
+    for name, tensor in named_tensors(model).items():
         if name in keep and id(tensor) not in memo:
             memo[id(tensor)] = sliced(tensor, keep[name], places)
     slim = own_copy(model, memo).eval()

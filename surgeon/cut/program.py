@@ -26,6 +26,7 @@ from surgeon.slices import sliced
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import Observed, observe
 from surgeon.trace.program import Program, to_program
+from surgeon.trace.tensors import named_loose
 
 
 class NoProgram(BadInput):
@@ -56,7 +57,7 @@ def cut_program(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[Program, 
             "run torch.export.export(...).module() on the same inputs: it fails the same way",
         ) from error
     coupling = couple(seen.graph)
-    read = plan if isinstance(model, Program) else _read_of(plan, coupling)
+    read = plan if isinstance(model, Program) else _read_of(plan, model, coupling)
     sizes = Sizes(coupling, removed_by(coupling, read))
     for node in list(program.graph.nodes):
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
@@ -74,11 +75,13 @@ def cut_program(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[Program, 
     return program.eval(), found is None
 
 
-def _read_of(plan: Plan, coupling: Coupling) -> Plan:
-    """The plan without what only the module's training forward reads, which a program does not have."""
-    state = coupling.graph.state
-    keep = {n: k for n, k in plan.keep.items() if n not in state or state[n] in coupling.dims}
-    return replace(plan, keep=keep)
+def _read_of(plan: Plan, model: nn.Module, coupling: Coupling) -> Plan:
+    """The plan without what a program does not have: what only the module's training forward reads, and the other names
+    of one plain attribute."""
+    state, loose = coupling.graph.state, named_loose(model)
+    lost = {n for n in plan.keep if n not in state and n in loose}
+    lost |= {n for n in plan.keep if n in state and state[n] not in coupling.dims}
+    return replace(plan, keep={n: k for n, k in plan.keep.items() if n not in lost})
 
 
 def _fits(program: Program, inputs: Inputs, seen: Observed, sizes: Sizes) -> Misfit | None:

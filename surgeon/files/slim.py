@@ -24,7 +24,7 @@ from surgeon.plan import Plan, fingerprint
 from surgeon.trace.captured import CAPTURED
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import FIXED, Program, to_program
-from surgeon.trace.tensors import named_state
+from surgeon.trace.tensors import named_loose, named_state
 
 FORMAT, VERSION = "surgeon-slim", 1
 BUILDABLE = ("torchvision:", "timm:")  # references that run no source of the user's
@@ -70,10 +70,10 @@ def document_of(
     """What slim.pth holds: tensors, and JSON in strings. And why no network is in it, where there is none."""
     rebuilt = not isinstance(model, Program) and _rebuilds(arch, plan)
     program, encoded, lacks = (None, None, "") if rebuilt else _program(model, inputs)
-    extra: dict[str, Tensor] = {}
+    extra = {n: t.detach().clone() for n, t in named_loose(model).items() if n in plan.keep}
     if program is not None:
         named = program.tensors()
-        extra = {n: t.detach() for n, t in named.items() if n not in program.state_dict()}
+        extra |= {n: t.detach() for n, t in named.items() if n not in program.state_dict()}
     state = program.state_dict() if program is not None else model.state_dict()
     document = {
         "format": FORMAT,
@@ -137,7 +137,7 @@ def load_payload(payload: Mapping[str, Any], model: nn.Module | None = None) -> 
         ).eval()
     if model is None:
         model = _built(arch)
-    return _filled(model, plan_of(payload), payload["state"])
+    return _filled(model, plan_of(payload), payload["state"], payload["constants"])
 
 
 def plan_of(payload: Mapping[str, Any]) -> Plan:
@@ -178,7 +178,20 @@ def _built(arch: Any) -> nn.Module:
     return build(arch).model
 
 
-def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
+def _set_loose(slim: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Give plain attributes the tensors of the file, which a fresh instance may have drawn otherwise."""
+    for name, own in named_loose(slim).items():
+        if name not in stored:
+            continue
+        if stored[name].shape != own.shape:
+            raise BadInput(f"the slim file is damaged: {name} is {list(stored[name].shape)}")
+        path, _, leaf = name.rpartition(".")
+        setattr(slim.get_submodule(path), leaf, stored[name].to(own))
+
+
+def _filled(
+    model: nn.Module, plan: Plan, state: Mapping[str, Tensor], constants: Mapping[str, Tensor]
+) -> nn.Module:
     from surgeon.pipeline.cached import with_cache
     from surgeon.pipeline.replay import inputs_of
     from surgeon.pipeline.traced import trace
@@ -198,5 +211,6 @@ def _filled(model: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Mod
             f"the slim weights do not fit this model: {''.join(first).strip()}",
             "it must be built as the original was",
         ) from None
+    _set_loose(slim, {n: t for n, t in constants.items() if n in plan.keep})
     with_cache(model, slim, traced.inputs, traced.coupling, plan)
     return slim

@@ -26,7 +26,7 @@ from surgeon.heal.watch import Watch
 from surgeon.metrics.accuracy import Accuracy, are_classes
 from surgeon.metrics.reconstruction import OutputError
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.tensors import named_state
+from surgeon.trace.tensors import named_tensors
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
 MOST = 1e12  # the loss of outputs that are no numbers any more, so that sums of losses are
@@ -50,7 +50,7 @@ class Bench:
     """Runs of the dense network with some weights replaced; all of its state is put back after each."""
 
     def __init__(self, model: nn.Module, calls: Iterable[Call], spool: Spool) -> None:
-        self.model, self.state = model, named_state(model)
+        self.model, self.state = model, named_tensors(model)
         self.calls = list(calls)
         self.want = [put(spool, self._run(call.inputs, {})) for call in self.calls]
 

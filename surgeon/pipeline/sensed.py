@@ -74,7 +74,7 @@ def sensitivity(  # noqa: PLR0913  the public call: what is measured, and where 
 
 def facts(traced: Traced) -> dict[str, str]:
     """Whose losses these are: names and shapes, and the weights."""
-    shapes = {n: v.shape for n, v in traced.graph.state.items()}
+    shapes = traced.graph.shapes
     weights = of_tensors(sorted(named_state(traced.model).items()))
     return {"fingerprint": fingerprint(shapes), "weights": weights}
 

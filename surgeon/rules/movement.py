@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from surgeon.axes import POSITION, Dim, Dims, opaque, size_of
-from surgeon.graph import Node, Value
 from surgeon.rules.registry import Site, moves
 
 
@@ -91,14 +89,14 @@ def slice_(site: Site) -> Dims:
     dim, node = site.axis(1), site.node
     size = size_of(site.x[dim])
     index = np.arange(size)[slice(node.arg(2), node.arg(3), node.arg(4, 1))]
-    return _take(site, dim, index)
+    return site.take(dim, index)
 
 
 @moves("aten.narrow")
 def narrow(site: Site) -> Dims:
     """elements start:start+length of one dimension"""
     start, length = site.node.args[2], site.node.args[3]
-    return _take(site, site.axis(1), np.arange(start, start + length))
+    return site.take(site.axis(1), np.arange(start, start + length))
 
 
 @moves("aten.flip")
@@ -149,7 +147,7 @@ def split(site: Site) -> list[Dims]:
     out, start = [], 0
     for i in range(len(site.node.outputs)):
         size = site.shape(i)[dim]
-        out.append(_take(site, dim, np.arange(start, start + size)))
+        out.append(site.take(dim, np.arange(start, start + size)))
         start += size
     if len({size_of(dims[dim]) for dims in out}) == 1:
         site.algebra.tie([dims[dim] for dims in out])
@@ -173,7 +171,7 @@ def stack(site: Site) -> Dims:
     dims = [site.dims(v) for v in site.node.args[0]]
     dim = site.node.arg(1, 0) % (len(dims[0]) + 1)
     rest = _equal(site, dims)
-    return (*rest[:dim], _made(site, len(dims)), *rest[dim:])
+    return (*rest[:dim], site.made(len(dims)), *rest[dim:])
 
 
 @moves("aten.constant_pad_nd")
@@ -204,84 +202,6 @@ def _padded(site: Site, dim: Dim, widths: tuple[int, int], label: str) -> Dim:
     return site.algebra.concat([x for x in (first, dim, last) if x])
 
 
-@moves("aten.index_select")
-def index_select(site: Site) -> Dims:
-    """elements of one dimension by a list of positions"""
-    index = site.node.args[2].constant
-    dim = site.axis(1)
-    if index is None:
-        for d in site.dims(site.node.args[2]):
-            site.algebra.freeze(d, "indexes by position")
-        return _by_position(site, dim, _made(site, site.shape()[dim]))
-    return _take(site, dim, index.numpy())
-
-
-@moves("aten.index")
-def index(site: Site) -> Dims:
-    """elements by constant positions along one dimension; by position along several"""
-    x, indices = site.x, list(site.node.args[1])
-    used = [i for i, v in enumerate(indices) if v is not None]
-    if len(used) == 1 and _is_constant(indices[used[0]]):
-        positions = indices[used[0]].constant.numpy() % max(size_of(x[used[0]]), 1)
-        return _take(site, used[0], positions)
-    rest, at, count = _indexed(site, x, indices)
-    new = [_made(site, n) for n in site.shape()[at : at + count]]
-    return tuple(rest[:at] + new + rest[at:])
-
-
-@moves("aten.index_put")
-def index_put(site: Site) -> Dims:
-    """values written to positions along some dimensions; the others are the values' own
-
-    One number that is written where a mask over all elements says so fills, as masked_fill does.
-    """
-    x, values = site.x, site.dims(site.node.args[2])
-    if (mask := _over_all(site.node)) is not None:
-        for mine, theirs in zip(x, site.dims(mask), strict=True):
-            site.algebra.equate(mine, theirs)
-        return x
-    rest, at, count = _indexed(site, x, list(site.node.args[1]))
-    written = rest[:at] + [()] * count + rest[at:]
-    for mine, theirs in zip(reversed(written), reversed(values), strict=False):
-        if mine and size_of(mine) == size_of(theirs):
-            site.algebra.equate(mine, theirs)
-        else:
-            site.algebra.freeze(theirs, "written by position")
-    return x
-
-
-def _over_all(node: Node) -> Value | None:
-    """The mask over each element of x by which one number is written; None where that is not so."""
-    x, indices, values = node.args[:3]
-    mask = indices[0] if len(indices) == 1 else None
-    fills = mask is not None and mask.dtype in ("b1", "u8") and mask.shape == x.shape
-    return mask if fills and prod(values.shape) == 1 else None
-
-
-def _indexed(site: Site, x: Dims, indices: list[Value | None]) -> tuple[list[Dim], int, int]:
-    """What several indices, or a mask, leave of x: the dimensions that stay, the place among them of
-    those that the indices make, and how many these are. What is indexed is frozen."""
-    rest: list[Dim] = []
-    read, made = 0, 0
-    for index in indices:
-        if index is None:
-            rest.append(x[read])
-            read += 1
-            continue
-        rank = len(index.shape) if index.dtype in ("b1", "u8") else 1  # a mask covers its own rank
-        made = max(made, 1 if index.dtype in ("b1", "u8") else len(index.shape))
-        for dim in (*x[read : read + rank], *site.dims(index)):
-            site.algebra.freeze(dim, "indexed by position")
-        read += rank
-    used = [i for i, v in enumerate(indices) if v is not None]
-    adjacent = used == list(range(used[0], used[0] + len(used)))
-    return [*rest, *x[read:]], used[0] if adjacent else 0, made
-
-
-def _is_constant(value: Value) -> bool:
-    return value.constant is not None and len(value.shape) == 1 and value.dtype != "b1"
-
-
 @moves("aten.view_as_complex")
 def view_as_complex(site: Site) -> Dims:
     """... 2 -> ..."""
@@ -292,7 +212,7 @@ def view_as_complex(site: Site) -> Dims:
 @moves("aten.view_as_real")
 def view_as_real(site: Site) -> Dims:
     """... -> ... 2"""
-    return (*site.x, _made(site, 2))
+    return (*site.x, site.made(2))
 
 
 @moves("aten.diagonal", "aten.diagonal_copy")
@@ -305,7 +225,7 @@ def diagonal(site: Site) -> Dims:
         return (*rest, x[a])
     for d in (x[a], x[b]):
         site.algebra.freeze(d, "a diagonal of it is read by position")
-    return (*rest, _made(site, site.shape()[-1]))
+    return (*rest, site.made(site.shape()[-1]))
 
 
 @moves("aten.diag_embed")
@@ -315,7 +235,7 @@ def diag_embed(site: Site) -> Dims:
     a, b = (site.node.arg(k, default) % (len(rest) + 2) for k, default in ((2, -2), (3, -1)))
     if site.node.arg(1, 0) != 0:
         site.algebra.freeze(c, "laid beside the diagonal, by position")
-        c = _made(site, site.shape()[a])
+        c = site.made(site.shape()[a])
     for d in sorted((a, b)):
         rest.insert(d, c)
     return tuple(rest)
@@ -344,7 +264,7 @@ def unfold(site: Site) -> Dims:
         outer, inner = site.algebra.split(site.x[dim], [size, window])
         site.algebra.freeze(inner, f"{site.node.op} reads it by position")
         return (*site.x[:dim], outer, *site.x[dim + 1 :], inner)
-    return (*_by_position(site, dim, _made(site, size)), _made(site, window))
+    return (*site.by_position(dim, site.made(size)), site.made(window))
 
 
 @moves("aten.pixel_shuffle")
@@ -379,7 +299,7 @@ def im2col(site: Site) -> Dims:
     for d in (h, w):
         site.algebra.freeze(d, f"{site.node.op} reads it by position")
     window, positions = prod(site.node.args[1]), site.shape()[-1]
-    return (*lead, c + _made(site, window), _made(site, positions))
+    return (*lead, c + site.made(window), site.made(positions))
 
 
 @moves("aten.col2im")
@@ -390,7 +310,7 @@ def col2im(site: Site) -> Dims:
     c, places = site.algebra.split(rows, [size_of(rows) // window, window])
     for d in (places, positions):
         site.algebra.freeze(d, f"{site.node.op} reads it by position")
-    return (*lead, c, *(_made(site, n) for n in site.shape()[-2:]))
+    return (*lead, c, *(site.made(n) for n in site.shape()[-2:]))
 
 
 @moves("aten.channel_shuffle", "aten.native_channel_shuffle")
@@ -407,8 +327,8 @@ def glu(site: Site) -> Dims:
     """(u c) -> c: first half times sigmoid of the second half"""
     dim = site.node.arg(1, -1) % len(site.x)
     half = size_of(site.x[dim]) // 2
-    first = _take(site, dim, np.arange(half))
-    second = _take(site, dim, np.arange(half, 2 * half))
+    first = site.take(dim, np.arange(half))
+    second = site.take(dim, np.arange(half, 2 * half))
     return _equal(site, [first, second])
 
 
@@ -437,7 +357,7 @@ def positions(site: Site) -> Dims:
 @moves("aten.tril_indices", "aten.triu_indices", "aten.randint", "aten.randperm", family="factory")
 def places(site: Site) -> Dims:
     """-> places in another tensor, or in no order"""
-    return tuple(_made(site, n) for n in site.shape())
+    return tuple(site.made(n) for n in site.shape())
 
 
 @moves("aten.eye", family="factory")
@@ -445,7 +365,7 @@ def eye(site: Site) -> Dims:
     """-> c c: one where row and column are the same, so that rows and columns go together"""
     rows, columns = site.shape()
     if rows != columns:
-        return tuple(_made(site, n) for n in site.shape())
+        return tuple(site.made(n) for n in site.shape())
     both = site.algebra.fresh(rows, "eye")
     return (both, both)
 
@@ -464,24 +384,7 @@ def pack_padded_sequence(site: Site) -> list[Dims]:
     """n t * -> (steps of all sequences) *: batch and time stay, the rest passes through"""
     for d in (*site.x[:2], *site.dims(site.node.args[1])):
         site.algebra.freeze(d, "packed: read by position")
-    return [(_made(site, site.shape()[0]), *site.x[2:]), (_made(site, site.shape(1)[0]),)]
-
-
-def _made(site: Site, size: int) -> Dim:
-    """A dimension that the op makes, whose positions differ."""
-    why = f"meets positions that {site.node.op} makes, which stay"
-    return opaque(size, why, site.algebra.where)
-
-
-def _take(site: Site, dim: int, index: Any) -> Dims:
-    x = site.x
-    return (*x[:dim], site.algebra.take(x[dim], np.asarray(index, np.int64)), *x[dim + 1 :])
-
-
-def _by_position(site: Site, dim: int, new: Dim) -> Dims:
-    x = site.x
-    site.algebra.freeze(x[dim], f"{site.node.op} reads it by position")
-    return (*x[:dim], new, *x[dim + 1 :])
+    return [(site.made(site.shape()[0]), *site.x[2:]), (site.made(site.shape(1)[0]),)]
 
 
 def _equal(site: Site, dims: Sequence[Dims]) -> Dims:
@@ -499,4 +402,4 @@ def _joined(site: Site, dims: Sequence[Dims], dim: int) -> Dims:
 def _refused(site: Site, why: str) -> Dims:
     for d in site.x:
         site.algebra.freeze(d, why)
-    return tuple(_made(site, n) for n in site.shape())
+    return tuple(site.made(n) for n in site.shape())

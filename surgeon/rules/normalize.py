@@ -66,13 +66,14 @@ def fused_rms_norm(node: Node) -> Form:
 )  # fmt: skip
 def along_one(node: Node) -> Form:
     """Every output element along dimension k depends on others along k; cummax tells where it was, too."""
-    rank = len(node.args[0].shape)
+    rank, along = len(node.args[0].shape), ""
     terms = list("abcdefgh"[:rank])
     if rank:
+        along = terms[node.args[1] % rank]
         terms[node.args[1] % rank] += "!"
     line = " ".join(terms)
-    several = len(node.outputs) > 1
-    return Form(f"{line} -> {', '.join(line for _ in node.outputs)}", at=(0,), told=several)
+    told = along if len(node.outputs) > 1 else ""
+    return Form(f"{line} -> {', '.join(line for _ in node.outputs)}", at=(0,), told=told)
 
 
 @chooses("aten.renorm", family=FAMILY, forms=("a k b -> a k b",))

@@ -8,24 +8,12 @@ from surgeon.rules.registry import Form, chooses, factor
 FAMILY = "reduction"
 
 for _op, _line in {
-    "max_pool1d": "... _ -> ... _",
-    "max_pool2d_with_indices": "... _ _ -> ... _ _, ... _ _",
-    "max_pool3d_with_indices": "... _ _ _ -> ... _ _ _, ... _ _ _",
     "max_unpool2d": "... _ _, ... _ _ -> ... _ _",
     "max_unpool3d": "... _ _ _, ... _ _ _ -> ... _ _ _",
-    "avg_pool1d": "... _ -> ... _",
-    "avg_pool2d": "... _ _ -> ... _ _",
-    "avg_pool3d": "... _ _ _ -> ... _ _ _",
     "_adaptive_avg_pool2d": "... _ _ -> ... _ _",
     "_adaptive_avg_pool3d": "... _ _ _ -> ... _ _ _",
     "adaptive_max_pool2d": "... _ _ -> ... _ _, ... _ _",
     "adaptive_max_pool3d": "... _ _ _ -> ... _ _ _, ... _ _ _",
-    "upsample_nearest1d": "n c * -> n c *",
-    "upsample_nearest2d": "n c * -> n c *",
-    "upsample_nearest3d": "n c * -> n c *",
-    "_upsample_nearest_exact1d": "n c * -> n c *",
-    "_upsample_nearest_exact2d": "n c * -> n c *",
-    "_upsample_nearest_exact3d": "n c * -> n c *",
     "upsample_linear1d": "n c * -> n c *",
     "upsample_bilinear2d": "n c * -> n c *",
     "upsample_bicubic2d": "n c * -> n c *",
@@ -128,7 +116,9 @@ def extreme(node: Node) -> Form:
     line = reduced(node, over, node.kwargs.get("keepdim", node.arg(2, False)), "!")
     more = len(node.outputs) - 1
     told = more > 0 and not node.op.startswith("aten.aminmax")
-    return Form(line + f", {line.split(' -> ')[1]}" * more, at=(0,), told=told)
+    left, right = line.split(" -> ")
+    mixing = "".join(x[0] for x in left.split() if x.endswith("!"))
+    return Form(line + f", {right}" * more, at=(0,), told=mixing if told else "")
 
 
 _NOTHING_LOST = ("aten.mse_loss", "aten.smooth_l1_loss", "aten.huber_loss")  # of two zeros

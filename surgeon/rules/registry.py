@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from surgeon.axes import Algebra, Dims
+import numpy as np
+
+from surgeon.axes import Algebra, Dim, Dims, opaque
 from surgeon.errors import BadInput
 from surgeon.graph import Node, Value
 
@@ -20,7 +22,7 @@ class Form:
     """A line of notation with the sizes of factors that no dimension shows by itself.
 
     `at` says which positional arguments the operands are, where they are not the first ones. `told`: the
-    second output holds positions along the factor that mixes (max along a dimension). `ranked`: factors
+    factors along which the second output holds positions (max along a dimension). `ranked`: factors
     that only outputs have, as many as another one's elements, in an order of their own (eigenvalues).
     `fixed`: factors that never go, and why. `why`: what to say of the dimensions that it does not let go, where "reads it as position, batch or
     space" is not the reason.
@@ -29,7 +31,7 @@ class Form:
     text: str
     sizes: Mapping[str, int] = field(default_factory=dict)
     at: tuple[int, ...] | None = None
-    told: bool = False
+    told: str = ""
     ranked: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
     why: str = "reads it as position, batch or space"
@@ -59,6 +61,22 @@ class Site:
     def axis(self, position: int, default: int = 0) -> int:
         """A dimension argument, counted from the left."""
         return self.node.arg(position, default) % max(len(self.x), 1)
+
+    def made(self, size: int) -> Dim:
+        """A dimension that the op makes, whose positions differ."""
+        why = f"meets positions that {self.node.op} makes, which stay"
+        return opaque(size, why, self.algebra.where)
+
+    def take(self, dim: int, index: Any) -> Dims:
+        """The first argument's dimensions with these positions of one of them."""
+        x = self.x
+        return (*x[:dim], self.algebra.take(x[dim], np.asarray(index, np.int64)), *x[dim + 1 :])
+
+    def by_position(self, dim: int, new: Dim) -> Dims:
+        """The same with another dimension in place of one that the op reads by position."""
+        x = self.x
+        self.algebra.freeze(x[dim], f"{self.node.op} reads it by position")
+        return (*x[:dim], new, *x[dim + 1 :])
 
 
 Choose = Callable[[Node], Form]

@@ -18,7 +18,7 @@ from surgeon.score.registry import criterion
 from surgeon.score.watch import to_device
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.shell import shell
-from surgeon.trace.tensors import named_state, output_tensors
+from surgeon.trace.tensors import named_tensors, output_tensors
 
 
 @criterion(
@@ -40,7 +40,7 @@ class _Run:
     def __init__(self, evidence: Evidence) -> None:
         self.loss, self.sample = evidence.original.material.loss, next(iter(evidence.data))
         self.twin: nn.Module = shell(evidence.model, torch.clone).eval()
-        self.state = named_state(self.twin)
+        self.state = named_tensors(self.twin)
         self.inputs = to_device(self.sample.inputs, self.state)
         self.whole = self._run()
 

@@ -19,7 +19,7 @@ from surgeon.trace.mode import forward_mode
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.record import forward_failed
 from surgeon.trace.shell import shell
-from surgeon.trace.tensors import named_state, output_tensors, tensors_among
+from surgeon.trace.tensors import named_tensors, output_tensors, tensors_among
 
 See = Callable[[Point, Tensor], None]  # the point, and its tensor as [..., extent], channels last
 
@@ -29,7 +29,7 @@ class Watched:
 
     def __init__(self, model: nn.Module, graph: Graph, points: Iterable[Point]) -> None:
         self.twin = shell(model, torch.clone).eval()
-        self.state = named_state(self.twin)
+        self.state = named_tensors(self.twin)
         self._anchors = {key: node.index for key, node in anchors(graph).items()}
         self._at: dict[tuple[int, bool], list[tuple[int, Point]]] = {}
         for point in points:

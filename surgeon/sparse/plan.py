@@ -13,7 +13,7 @@ from surgeon.score.batches import Sample
 from surgeon.slices import sliced
 from surgeon.sparse.dead import Dead, find_dead
 from surgeon.sparse.silent import silent
-from surgeon.trace.tensors import named_state
+from surgeon.trace.tensors import named_tensors
 
 if TYPE_CHECKING:
     from surgeon.pipeline.traced import Traced
@@ -23,7 +23,7 @@ _SHOWN = 6  # groups in a note
 
 def dead_of(traced: Traced) -> Dead:
     """The dead channels of a traced model."""
-    return find_dead(traced.coupling, named_state(traced.model), traced.inputs)
+    return find_dead(traced.coupling, named_tensors(traced.model), traced.inputs)
 
 
 def dead_plan(
@@ -37,7 +37,7 @@ def dead_plan(
     model, request: what the plan says of the model and of what was asked. data: what is dead on these
     examples counts too; then the plan is one of any cut, and carries nothing: `pipeline/settled.py` does.
     """
-    coupling, state = traced.coupling, named_state(traced.model)
+    coupling, state = traced.coupling, named_tensors(traced.model)
     still = silent(traced.graph, state, traced.inputs, data) if data is not None else None
     dead = find_dead(coupling, state, traced.inputs, still)
     if not dead.channels:

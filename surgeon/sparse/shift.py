@@ -133,6 +133,10 @@ class Shifts:
                     self._weights.add(value)
                 self._settle(node, value, out)
 
+    def _stored(self, value: Value) -> bool:
+        """Whether it is a parameter or a buffer: what a plain attribute took up, no state dict would hold."""
+        return bool(value.state) and self.coupling.graph.loose.isdisjoint(value.state)
+
     def _is_weight(self, value: Value) -> bool:
         return bool(value.state) or value in self._weights
 
@@ -247,7 +251,7 @@ class Shifts:
     def _take(self, node: Node, value: Value, out: Tensor, kept: Tensor) -> None:
         """Give each bias the shift of its elements, where it is one number; that is then gone from `out`."""
         bias = bias_of(node, self.facts) if value is node.outputs[0] else None
-        if bias is None or self._reads[bias.value] > 1 or not bias.value.state:
+        if bias is None or self._reads[bias.value] > 1 or not self._stored(bias.value):
             return
         low, high = ends(out, kept, bias.shape)
         scale = float(torch.where(kept & ~out.isnan(), out, 0.0).abs().max()) or 1.0

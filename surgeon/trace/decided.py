@@ -23,7 +23,8 @@ def decided(graph: Graph, start: int = 0) -> set[str]:
     nodes = graph.nodes[start:]
     if not any(node.op in _NAMES for node in nodes):
         return set()
-    told = {*graph.given, *graph.state.values()}
+    state = (v for name, v in graph.state.items() if name not in graph.loose)
+    told = {*graph.given, *state}
     made: dict[Value, Node] = {}
     found, left = set[str](), False
     for node in nodes:

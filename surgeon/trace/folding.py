@@ -29,7 +29,7 @@ from surgeon.trace.inputs import Inputs
 from surgeon.trace.modules import modules_of
 from surgeon.trace.record import record
 from surgeon.trace.states import refuse_unusable
-from surgeon.trace.tensors import named_state, tensors_of
+from surgeon.trace.tensors import named_tensors, tensors_of
 from surgeon.trace.wrappers import unwrapped
 
 _RECOMPUTED = (WeightNorm, BasePruningMethod)  # pre-hooks that compute a weight from what is cut
@@ -102,7 +102,7 @@ def recompute(model: nn.Module) -> None:
 @torch.no_grad()
 def read_state(model: nn.Module) -> dict[str, Tensor]:
     """The state as a criterion should see it: a masked or normed weight with its present values."""
-    state = named_state(model)
+    state = named_tensors(model)
     for path, module in model.named_modules():
         dot = f"{path}." if path else ""
         for hook in module._forward_pre_hooks.values():

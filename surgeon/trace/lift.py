@@ -8,7 +8,7 @@ another dtype wants none of that.
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,12 +71,14 @@ class Lifted:
     sizes: tuple[tuple[int | None, ...], ...]  # of each Slot; None where torch.export left it open
 
 
-def lift(exported: ExportedProgram, prefix: str = "") -> Lifted:
+def lift(
+    exported: ExportedProgram, prefix: str = "", loose: Container[str] = frozenset()
+) -> Lifted:
     """The program's graph on `get_attr` nodes named as the state is, `prefix` stripped.
 
-    Raises BadInput where the graph holds what is not a plain op: control flow, autocast, objects.
+    loose: constants that keep their names, as they are plain attributes of the model. Raises BadInput where the graph holds what is not a plain op: control flow, autocast, objects.
     """
-    run = _Lifting(exported, prefix)
+    run = _Lifting(exported, prefix, loose)
     inputs = run.open_inputs()
     values = run.copy(exported.graph_module, run.env)
     notes: list[str] = []
@@ -115,6 +117,7 @@ def _note(notes: list[str], kind: type, now: str, exact: bool) -> None:
 class _Lifting:
     exported: ExportedProgram
     prefix: str
+    loose: Container[str]
     graph: fx.Graph = field(default_factory=fx.Graph)
     env: dict[fx.Node, Any] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
@@ -139,9 +142,10 @@ class _Lifting:
 
     def _name(self, spec: InputSpec) -> str:
         target = spec.target or ""
+        name = target.removeprefix(self.prefix)
         if spec.kind is not InputKind.CONSTANT_TENSOR:
-            return target.removeprefix(self.prefix)
-        name = f"_constants.{target.removeprefix(self.prefix)}"
+            return name
+        name = name if name in self.loose else f"_constants.{name}"
         self.constants[name] = target
         return name
 

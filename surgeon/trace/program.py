@@ -21,6 +21,7 @@ from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
 from surgeon.trace.shell import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
+from surgeon.trace.tensors import named_loose
 
 FIXED = "the batch size is fixed at"
 
@@ -41,7 +42,8 @@ class Program(nn.Module):
     """A network as a `torch.fx` graph of ATen ops over its own parameters and buffers.
 
     State has the original model's names, so `state_dict()` has its keys; tied names hold one
-    tensor; constants of the forward are non-persistent buffers under `_constants.`. The graph is
+    tensor; tensors that were plain attributes are non-persistent buffers under their names, and
+    constants of the forward under `_constants.`. The graph is
     plain (`placeholder`, `get_attr`, `call_function`, `output`, the output's structure in the
     output node) and always shows eval mode: where an op's `training`, `train` or
     `use_input_stats` argument is the literal False, the module's own mode takes its place when
@@ -213,7 +215,7 @@ def to_program(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None =
     with _evaluating(model):
         given = _usual((call.args, {**call.kwargs, **(kwargs or {})}))
         exported, refusal = _export(_Plainly(model, notes), given)
-        lifted = lift(exported, "model.")
+        lifted = lift(exported, "model.", named_loose(model))
         state = [*_copies(model), *_constants(exported, lifted.constants)]
     if refusal is not None:
         notes.append(f"{FIXED} {_batch(given)}: {refusal}")

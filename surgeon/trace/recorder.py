@@ -38,8 +38,9 @@ from surgeon.trace.plain import PLAIN
 from surgeon.trace.shell import shell, to_meta, valued
 from surgeon.trace.tensors import (
     loose_of,
+    named_loose,
     named_outputs,
-    named_state,
+    named_tensors,
     output_tensors,
     tensors_among,
 )
@@ -58,8 +59,9 @@ def prepared(model: nn.Module, *, on_meta: bool) -> tuple[nn.Module, Recorder]:
     """A copy of the model to be run, in eval mode, and a recorder that knows its state by name."""
     twin = (shell(model, to_meta, valued) if on_meta else shell(model, torch.clone)).eval()
     recorder = Recorder(on_meta)
-    for name, tensor in named_state(twin).items():
+    for name, tensor in named_tensors(twin).items():
         recorder.name_state(name, tensor)
+    recorder.graph.loose = frozenset(named_loose(twin))
     recorder.hold(t for module in modules_of(twin) for t in loose_of(module))
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)

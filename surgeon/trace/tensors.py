@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from surgeon.trace.assigned import assigned
+
 _TORCH = frozenset(nn.Module().__dict__)  # what every module holds
 
 
@@ -20,6 +22,28 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
             if tensor is not None:
                 found[f"{prefix}.{name}" if prefix else name] = tensor
     return found
+
+
+def named_loose(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor that a module holds as a plain attribute (`self.places = torch.rand(...)`), by name. No state dict has them;
+    what a cut narrows of them it slices, as it does buffers.
+
+    Not the state under another name, and not what a forward may set: that would be as wide as its code says, and not as cut.
+    """
+    state = {id(t) for t in named_state(model).values()}
+    found = {
+        (prefix, name): value
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name, value in module.__dict__.items()
+        if isinstance(value, Tensor) and id(value) not in state
+    }
+    changing = assigned({type(m) for m in model.modules()}) if found else frozenset()
+    return {f"{p}.{n}" if p else n: t for (p, n), t in found.items() if n not in changing}
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state and, behind it, what is held loose: all that a plan may name."""
+    return {**named_state(model), **named_loose(model)}
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:

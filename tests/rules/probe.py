@@ -7,7 +7,7 @@ sets of them) the real op must agree:
     kept       NaN, or another number, in what goes changes nothing in what stays, and reaches
                every index of the output that is said to go with it
     reduced    what stays is what the op gives with zeros in place of what goes
-    exact      the op on the smaller tensors, with the sizes of `surgeon.cut.sizes`, gives what stays
+    exact      the op on the smaller tensors, with the sizes of `surgeon.cut.resize`, gives what stays
     inexact    (`!`) the op runs on the smaller tensors; its values are its own affair
 
 A movement op moves the same random numbers, so that equality says that each is where it should be.
