@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.compare import carried, compare, is_number
-from surgeon.errors import BadInput, CheckFailed, Unproven
+from surgeon.errors import FAILS, BadInput, CheckFailed, Unproven
 from surgeon.graph import Graph
-from surgeon.noise import flipped, noisy
+from surgeon.noise import flipped, noisy, turned
 from surgeon.plan import Plan
 from surgeon.proof import (
     Case,
@@ -122,7 +122,7 @@ def _in_float64(case: Case, seed: int) -> CheckResult:
         try:
             result = _on_noise(case, None, seed)
         except CutFails as fails:
-            why = fails.message.removeprefix("the model fails in forward: ")
+            why = fails.message.removeprefix(FAILS)
             raise CheckFailed(
                 f"the cut model fails where the original runs: {why}", path=fails.path
             ) from fails
@@ -152,7 +152,7 @@ def _same_function(original: nn.Module, plain: nn.Module, inputs: Inputs) -> Non
 
 
 def _on_noise(case: Case, dtype: torch.dtype | None, seed: int) -> CheckResult:
-    """On noise; on the inputs as they are where noise is outside what the network takes (a log).
+    """On noise; on the inputs as they are where noise is outside what the network takes (a log, or it says so).
 
     Tokens that are all the same hide attention, whatever is cut of it: then also on tokens that are not.
     The dtype None compares each tensor in its own.
@@ -166,9 +166,18 @@ def _on_noise(case: Case, dtype: torch.dtype | None, seed: int) -> CheckResult:
             _check(case, noise, dtype)
         return _check(case, told, dtype)
     except NothingFinite:
-        own = case.inputs.map(lambda t: cast(t, dtype))
+        notes: tuple[str, ...] = ()
+    except (NotDeterministic, CutFails):
+        raise
+    except BadInput as error:
+        if not any(is_number(t) for t in case.inputs.tensors):
+            raise
+        why = error.message.splitlines()[0].removeprefix(FAILS)
+        notes = (f"compared on the inputs given: noise is none that the network takes ({why})",)
+    own = case.inputs.map(lambda t: cast(t, dtype))
     try:
-        return _check(case, own, dtype)
+        result = _check(case, own, dtype)
+        return replace(result, notes=(*notes, *result.notes))
     except NothingFinite:
         raise Unproven(
             "cannot be proven: every output is NaN or infinite, on noise and on the inputs given",
@@ -194,11 +203,7 @@ def _told_apart(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> 
     told = inputs.map(varied)
     if not changed:
         return None
-    try:
-        run(as_dtype(model, dtype), told)
-    except BadInput:
-        return None
-    return told
+    return told if _takes(as_dtype(model, dtype), told) else None
 
 
 def _check(case: Case, inputs: Inputs, dtype: torch.dtype | None) -> CheckResult:
@@ -223,25 +228,34 @@ def _compared(case: Case, inputs: Inputs, dtype: torch.dtype | None) -> CheckRes
         proof = other_sides(pair, proof)
         # else random weights are asked in any case
         others_say = not (proof.missing and proof.strict)
-        share = carried(proof.got, _on_others(case, dtype, inputs)) if others_say else 0.0
+        share = _share(case, proof.got, inputs, dtype) if others_say else 0.0
     except NothingFinite:  # broken weights that stay; random ones can still tell
         proof, share = Proof(), 0.0
+    told = share is not None and share >= _CARRIED
     notes: tuple[str, ...] = ()
     if stranger is not None and stranger in (proof.missing or ()):
         raise Unproven(
             f"cannot be proven: {stranger} is not the kept part of the original's, and no run reached it",
             "give inputs on which it runs",
         )
-    if stranger is not None and share < _CARRIED:
+    if stranger is not None and not told:
+        why = (
+            "the network takes no other inputs"
+            if share is None
+            else "the outputs hardly depend on the inputs"
+        )
         raise Unproven(
-            f"cannot be proven: {stranger} is not the kept part of the original's, and the "
-            "outputs hardly depend on the inputs, so that they cannot tell",
+            f"cannot be proven: {stranger} is not the kept part of the original's, and {why}, so that they cannot tell",
             "give inputs that the outputs depend on (other token ids, no empty mask)",
         )
-    if stranger is None and (share < _CARRIED or proof.missing):
+    if stranger is None and (not told or proof.missing):
         proof = on_random(pair, proof)
-        hidden = "its own weights hide most of the network: also compared with random ones"
-        notes = (hidden if share < _CARRIED else "also compared with random weights",)
+        hidden = share is not None and not told
+        notes = (
+            "its own weights hide most of the network: also compared with random ones"
+            if hidden
+            else "also compared with random weights",
+        )
         if proof.missing:
             proof = other_sides(pair, proof)
     if proof.missing and proof.strict:
@@ -258,11 +272,26 @@ def _compared(case: Case, inputs: Inputs, dtype: torch.dtype | None) -> CheckRes
 _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights hide the network
 
 
-def _on_others(case: Case, dtype: torch.dtype | None, inputs: Inputs) -> list[Tensor]:
-    """The cut model's outputs on different inputs of the same kind; vectors stay where the network refuses others
-    (the lengths of sequences, in order)."""
-    slim, fused = as_dtype(case.slim, dtype), dtype is torch.float64
+def _share(
+    case: Case, got: list[Tensor], inputs: Inputs, dtype: torch.dtype | None
+) -> float | None:
+    """How much of its outputs' range the cut model changes on other inputs of the same kind: numbers in reverse order;
+    vectors as they are where it refuses those (the lengths of sequences, in order), or other examples first where a place
+    means something (a box's corners, a first token). None where it takes none of them. Raises CutFails where the original takes
+    what the cut model does not."""
+    fused = dtype is torch.float64
+    for others in (*(flipped(inputs, rank, case.given) for rank in (1, 2)), turned(inputs)):
+        try:
+            return carried(got, run(as_dtype(case.slim, dtype), others, fused=fused))
+        except BadInput as error:
+            if _takes(as_dtype(case.model, dtype), others):
+                raise CutFails(error.message, error.hint) from error
+    return None
+
+
+def _takes(model: nn.Module, inputs: Inputs) -> bool:
     try:
-        return run(slim, flipped(inputs, 1, case.given), fused=fused)
+        run(model, inputs)
     except BadInput:
-        return run(slim, flipped(inputs, 2, case.given), fused=fused)
+        return False
+    return True

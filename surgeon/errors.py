@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from surgeon.graph import Path
 
+FAILS = "the model fails in forward: "  # how the message of a forward that raises begins
+
 
 class SurgeonError(Exception):
     """A refusal that names its subject and says what to do.

@@ -65,6 +65,11 @@ def flipped(inputs: Inputs, rank: int, given: Indexed) -> Inputs:
     return _mapped(inputs, given, lambda t, own: t if own or t.dim() < rank else t.flip(-1))
 
 
+def turned(inputs: Inputs) -> Inputs:
+    """The examples of the batch in another order, the last one first."""
+    return inputs.map(lambda t: t.roll(1, 0) if t.dim() else t)
+
+
 def _mapped(inputs: Inputs, given: Indexed, change: Callable[[Tensor, bool], Tensor]) -> Inputs:
     number = count()
     return inputs.map(lambda t: change(t, next(number) in given))

@@ -360,3 +360,55 @@ def test_inputs_that_a_program_does_not_take_are_bad_input() -> None:
     program.dynamic_batch = False
     with pytest.raises(BadInput, match="this program takes"):
         surgeon.check(model, program, result.plan, torch.randn(5, 8))
+
+
+class Particular(nn.Module):
+    """It takes no inputs but those that are as it says: what noise, and places in another order, are not."""
+
+    def __init__(self, asks: Callable[[Tensor], bool], tokens: bool) -> None:
+        super().__init__()
+        self.first = nn.Embedding(30, 16) if tokens else nn.Linear(6, 16)
+        self.inner, self.last, self.asks = nn.Linear(16, 24), nn.Linear(24, 3), asks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting() and not self.asks(x):
+            raise ValueError("not such inputs")
+        return self.last(self.inner(self.first(x)).relu().mean(1))
+
+
+def grows(boxes: Tensor) -> bool:
+    return bool((boxes[..., 1] > boxes[..., 0]).all())
+
+
+PARTICULAR = {
+    "begins with one": (lambda ids: bool((ids[:, 0] == 1).all()), torch.tensor([[1, 4, 9], [1, 7, 2]])),
+    "in order": (grows, torch.tensor([[3, 8], [0, 5]])),
+    "this one alone": (lambda ids: ids.tolist() == [[3, 8], [0, 5]], torch.tensor([[3, 8], [0, 5]])),
+    "no number below zero": (lambda x: bool((x >= 0).all()), torch.rand(2, 4, 6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", PARTICULAR)
+def test_inputs_of_a_kind_that_only_the_user_knows(how: str) -> None:
+    torch.manual_seed(0)
+    asks, inputs = PARTICULAR[how]
+    net = Particular(asks, tokens=inputs.dim() == 2).eval()
+    result = surgeon.shrink(net, inputs, 0.5, measure=False)
+    assert result.check is not None and result.check.error < 1e-9
+    said = [n for n in result.notes if "noise is none that the network takes (ValueError" in n]
+    assert len(said) == (inputs.dim() == 3)
+    with torch.no_grad():
+        result.model.inner.weight[0].mul_(2)
+    with pytest.raises(CheckFailed):
+        surgeon.check(net, result.model, result.plan, inputs)
+
+
+def test_a_cut_model_that_refuses_what_the_original_takes_fails() -> None:
+    """On the inputs as they are it is right; read backwards they are refused, by it alone."""
+    torch.manual_seed(0)
+    ids = torch.tensor([[1, 4, 9], [1, 7, 2]])
+    net = Particular(lambda _: True, tokens=True).eval()
+    result = surgeon.shrink(net, ids, 0.5, measure=False)
+    result.model.asks = lambda ids: bool((ids.numpy()[:, 0] == 1).all())
+    with pytest.raises(CheckFailed, match="fails where the original runs"):
+        surgeon.check(net, result.model, result.plan, ids)

@@ -13,7 +13,7 @@ from surgeon.cut.lacking import Lacking, lacking, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
 from surgeon.cut.unlike import unlike
-from surgeon.errors import BadInput
+from surgeon.errors import FAILS, BadInput
 from surgeon.graph import Graph, Node, Path
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.record import Stopped, record_as
@@ -54,7 +54,7 @@ class Attempt:
         try:
             after = self._record(self.inputs)
         except Stopped as error:
-            failure = error.message.split("\n")[0].removeprefix("the model fails in forward: ")
+            failure = error.message.split("\n")[0].removeprefix(FAILS)
             why = f"its own forward fails on the cut tensors: {failure}"
             return Misfit(why, at=self._stopped_at(error.ran))
         lacks = lacking(original, after)

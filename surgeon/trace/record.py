@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgeon.errors import BadInput
+from surgeon.errors import FAILS, BadInput
 from surgeon.graph import Graph, Value
 from surgeon.trace.called import send_calls
 from surgeon.trace.flows import joins_more
@@ -89,7 +89,7 @@ def forward_failed(error: BaseException, inputs: Inputs) -> BadInput:
     )
     text = str(error).strip().split("\n")[0]
     return BadInput(
-        f"the model fails in forward: {type(error).__name__}: {text}\n  with inputs {shapes}",
+        f"{FAILS}{type(error).__name__}: {text}\n  with inputs {shapes}",
         "give the inputs that it takes (--input 1,3,224,224; several separated by ';', named input_ids=1,16:int64)",
     )
 

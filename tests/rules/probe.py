@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_u
 
 from surgeon.couple import Coupling, couple
 from surgeon.cut.resize import resize
-from surgeon.cut.sizes import Call, Positions, Sizes
+from surgeon.cut.sizes import Call, Numbers, Positions, Sizes
 from surgeon.graph import Node, Value
 from surgeon.rules import lookup
 from surgeon.trace.recorder import Recorder
@@ -89,6 +89,7 @@ def target(op: str) -> Callable[..., Any]:
 def call(op: str, args: Any, kwargs: Any) -> list[Tensor]:
     """Run an op on copies of its arguments; its outputs as a list."""
     device = "cuda" if "cudnn" in op else "cpu"
+    args = tree_map_only(Numbers, lambda numbers: numbers.tensor, args)
     args, kwargs = tree_map_only(Tensor, lambda t: fresh(t).to(device), (args, kwargs))
     with torch.no_grad():
         return [t.cpu() for t in outputs_of(target(op)(*args, **kwargs))]
