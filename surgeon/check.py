@@ -9,6 +9,7 @@ what the cut model computes, relative to the output's own range.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -273,7 +274,7 @@ _CARRIED = 1e-4  # of an output's range must depend on the input, or the weights
 
 
 def _share(
-    case: Case, got: list[Tensor], inputs: Inputs, dtype: torch.dtype | None
+    case: Case, got: Sequence[Tensor], inputs: Inputs, dtype: torch.dtype | None
 ) -> float | None:
     """How much of its outputs' range the cut model changes on other inputs of the same kind: numbers in reverse order;
     vectors as they are where it refuses those (the lengths of sequences, in order), or other examples first where a place
