@@ -52,6 +52,24 @@ class Divided(Attention):
         return self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
+class InPlace(Attention):
+    """The same in place, and masked in place after it."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k.transpose(-2, -1)
+        scores /= q.shape[-1] ** 0.5
+        scores.masked_fill_(torch.ones(10, 10, dtype=torch.bool).triu(1), -1e9)
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class NegatedInPlace(InPlace):
+    """Two writes in a row, of which only the second is the scale."""
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, v = (t.contiguous() for t in self.split(x))
+        return x + self.mix(q.neg_(), k, v)
+
+
 class Rotary(Attention):
     """q and k turned by fixed angles, each element with its partner in the other half."""
 
@@ -140,6 +158,17 @@ class QueryShown(Attention):
         return x + self.mix(q, k, v) + self.proj(q.transpose(1, 2).flatten(2))
 
 
+class SeenInPlace(Attention):
+    """What is scaled in place is read by another name as well, which a factor would show in."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k.transpose(-2, -1)
+        seen = scores.flatten(2)
+        scores *= q.shape[-1] ** -0.5
+        x = self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return x + seen.softmax(-1).mean((1, 2))[:, None, None]
+
+
 class KeyIsValue(Attention):
     """The key is the value as well."""
 
@@ -150,7 +179,20 @@ class KeyIsValue(Attention):
 
 @pytest.mark.parametrize(
     "net",
-    [Attention, FromShape, Divided, Rotary, Normed, OwnNorm, PartBias, Pooled, Twice, NoPrefix],
+    [
+        Attention,
+        FromShape,
+        Divided,
+        InPlace,
+        NegatedInPlace,
+        Rotary,
+        Normed,
+        OwnNorm,
+        PartBias,
+        Pooled,
+        Twice,
+        NoPrefix,
+    ],
     ids=lambda c: c.__name__,
 )
 def test_the_factor_goes_into_the_weights(net: type[nn.Module]):
@@ -160,7 +202,7 @@ def test_the_factor_goes_into_the_weights(net: type[nn.Module]):
     assert result.plan.folds
 
 
-@pytest.mark.parametrize("net", [QueryShown, KeyIsValue], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("net", [QueryShown, SeenInPlace, KeyIsValue], ids=lambda c: c.__name__)
 def test_where_no_weight_can_take_it_the_program_does(net: type[nn.Module]):
     result = surgeon.shrink(build(net), tokens(), ratio=0.5, measure=False)
     assert result.way == "program"

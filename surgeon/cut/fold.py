@@ -29,6 +29,7 @@ from surgeon.cut.flow import (
     zeros_of,
 )
 from surgeon.cut.lacking import Lacking
+from surgeon.cut.once import written_once
 from surgeon.cut.sizes import Sizes
 from surgeon.graph import Graph, Node, Value
 from surgeon.plan import Folds, Keep
@@ -42,9 +43,7 @@ def fold(slim: nn.Module, sizes: Sizes, keep: Keep, lacks: Lacking) -> Folds:
 
     Raises Unfoldable, with nothing changed, where no rows carry exactly the lacking factors.
     """
-    graph = sizes.coupling.graph
-    factors = _rows(graph, lacks)
-    _used_up(graph, factors, lacks)
+    factors = _factors(sizes.coupling.graph, lacks)
     own = named_state(slim)
     folds: dict[str, tuple[tuple[int, int, float], ...]] = {}
     for value, factor in factors.items():
@@ -56,6 +55,19 @@ def fold(slim: nn.Module, sizes: Sizes, keep: Keep, lacks: Lacking) -> Folds:
             own[name].data[first:last] *= by
         folds |= dict.fromkeys(value.state, rows)
     return folds
+
+
+def _factors(graph: Graph, lacks: Lacking) -> dict[Value, Tensor]:
+    """State tensor -> the factor of each of its rows, all of them used up by the scales."""
+    written = [node.index for node in graph.nodes if node.writes]
+    try:
+        once = written_once(graph, lacks.keys() & set(written))
+        return _used_up(once, _rows(once, lacks), lacks)
+    except Unfoldable:
+        if lacks.keys() >= set(written):
+            raise
+    once = written_once(graph, written)  # other writes lie on the way
+    return _used_up(once, _rows(once, lacks), lacks)
 
 
 def _runs(factor: Tensor) -> list[tuple[int, int, float]]:
@@ -248,7 +260,7 @@ def _is_fixed(makers: _Makers, value: Value) -> bool:
     return not value.state and node is not None and not node.inputs
 
 
-def _used_up(graph: Graph, rows: Mapping[Value, Tensor], lacks: Lacking) -> None:
+def _used_up(graph: Graph, rows: dict[Value, Tensor], lacks: Lacking) -> dict[Value, Tensor]:
     """Carry the rows' factors through the whole graph: nothing but the scales may see them."""
     flow = Flow({v: _by_row(v).spread(f) for v, f in rows.items()}, zeros=zeros_of(graph))
     last = {v: at for at, node in enumerate(graph.nodes) for v in node.inputs}
@@ -262,3 +274,4 @@ def _used_up(graph: Graph, rows: Mapping[Value, Tensor], lacks: Lacking) -> None
     for value in graph.outputs:
         if value in flow.factors:
             raise Unfoldable("the factor would reach the output")
+    return rows

@@ -35,8 +35,12 @@ def lacking(original: Graph, slim: Graph) -> dict[int, float]:
 def _scale(node: Node) -> float | None:
     """The plain number that a node multiplies or divides by."""
     by = node.arg(1)
-    packet = node.op.rsplit(".", 1)[0]
-    return by if packet in ("aten.mul", "aten.div") and type(by) in (int, float) else None
+    return by if _packet(node) in ("aten.mul", "aten.div") and type(by) in (int, float) else None
+
+
+def _packet(node: Node) -> str:
+    """'aten.div' also of `x /= 2`."""
+    return node.op.rsplit(".", 1)[0].rstrip("_")
 
 
 def lack(old: Node, new: Node) -> float | None:
@@ -44,7 +48,7 @@ def lack(old: Node, new: Node) -> float | None:
     a, b = _scale(old), _scale(new)
     if a is None or b is None or a == b or a * b <= 0:
         return None
-    return a / b if old.op.startswith("aten.mul.") else b / a
+    return a / b if _packet(old) == "aten.mul" else b / a
 
 
 def stable(lacks: Lacking, first: Graph, second: Graph) -> dict[int, float]:
