@@ -40,6 +40,16 @@ class TestTorchvision:
     def test_default_inputs_of_other_kinds(self, name: str, shape: tuple[int, ...]) -> None:
         assert build(f"torchvision:{name}").default_shape == shape
 
+    def test_random_weights_are_the_same_every_time(self) -> None:
+        """And what the caller draws is not disturbed."""
+        torch.manual_seed(3)
+        first, drawn = build("torchvision:squeezenet1_1").model, torch.rand(1)
+        second = build("torchvision:squeezenet1_1").model
+        torch.manual_seed(3)
+        assert torch.equal(torch.rand(1), drawn)
+        pairs = zip(first.parameters(), second.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
     def test_options_reach_the_factory(self) -> None:
         built = build("torchvision:resnet18", {"num_classes": 7})
         assert built.model.get_submodule("fc").out_features == 7

@@ -43,9 +43,17 @@ class Built:
 def build(ref: str, options: Mapping[str, Any] | None = None) -> Built:
     """The module that `ref` names; `options` go to the library's factory (num_classes, aux_logits).
 
+    Random weights are the same every time, so that what was cut of them can be checked later.
+
     Errors: BadInput for a reference of no known form, an unknown name (nearest names are said),
     a library that is not installed, a factory that fails (its own error is shown).
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _build(ref, options)
+
+
+def _build(ref: str, options: Mapping[str, Any] | None) -> Built:
     kind, _, rest = ref.partition(":")
     if kind in _BUILDERS and rest:
         return _BUILDERS[kind](rest, dict(options or {}))
