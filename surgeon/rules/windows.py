@@ -11,14 +11,14 @@ from surgeon.graph import Node
 from surgeon.rules.registry import Form, chooses
 
 FAMILY = "reduction"
-_PASSING = "abc"  # letters of dimensions in space
+_PASSING = "xyz"  # letters of dimensions in space
 _KINDS = ("upsample_nearest", "_upsample_nearest_exact")
 NEAREST = tuple(f"aten.{kind}{rank}d" for kind in _KINDS for rank in (1, 2, 3))
 
 
 @chooses(
     "aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", "aten.max_pool1d",
-    family=FAMILY, forms=("... _ -> ... _", "... a -> ... a"),
+    family=FAMILY, forms=("... _ -> ... _", "... x -> ... x"),
 )  # fmt: skip
 def pool(node: Node) -> Form:
     """(x, kernel, stride, ...)"""
@@ -28,7 +28,7 @@ def pool(node: Node) -> Form:
 
 @chooses(
     "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices",
-    family=FAMILY, forms=("... _ _ -> ... _ _, ... _ _", "... _ a -> ... _ a, ... _ a"),
+    family=FAMILY, forms=("... _ _ -> ... _ _, ... _ _", "... _ y -> ... _ y, ... _ y"),
 )  # fmt: skip
 def pool_with_places(node: Node) -> Form:
     """The same with the place of each largest element, counted through all of space: it is another one where a dimension
@@ -37,7 +37,7 @@ def pool_with_places(node: Node) -> Form:
     return Form(f"{line} -> {line}, {line}", told=passing)
 
 
-@chooses(*NEAREST, family=FAMILY, forms=("n c _ -> n c _", "n c a -> n c a"))
+@chooses(*NEAREST, family=FAMILY, forms=("n c _ -> n c _", "n c x -> n c x"))
 def nearest(node: Node) -> Form:
     """(x, sizes, scales one by one), or (x, sizes or None, scales): what is asked to be as large as it is passes."""
     space = _terms(_as_large(node))[0].removeprefix("...")
@@ -45,7 +45,7 @@ def nearest(node: Node) -> Form:
 
 
 def _terms(passing: Sequence[bool]) -> tuple[str, str]:
-    """'... _ b' and 'b' where the second of two dimensions in space passes."""
+    """'... _ y' and 'y' where the second of two dimensions in space passes."""
     letters = [x if one else "_" for x, one in zip(_PASSING, passing, strict=False)]
     return " ".join(["...", *letters]), "".join(letters).replace("_", "")
 

@@ -354,7 +354,7 @@ call("adaptive_max_pool2d", x(2, 3, 6, 4), [3, 2], cut="11..")
 call("adaptive_max_pool3d", x(2, 3, 4, 4, 4), [2, 2, 2], cut="11...")
 call("upsample_nearest1d", x(2, 3, 4), [8], cut="11.")
 call("upsample_nearest2d", x(2, 3, 4, 5), [8, 10], cut="11..")
-call("upsample_nearest3d", x(2, 3, 2, 4, 3), [4, 8, 6], cut="11...")
+call("upsample_nearest3d", x(2, 3, 2, 4, 5), [4, 8, 10], cut="11...")
 call("upsample_nearest1d", x(2, 3, 4), [4], cut="111")
 call(
     "upsample_nearest1d", x(2, 3, 3), [3], 1.2, cut="11."
@@ -362,7 +362,7 @@ call(
 call("upsample_nearest2d", x(2, 3, 4, 5), [8, 5], 2.0, 1.0, cut="11.1")
 call("upsample_nearest2d.vec", x(2, 3, 4, 5), None, [2.0, 1.0], cut="11.1")
 call("upsample_nearest2d.vec", x(2, 3, 4, 5), [4, 7], None, cut="111.")
-call("upsample_nearest3d", x(2, 3, 2, 4, 3), [2, 8, 3], cut="111.1")
+call("upsample_nearest3d", x(2, 3, 2, 4, 5), [2, 8, 5], cut="111.1")
 call("_upsample_nearest_exact2d", x(2, 3, 4, 5), [6, 7], cut="11..")
 call("_upsample_nearest_exact2d", x(2, 3, 4, 5), [4, 7], cut="111.")
 call("_upsample_nearest_exact1d", x(2, 3, 4), [4], cut="111")
