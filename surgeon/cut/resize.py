@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from surgeon.axes import size_of
 from surgeon.cut.sizes import Call, Numbers, Positions, Scaled, Sizes
 from surgeon.rules.backward import UPSAMPLED
-from surgeon.rules.movement import POSITIONS
 from surgeon.rules.strided import new_strides
 from surgeon.rules.windows import NEAREST
 
@@ -88,11 +87,11 @@ def _as_strided(call: Call, sizes: Sizes) -> Call:
     return call.put(1, list(sizes.shape(out))).put(2, stride)
 
 
-@_resizes(*POSITIONS)
+@_resizes("arange", "range")
 def _positions(call: Call, sizes: Sizes) -> Call:
     """Numbers that differ by position: those of the positions that stay, as they were."""
     kept = sizes.kept(call.outputs[0], 0)
-    if len(kept) == call.outputs[0].shape[0] or not all(type(x) in (int, float) for x in call.args):
+    if len(kept) == call.outputs[0].shape[0] or not all(type(x) is int for x in call.args):
         return call
     dtype = {k: v for k, v in call.kwargs.items() if k == "dtype"}
     numbers = call.nodes[0].target(*call.args, **dtype)[torch.from_numpy(kept)]

@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 
 from surgeon.axes import POSITION, Dim, Dims, opaque, size_of
+from surgeon.graph import Node
 from surgeon.rules.registry import Site, moves
 
 
@@ -342,21 +343,24 @@ def constant(site: Site) -> Dims:
     return tuple(site.algebra.fresh(n, "constant") for n in site.shape())
 
 
-POSITIONS = (
-    "aten.arange", "aten.range", "aten.linspace", "aten.logspace", "aten.hann_window", "aten.hamming_window",
-    "aten.blackman_window", "aten.bartlett_window", "aten.kaiser_window", "aten.fft_fftfreq", "aten.fft_rfftfreq",
-)  # fmt: skip
-
-
-@moves(*POSITIONS, family="factory")
+@moves("aten.arange", "aten.range", family="factory")
 def positions(site: Site) -> Dims:
-    """-> numbers that differ by position: a program can hold those that stay"""
-    return tuple(site.algebra.fresh(n, POSITION) for n in site.shape())
+    """-> numbers that differ by position: a program can hold those that stay, where they are whole numbers"""
+    return tuple(
+        site.algebra.fresh(n, POSITION) if whole(site.node) else site.made(n) for n in site.shape()
+    )
 
 
-@moves("aten.tril_indices", "aten.triu_indices", "aten.randint", "aten.randperm", family="factory")
+def whole(node: Node) -> bool:
+    """Whether a run of numbers starts and steps by whole ones: others are rounded to a precision, which the oracle changes."""
+    return all(type(x) is int for x in node.args)
+
+
+@moves("aten.linspace", "aten.logspace", "aten.tril_indices", "aten.triu_indices", "aten.randint", "aten.randperm",
+       "aten.hann_window", "aten.hamming_window", "aten.blackman_window", "aten.bartlett_window",
+       "aten.kaiser_window", "aten.fft_fftfreq", "aten.fft_rfftfreq", family="factory")  # fmt: skip
 def places(site: Site) -> Dims:
-    """-> places in another tensor, or in no order"""
+    """-> elements that differ by position"""
     return tuple(site.made(n) for n in site.shape())
 
 
