@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from surgeon.cut.asked import asked
+from surgeon.cut.flow import packet_of
 from surgeon.graph import Graph, Node
 
 Lacking = Mapping[int, float]  # node -> the factor that its result lacks in the cut model
@@ -40,7 +41,7 @@ def _scale(node: Node) -> float | None:
 
 def _packet(node: Node) -> str:
     """'aten.div' also of `x /= 2`."""
-    return node.op.rsplit(".", 1)[0].rstrip("_")
+    return packet_of(node).rstrip("_")
 
 
 def lack(old: Node, new: Node) -> float | None:

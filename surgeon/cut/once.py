@@ -16,6 +16,8 @@ from surgeon.graph import Graph, Node, Value
 def written_once(graph: Graph, writes: Collection[int]) -> Graph:
     """The same graph, each node with its index. writes: the nodes that give new values. Raises Unfoldable where what was
     there before such a write is read after it by another name: a view that was made before, or what it was a view of."""
+    if not writes:
+        return graph
     names = _Names(frozenset(writes))
     nodes = [names.renamed(node) for node in graph.nodes]
     return replace(graph, nodes=nodes, outputs=tuple(names.now(v) for v in graph.outputs))

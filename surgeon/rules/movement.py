@@ -347,11 +347,11 @@ def constant(site: Site) -> Dims:
 def positions(site: Site) -> Dims:
     """-> numbers that differ by position: a program can hold those that stay, where they are whole numbers"""
     return tuple(
-        site.algebra.fresh(n, POSITION) if whole(site.node) else site.made(n) for n in site.shape()
+        site.algebra.fresh(n, POSITION) if _whole(site.node) else site.made(n) for n in site.shape()
     )
 
 
-def whole(node: Node) -> bool:
+def _whole(node: Node) -> bool:
     """Whether a run of numbers starts and steps by whole ones: others are rounded to a precision, which the oracle changes."""
     return all(type(x) is int for x in node.args)
 
