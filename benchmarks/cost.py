@@ -6,6 +6,7 @@ The peak is of resident memory (VmHWM), forgotten before the call where the kern
 from __future__ import annotations
 
 import contextlib
+import gc
 import resource
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 def timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     """What `run` gives, and its cost: seconds of CPU, wall seconds, MB (1e6 bytes) at the peak."""
+    gc.collect()  # what was left before is not what is timed
     base = reset_peak()
     wall, start = time.perf_counter(), time.process_time()
     result = run()

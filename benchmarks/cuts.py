@@ -58,15 +58,23 @@ def surgeon_stages(name: str) -> Iterator[Facts]:
 def _cut(model: nn.Module, inputs: Any) -> tuple[Any, Any, Any]:
     """What `shrink` does up to the oracle."""
     import surgeon
-    from surgeon.cut import cut
+    from surgeon.pipeline.asked import asked
+    from surgeon.pipeline.followed import followed
+    from surgeon.pipeline.proposed import proposed
+    from surgeon.pipeline.proven import carried_out
     from surgeon.pipeline.steps import Steps
+    from surgeon.trace.inputs import Inputs
 
-    proposal = surgeon.propose(model, inputs, 0.5)
-    traced = proposal.traced
-    done = Steps(None)(
-        "cut", lambda: cut(traced.model, traced.inputs, traced.coupling, proposal.plan)
-    )
-    return traced, proposal.plan, done
+    given, run = Inputs.of(inputs), Steps(None)
+    wanted = asked(0.5, {})
+
+    def tried(traced: Any) -> tuple[Any, Any, Any]:
+        proposal = proposed(traced, given, wanted, None, run)
+        done, ran = run("cut", lambda: carried_out(traced, given, proposal.plan))
+        return ran, proposal.plan, done
+
+    traced = run("trace and couple", lambda: surgeon.trace(model, given))
+    return followed(traced, tried, wanted.request)
 
 
 def _way(model: nn.Module, done: Any) -> Facts:

@@ -68,9 +68,8 @@ def shrink(  # noqa: PLR0913  the public call: what is cut, and three switches
         )
         return found, ran, result
 
-    proposal, traced, result = followed(
-        run("trace and couple", lambda: trace(model, inputs)), tried
-    )
+    traced = run("trace and couple", lambda: trace(model, inputs))
+    proposal, traced, result = followed(traced, tried, wanted.request)
     result = replace(result, dead=proposal.dead)
     if proposal.dead and wanted.material.data is not None:
         return run("carry constants", lambda: settled(result, traced, wanted.material))

@@ -34,7 +34,8 @@ class Request:
     (peak), max_size (of the file that is run): such that are measured on the target. cut: kinds of
     channels that may go (`surgeon.kinds`), all where none is named; of heads x head_dim one is cut,
     or each that is named. equal: kinds whose groups of one make keep equally many channels. dead: what
-    is dead goes, and nothing else.
+    is dead goes, and nothing else. program: whether a program may be cut where the network's own forward does not follow
+    all of it (True), what it does not follow is left whole (False), or that only where it is little (None).
     """
 
     ratio: float | None = None
@@ -57,6 +58,7 @@ class Request:
     equal: tuple[str, ...] = ()
     seed: int = 0
     dead: bool = False
+    program: bool | None = None
 
     def __post_init__(self) -> None:
         _check_ratio("ratio", self.ratio)

@@ -86,6 +86,14 @@ Dead = Annotated[
         help="Only what is dead: channels whose removal changes no output, as their constants are carried on",
     ),
 ]
+Program = Annotated[
+    bool | None,
+    typer.Option(
+        "--program/--no-program",
+        help="What the network's own forward does not follow is cut as a program, or left whole; by default left whole where it is little",
+        show_default=False,
+    ),
+]
 Limit = Annotated[
     str | None, typer.Option(metavar="LIMIT", help="Instead of a ratio, at most: 0.5x, 900M, 1.2G")
 ]
@@ -137,6 +145,7 @@ def shrink(
     round_to: o.RoundTo = None,
     seed: Seed = None,
     dead: Dead = False,
+    program: Program = None,
     data: c.Data = None,
     samples: c.Count = None,
     mean: c.Mean = None,
@@ -190,6 +199,7 @@ def shrink(
         "round_to": parse.multiple(round_to),
         "seed": seed,
         "dead": dead or None,
+        "program": program,
         "sensitivity": sensitivity,
     }
     asked = {key: value for key, value in asked.items() if value not in (None, {}, [])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,6 +48,13 @@ class Cut:
     at: int | None = None
 
 
+class Spared(BadInput):
+    """Nobody looked for a program."""
+
+    def __init__(self) -> None:
+        super().__init__("none was asked for", "leave out --no-program")
+
+
 class NotFollowed(SurgeonError):
     """Neither surgery can carry out `plan`: there is no program that it fits (`refusal`), and the module does not follow at
     node `at` of the original's graph, where one can be named. `disproved`: what the oracle found, where it was only that
@@ -69,18 +77,24 @@ def cut(
     coupling: Coupling,
     plan: Plan,
     refusal: BadInput | None = None,
+    spared: Callable[[NotFollowed], bool] | None = None,
 ) -> Cut:
-    """A smaller copy of `model`; the model is not touched. refusal: why it has no program, where that is known.
+    """A smaller copy of `model`; the model is not touched. refusal: why it has no program, where that is known. spared: whether a
+    program is not even tried, as another plan will be made.
 
     Raises BadInput where the plan does not fit, NotFollowed where neither surgery can follow it, SurgeonError where
     a program cannot be written.
     """
     with torch.inference_mode(False):  # what is made here may be trained
-        return _cut(model, Inputs.of(inputs), coupling, plan, refusal)
+        return _cut(model, Inputs.of(inputs), coupling, plan, (refusal, spared))
 
 
 def _cut(
-    model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan, refusal: BadInput | None
+    model: nn.Module,
+    inputs: Inputs,
+    coupling: Coupling,
+    plan: Plan,
+    without: tuple[BadInput | None, Callable[[NotFollowed], bool] | None],
 ) -> Cut:
     if isinstance(model, Program):
         program, certain = cut_program(model, inputs, plan)
@@ -91,6 +105,9 @@ def _cut(
         add_carries(done.model, plan)
         return done
     try:
+        refusal, spared = without
+        if spared and spared(apart := NotFollowed(found.why, plan, Spared(), found.at)):
+            raise apart
         if refusal is not None:
             raise NotFollowed(found.why, plan, refusal)
         return replace(as_program(model, inputs, plan, found.why), at=found.at)

@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     equal: str | Sequence[str]
     seed: int
     dead: bool
+    program: bool | None
     sensitivity: Sensitivity | str | Path
 
 

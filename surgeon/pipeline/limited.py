@@ -95,7 +95,7 @@ def shrink_to_limits(
     def tried(traced: Traced) -> Result:
         return _to_limits((model, inputs, traced), asked, run, wanted)
 
-    return followed(run("trace and couple", lambda: trace(model, inputs)), tried)
+    return followed(run("trace and couple", lambda: trace(model, inputs)), tried, asked.request)
 
 
 def _to_limits(

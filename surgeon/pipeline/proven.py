@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,10 +12,11 @@ from torch import nn
 from surgeon.check import TOLERANCE, CheckResult
 from surgeon.check import check as run_check
 from surgeon.compare import compare
-from surgeon.cut import Cut, NoProgram, NotFollowed, as_program, cut, first_unlike
+from surgeon.cut import Cut, NoProgram, NotFollowed, Spared, as_program, cut, first_unlike
 from surgeon.errors import CheckFailed, SurgeonError, Unproven
 from surgeon.pipeline.cached import with_cache
 from surgeon.pipeline.compared import compared
+from surgeon.pipeline.followed import spared
 from surgeon.pipeline.result import Result
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.traced import Traced, refuse_wrong_training
@@ -33,7 +35,8 @@ def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]
 
     A batch of one was doubled to be traced; a program that has its batch fixed is captured with the one given.
     """
-    done = cut(traced.model, traced.inputs, traced.coupling, plan, traced.refusal)
+    known = traced.refusal, partial(spared, traced)
+    done = cut(traced.model, traced.inputs, traced.coupling, plan, *known)
     if not isinstance(done.model, Program) or done.model.takes(given):
         return done, traced
     with suppress(SurgeonError):
@@ -56,6 +59,12 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
         if done.certain or done.way != "module" or (error.path and traced.graph.on_meta):
             raise
         why = f"its own forward computes something else: {error.message.splitlines()[0]}"
+        if traced.own is not None:
+            at = first_unlike(done, traced.inputs, traced.coupling, plan, error.path)
+            apart = NotFollowed(why, plan, Spared(), at)
+            apart.disproved = error
+            if spared(traced, apart):
+                raise apart from error
         try:
             program = as_program(traced.model, traced.inputs, plan, why)
             return program, _proven(model, program.model, plan, traced)

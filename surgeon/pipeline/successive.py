@@ -109,7 +109,7 @@ class Successive:
 
         gone = gone_of(self.traced.coupling, last.plan) if last is not None else {}
         try:
-            done = followed(self.traced, tried, gone)
+            done = followed(self.traced, tried, self._asked.request, gone)
         except BaseException:
             self.traced, self.notes = before
             raise

@@ -10,6 +10,7 @@ from torch import nn
 from surgeon.couple import Coupling, couple
 from surgeon.errors import BadInput, CheckFailed
 from surgeon.graph import Graph
+from surgeon.pipeline.own import Own
 from surgeon.plan import Plan
 from surgeon.planning import removed_by
 from surgeon.trace.folding import ready
@@ -32,6 +33,7 @@ class Traced:
     )  # what was traced: the caller's own, or a copy with plain weights that remembers nothing
     notes: tuple[str, ...] = ()
     refusal: BadInput | None = None  # why there is no program of it, once that was tried
+    own: Own | None = None  # what may be left whole, so that it needs no program
 
     @property
     def groups(self) -> Any:

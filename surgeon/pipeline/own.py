@@ -1,0 +1,58 @@
+"""Staying of one's own class: how much may be left whole for it, where only a program could cut all that is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgeon.budget import Request
+from surgeon.budget.address import matching, positions
+from surgeon.budget.cost import Cost
+from surgeon.couple import Coupling
+from surgeon.grouping import Group
+
+Mask = NDArray[np.bool_]
+_WORTH = 0.75  # of the parameters that the whole plan removes
+_ROUNDS = 4  # plans: where more than that does not follow, there is little sense in it
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """What a network may leave whole so that its own forward follows the cut. always: whatever it takes. `named`: groups that
+    go in any case, as they were asked for by name. `whole`: the classes that go by the plan that came first, where another one is made by
+    now; `rounds`: how many were."""
+
+    always: bool
+    named: frozenset[str]
+    whole: Mask | None = None
+    rounds: int = 0
+
+    @classmethod
+    def of(cls, request: Request, coupling: Coupling, gone: Collection[str]) -> Own | None:
+        """None where a program is asked for. gone: groups that have lost channels by now."""
+        if request.program is True:
+            return None
+        by_hand = positions(coupling, coupling.groups, request.remove)
+        named = {g.name for glob in request.ratio_for for g in matching(coupling.groups, glob)}
+        return cls(request.program is False, frozenset({*named, *by_hand, *gone}))
+
+    def without(self, coupling: Coupling, removed: Mask, groups: Sequence[Group]) -> Own | None:
+        """The next round, once these groups stay as well. removed: what the plan takes that was not followed. None where one
+        of them was asked for, or more than a quarter of the parameters that would go stays for it."""
+        if not self.named.isdisjoint(group.name for group in groups):
+            return None
+        whole = removed if self.whole is None else self.whole
+        left = removed.copy()
+        for group in groups:
+            left[group.atoms] = False
+        enough = self.rounds < _ROUNDS and _gone(coupling, left) >= _WORTH * _gone(coupling, whole)
+        return replace(self, whole=whole, rounds=self.rounds + 1) if self.always or enough else None
+
+
+def _gone(coupling: Coupling, removed: Mask) -> int:
+    """How many parameters go with these classes."""
+    cost = Cost(coupling)
+    return cost.total(np.zeros_like(removed)).params - cost.total(removed).params

@@ -1,0 +1,193 @@
+"""A network keeps its class where little stays whole for it; a program is cut where that would be much, or where one is asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nets import draw
+from torch import Tensor, nn
+
+import surgeon
+from surgeon.cli.main import run
+from surgeon.pipeline.followed import OWN_FORWARD
+
+X = draw(8, 6)
+
+
+class Tied(nn.Module):
+    """One of its widths stands where nobody looks; `inner` channels of it, and `free` of another."""
+
+    def __init__(self, inner: int, free: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.tied = nn.Linear(6, 16), nn.Linear(16, inner)
+        self.free, self.last = nn.Linear(inner, free), nn.Linear(free, free)
+        self.out = nn.Linear(free, 3)
+        self.sizes = {"inner": inner}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tied(self.stem(x).relu()).view(-1, self.sizes["inner"]).relu()
+        return self.out(self.last(self.free(x).relu()).relu())
+
+
+class Few(Tied):
+    """What is tied holds few of the parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 200)
+
+
+class Many(Tied):
+    """What is tied holds most of them."""
+
+    def __init__(self) -> None:
+        super().__init__(200, 8)
+
+
+class Several(nn.Module):
+    """Two widths, by two lines: where they are written down, few parameters each, and more than a quarter together."""
+
+    def __init__(self, *written: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.one = nn.Linear(6, 32), nn.Linear(32, 32)
+        self.two, self.free = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.last, self.out = nn.Linear(32, 32), nn.Linear(32, 3)
+        self.sizes = dict.fromkeys(written, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (
+            self.one(self.stem(x).relu())
+            .view(-1, self.sizes.get("one", self.one.out_features))
+            .relu()
+        )
+        x = self.two(x).view(-1, self.sizes.get("two", self.two.out_features)).relu()
+        return self.out(self.last(self.free(x).relu()).relu())
+
+
+def shrunk(model: nn.Module, ratio: float | None = 0.5, **options: Any) -> surgeon.Result:
+    result = surgeon.shrink(model, X, ratio, round_to=1, measure=False, **options)
+    assert result.check is not None
+    return result
+
+
+def whole(result: surgeon.Result) -> dict[str, str]:
+    return {x.name: x.why for x in result.plan.left if x.why.startswith(OWN_FORWARD)}
+
+
+def kept(result: surgeon.Result) -> dict[str, int]:
+    return {g.name: g.kept for g in result.plan.groups}
+
+
+def test_little_stays_whole_and_the_class_is_kept():
+    result = shrunk(Few())
+    assert result.way == "module" and type(result.model) is Few
+    assert kept(result) == {"stem": 8, "free": 100, "last": 100}
+    assert whole(result)["tied"].startswith(f"{OWN_FORWARD} aten.view.default, at the model itself")
+    notes = [n for n in result.notes if n.startswith(OWN_FORWARD)]
+    assert len(notes) == 1 and "this stays whole: tied" in notes[0] and "--program" in notes[0]
+    assert result.plan.request.get("program") is None
+
+
+def test_much_is_cut_as_a_program():
+    result = shrunk(Many())
+    assert result.way == "program"
+    assert kept(result) == {"stem": 8, "tied": 100, "free": 4, "last": 4}
+    assert not whole(result) and not any(n.startswith(OWN_FORWARD) for n in result.notes)
+
+
+def test_a_program_is_cut_where_it_is_asked_for():
+    result = shrunk(Few(), program=True)
+    assert result.way == "program"
+    assert kept(result) == {"stem": 8, "tied": 4, "free": 100, "last": 100}
+    assert result.plan.request["program"] is True
+
+
+def test_no_program_is_cut_where_none_is_wanted():
+    result = shrunk(Many(), program=False)
+    assert result.way == "module" and type(result.model) is Many
+    assert kept(result) == {"stem": 8, "free": 4, "last": 4}
+    assert "--program" not in " ".join(result.notes)
+
+
+def test_asking_for_a_program_changes_nothing_where_the_module_follows():
+    plain = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    for program in (True, False, None):
+        assert shrunk(plain, program=program).way == "module"
+
+
+def test_what_stays_is_counted_over_all_rounds():
+    """Each line alone would be worth it: both together are not, and the plan of a program is the first one."""
+    for name in ("one", "two"):
+        alone = shrunk(Several(name))
+        assert alone.way == "module" and whole(alone).keys() == {name}
+    result = shrunk(Several("one", "two"))
+    assert result.way == "program"
+    assert kept(result) == dict.fromkeys(("stem", "one", "two", "free", "last"), 16)
+    both = shrunk(Several("one", "two"), program=False)
+    assert both.way == "module" and whole(both).keys() == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "options"),
+    [
+        (None, {"ratio_for": {"tied": 0.5, "free": 0.5}}),
+        (0.5, {"ratio_for": {"tied": 0.25}}),
+        (0.5, {"remove": {"tied": [0, 1]}}),
+        (0.5, {"remove": {"free:in": [0, 1]}}),
+    ],
+)
+def test_what_is_named_goes(ratio: float | None, options: dict[str, Any]):
+    result = shrunk(Few(), ratio, **options)
+    assert result.way == "program"
+    assert kept(result)["tied"] < 8
+
+
+def test_what_is_named_and_not_followed_is_refused_without_a_program():
+    with pytest.raises(
+        surgeon.SurgeonError, match=r"does not follow.*as a program: none was asked for"
+    ) as caught:
+        shrunk(Few(), None, ratio_for={"tied": 0.5}, program=False)
+    assert "test_own_class.py:" in str(caught.value.hint)
+
+
+def test_a_limit_that_needs_all_of_it_is_met_by_a_program():
+    """With 40 parameters all that is free has one channel left; with 19 all that is tied, too."""
+    assert shrunk(Few(), None, max_params=100).way == "module"
+    assert shrunk(Few(), None, max_params=30).way == "program"
+    with pytest.raises(surgeon.OutOfReach, match=f"cannot be reached.*{OWN_FORWARD} aten.view"):
+        shrunk(Few(), None, max_params=30, program=False)
+
+
+def test_in_steps():
+    result = surgeon.shrink(Few(), X, 0.5, steps=2, round_to=1, measure=False)
+    assert result.way == "module" and kept(result) == {"stem": 8, "free": 100, "last": 100}
+    result = surgeon.shrink(Few(), X, 0.5, steps=2, round_to=1, measure=False, program=True)
+    assert result.way == "program" and kept(result) == {
+        "stem": 8,
+        "tied": 4,
+        "free": 100,
+        "last": 100,
+    }
+
+
+def test_a_plan_is_replayed_as_it_was_cut():
+    for program in (None, True):
+        made = shrunk(Few(), program=program)
+        again = surgeon.apply(made.plan, Few(), X)
+        torch.testing.assert_close(again(X), made.model(X))
+
+
+@pytest.mark.parametrize(
+    ("flags", "way"), [([], "module"), (["--program"], "program"), (["--no-program"], "module")]
+)
+def test_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], way: str
+):
+    monkeypatch.chdir(tmp_path)
+    made = ["--input", "8,6", "--ratio", "0.5", "--round-to", "1", "--no-measure", "--no-onnx"]
+    assert run(["shrink", f"{__file__}:Few", *made, *flags]) == 0
+    report = json.loads(next(tmp_path.glob("*-slim/report.json")).read_text())
+    assert report["way"] == way
