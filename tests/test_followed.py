@@ -30,7 +30,7 @@ class Branching(nn.Module):
 
 
 class Listed(nn.Module):
-    """One size is an attribute, which is found; another stands in a dictionary, where nobody looks."""
+    """One size is an attribute, which is found; another is written into the code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,11 +38,11 @@ class Listed(nn.Module):
         self.look = Branching()
         self.stem, self.tied = nn.Linear(6, 16), nn.Linear(16, 12)
         self.free, self.out = nn.Linear(12, 20), nn.Linear(20, 3)
-        self.width, self.sizes = 16, {"inner": 12}
+        self.width = 16
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(self.look(x)).view(-1, self.width).relu()
-        x = self.tied(x).view(-1, self.sizes["inner"]).relu()
+        x = self.tied(x).view(-1, 12).relu()
         return self.out(self.free(x).relu())
 
 
@@ -92,7 +92,7 @@ def test_the_rest_is_cut_and_the_reason_is_said():
     assert result.way == "module"
     assert result.check is not None
     assert kept(result) == {"stem": 8, "free": 10}
-    place = f"the model itself (test_followed.py:{line_of(Listed, 'sizes')})"
+    place = f"the model itself (test_followed.py:{line_of(Listed, 'self.tied(x)')})"
     assert held(result) == {"tied": f"{NOT_FOLLOWED} aten.view.default, at {place}"}
     assert (
         f"{NOT_FOLLOWED} aten.view.default, at {place}, so this stays whole: tied" in result.notes
@@ -189,7 +189,7 @@ class Likewise(Listed):
     """The same on a line of its own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.tied(self.stem(self.look(x)).relu()).view(-1, self.sizes["inner"])
+        x = self.tied(self.stem(self.look(x)).relu()).view(-1, 12)
         return self.out(self.free(x.relu()).relu())
 
 
@@ -268,7 +268,7 @@ def test_the_place_is_the_last_that_any_trial_came_to_and_what_went_before_canno
         cut(traced.model, traced.inputs, traced.coupling, plan)
     error = caught.value
     assert error.at is not None
-    assert traced.graph.nodes[error.at].source.endswith(f":{line_of(Listed, 'sizes')}")
+    assert traced.graph.nodes[error.at].source.endswith(f":{line_of(Listed, 'self.tied(x)')}")
     narrower = without(traced, error)
     assert narrower is not None and "tied" in narrower.notes[-1]
     assert without(traced, error, {"tied"}) is None

@@ -17,18 +17,21 @@ X = draw(8, 6)
 
 
 class Tied(nn.Module):
-    """One of its widths stands where nobody looks; `inner` channels of it, and `free` of another."""
+    """One of its widths is written into the code (`width`); another is `free`."""
 
-    def __init__(self, inner: int, free: int) -> None:
+    def __init__(self, free: int) -> None:
         super().__init__()
+        inner = self.width()
         torch.manual_seed(0)
         self.stem, self.tied = nn.Linear(6, 16), nn.Linear(16, inner)
         self.free, self.last = nn.Linear(inner, free), nn.Linear(free, free)
         self.out = nn.Linear(free, 3)
-        self.sizes = {"inner": inner}
+
+    def width(self) -> int:
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.tied(self.stem(x).relu()).view(-1, self.sizes["inner"]).relu()
+        x = self.tied(self.stem(x).relu()).view(-1, self.width()).relu()
         return self.out(self.last(self.free(x).relu()).relu())
 
 
@@ -36,14 +39,20 @@ class Few(Tied):
     """What is tied holds few of the parameters."""
 
     def __init__(self) -> None:
-        super().__init__(8, 200)
+        super().__init__(200)
+
+    def width(self) -> int:
+        return 8
 
 
 class Many(Tied):
     """What is tied holds most of them."""
 
     def __init__(self) -> None:
-        super().__init__(200, 8)
+        super().__init__(8)
+
+    def width(self) -> int:
+        return 200
 
 
 class Several(nn.Module):
@@ -55,15 +64,15 @@ class Several(nn.Module):
         self.stem, self.one = nn.Linear(6, 32), nn.Linear(32, 32)
         self.two, self.free = nn.Linear(32, 32), nn.Linear(32, 32)
         self.last, self.out = nn.Linear(32, 32), nn.Linear(32, 3)
-        self.sizes = dict.fromkeys(written, 32)
+        self.written = written
 
     def forward(self, x: Tensor) -> Tensor:
         x = (
             self.one(self.stem(x).relu())
-            .view(-1, self.sizes.get("one", self.one.out_features))
+            .view(-1, 32 if "one" in self.written else self.one.out_features)
             .relu()
         )
-        x = self.two(x).view(-1, self.sizes.get("two", self.two.out_features)).relu()
+        x = self.two(x).view(-1, 32 if "two" in self.written else self.two.out_features).relu()
         return self.out(self.last(self.free(x).relu()).relu())
 
 

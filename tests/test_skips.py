@@ -199,7 +199,7 @@ class Exported(nn.Module):
 
 
 def test_a_program_that_is_wrong_before_the_cut_is_none():
-    result = surgeon.shrink(Exported().eval(), X, 0.5, measure=False)
+    result = surgeon.shrink(Exported().eval(), X, 0.5, measure=False, program=True)
     assert (result.way, result.model.a.out_features, result.model.u.out_features) == (
         "module",
         32,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -60,7 +61,10 @@ def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> boo
     if search.fits(asked):
         return True
     reached = search.reached
-    if search.fits(every) or search.narrowed(asked, reached):
+    if search.fits(every):
+        return True
+    further = search.reached
+    if search.narrowed(asked, reached) or search.narrowed(every, further):
         return True
     return any(search.fits(trial) for trial in (*_by_kind(asked), *_by_class(asked)))
 
@@ -119,6 +123,7 @@ class _Search:
         return sorted(kinds.values(), key=lambda some: all(id(c.module) not in here for c in some))
 
 
+_TORCHS = frozenset(vars(nn.Module()))  # what any module has: its tables, hooks and mode
 _FORWARDS = 20  # of trials that leave something out
 _Wanted = dict[str, dict[int, set[int]]]  # module path -> old size -> what the cut makes of it
 
@@ -231,16 +236,26 @@ def _run_length(call: Call, new: Call) -> Iterator[tuple[int, int]]:
 def _of(module: nn.Module, changes: dict[int, int]) -> Iterator[Change]:
     own, layers = module.__dict__, _of_layer(type(module))
     for name, value in (_of_class(type(module)) | own).items():
-        if name in layers:
-            continue
-        new: Any = None
-        if type(value) is int:
-            new = changes.get(value)
-        elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
-            replaced = type(value)(changes.get(v, v) for v in value)
-            new = replaced if replaced != value else None
-        if new is not None and not name.startswith("_"):
+        new = None if name in layers or name in _TORCHS else _with(value, changes)
+        if new is not None:
             yield Change(module, name, own.get(name), new)
+
+
+def _with(value: Any, changes: dict[int, int]) -> Any:
+    """A number, or what holds numbers, with the sizes that change; None where there are none in it."""
+    if type(value) is int:
+        return changes.get(value)
+    if type(value) in (tuple, list):
+        found = [_with(v, changes) for v in value]
+        new = (v if f is None else f for v, f in zip(value, found, strict=True))
+        return type(value)(new) if any(f is not None for f in found) else None
+    if type(value) is dict:
+        new = _with((*value.values(),), changes)
+        return new and dict(zip(value, new, strict=True))
+    if type(value) is partial:
+        new = _with((value.args, value.keywords), changes)
+        return new and partial(value.func, *new[0], **new[1])
+    return None
 
 
 def _of_layer(kind: type) -> frozenset[str]:

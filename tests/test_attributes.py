@@ -1,0 +1,105 @@
+"""Sizes that a module's attributes hold, however they hold them, follow the cut where its code reads them; the rest is left alone."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import draw
+from torch import Tensor, nn
+
+import surgeon
+
+X = draw(4, 6)
+
+
+class Holding(nn.Module):
+    """Its inner width, 12, is what `read` finds in `held`, which holds 12 elsewhere, too."""
+
+    def __init__(self, held: Any, read: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.inner, self.out = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+        self._held, self.read, self.epochs = held, read, 12
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(self.stem(x).relu())
+        return self.out(x.view(-1, self.read(self._held)).relu())
+
+
+@pytest.mark.parametrize(
+    ("held", "read", "cut"),
+    [
+        (12, lambda held: held, 6),
+        ((("d", 12), ("n", 3)), lambda held: dict(held)["d"], (("d", 6), ("n", 3))),
+        ({"inner": 12, "on": True}, lambda held: held["inner"], {"inner": 6, "on": True}),
+        ([{"sizes": (7, 12)}], lambda held: held[0]["sizes"][1], [{"sizes": (7, 6)}]),
+    ],
+)
+def test_numbers_within_what_is_held(held: Any, read: Any, cut: Any):
+    model = Holding(held, read)
+    result = surgeon.shrink(model, X, 0.5, round_to=1, measure=False)
+    assert result.way == "module" and result.check is not None
+    assert result.model._held == cut and result.model.epochs == 12
+    assert model._held == held
+    assert {g.name: g.kept for g in result.plan.groups} == {"stem": 8, "inner": 6}
+
+
+def padded(x: Tensor, planes: int, stride: int) -> Tensor:
+    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, planes - x.shape[1]))
+
+
+class Shortcut(nn.Module):
+    """A residual network's shortcut without weights: a function and the width that it is to have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(16, 32, 3, 2, 1)
+        self.c, self.out = nn.Conv2d(32, 32, 3, 1, 1), nn.Linear(32, 5)
+        self.short = partial(padded, planes=32, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        x = (self.short(x) + self.c(self.b(x).relu())).relu()
+        return self.out(x.mean((2, 3)))
+
+
+def test_arguments_of_a_partial_function():
+    model = Shortcut()
+    result = surgeon.shrink(model, draw(2, 3, 8, 8), 0.5, round_to=1, measure=False)
+    assert result.way == "module" and result.check is not None
+    assert result.model.short.keywords["planes"] == result.model.c.out_channels < 32
+    assert result.model.short.keywords["stride"] == 2 and model.short.keywords["planes"] == 32
+
+
+class Compared(nn.Module):
+    """Its width is compared and given to no op, and the model holds the same number for something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.block, self.out = nn.Linear(16, 16), Checked(16), nn.Linear(16, 3)
+        self.known = 16  # features of the inputs, which stay
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.block(self.stem(x.view(-1, self.known))))
+
+
+class Checked(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer, self.width = nn.Linear(width, 24), width
+        self.back = nn.Linear(24, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.width:
+            raise ValueError(f"expected {self.width} channels")
+        return x + self.back(self.layer(x).relu())
+
+
+def test_what_is_compared_follows_and_its_like_is_left():
+    result = surgeon.shrink(Compared(), draw(4, 16), 0.5, round_to=1, measure=False)
+    assert result.way == "module" and result.check is not None
+    assert (result.model.block.width, result.model.known) == (8, 16)
