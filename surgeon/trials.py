@@ -16,6 +16,7 @@ from surgeon.measure.runtime import arguments, as_array, named_tensors
 from surgeon.noise import indexed
 from surgeon.trace.captured import ONE_EXAMPLE
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.memoised import nothing_kept
 from surgeon.witness import Witness
 from surgeon.writable import writable
 
@@ -55,6 +56,7 @@ class Case:
                 f"check the input shapes{single}",
             ) from error
 
+    @nothing_kept()
     def program(self, dynamic: bool, witness: Witness | None) -> torch.export.ExportedProgram:
         """torch.export of the model, or of its witness; traced with at least two examples where the batch is open."""
         flat = self.at(max(self.batch, 2)) if dynamic else self.flat

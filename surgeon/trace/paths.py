@@ -21,6 +21,7 @@ from surgeon.trace.draw import DRAWS, shake
 from surgeon.trace.drawn import Drawn
 from surgeon.trace.flows import Line, has_new_flow, is_full, line_of
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.memoised import unrecalled
 from surgeon.trace.recorder import Recorder, prepared
 from surgeon.trace.runs import Ran, Runs
 from surgeon.trace.shell import to_meta
@@ -72,6 +73,7 @@ def record_turns(
     runs.graph.turns = (*turns,)
 
 
+@unrecalled
 def unseen_sides(model: nn.Module, inputs: Inputs) -> tuple[Path, ...]:
     """Paths of a forward that runs on meta, where only whole numbers and truths among its inputs are read: those
     that lead to something new."""

@@ -19,6 +19,7 @@ from surgeon.trace.caches import caches_off
 from surgeon.trace.captured import Shape, refuse_other_sizes, said
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
+from surgeon.trace.memoised import nothing_kept
 from surgeon.trace.shell import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
 from surgeon.trace.tensors import named_loose
@@ -277,6 +278,7 @@ def _usual(inputs: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), inputs)
 
 
+@nothing_kept()
 def _export(model: nn.Module, inputs: Any) -> tuple[ExportedProgram, str | None]:
     """The first attempt that torch takes, and why the batch is not dynamic in it."""
     refusal = "" if _batch(inputs) else "no input has one"

@@ -15,6 +15,7 @@ from surgeon.graph import Graph, Value
 from surgeon.trace.called import send_calls
 from surgeon.trace.flows import joins_more
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.memoised import unrecalled
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.paths import left_torch, record_paths, record_turns
 from surgeon.trace.recorder import (
@@ -28,6 +29,7 @@ from surgeon.trace.recorder import (
 from surgeon.trace.shell import to_meta
 
 
+@unrecalled
 def record(model: nn.Module, inputs: Any, training: bool = False) -> Graph:
     """The graph of one eval-mode forward of `model` on `inputs`; neither is changed.
 
@@ -42,6 +44,7 @@ def record(model: nn.Module, inputs: Any, training: bool = False) -> Graph:
         return record_real(model, inputs, f"{type(first).__name__} on meta tensors")
 
 
+@unrecalled
 def record_real(model: nn.Module, inputs: Inputs, why: str) -> Graph:
     """As `record`, on real tensors, along all paths that are found; a note says why."""
     try:
@@ -60,6 +63,7 @@ class Stopped(BadInput):
         self.ran = ran
 
 
+@unrecalled
 def record_as(model: nn.Module, inputs: Inputs, original: Graph) -> Graph:
     """As `record`, in the way that is known to do for the original, of which this is a cut copy: on tensors of that kind,
     with the training forward where it was written down, and along the paths that numbers led to. Raises Stopped
@@ -132,11 +136,18 @@ def _add_training(twin: nn.Module, recorder: Recorder, inputs: Inputs, *, always
 
 def _run_training(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[Value, ...]:
     recorder.training = True
-    with drawn_alike(), forward_mode(twin), module_paths(twin.train(), recorder), recorder:
+    with (
+        recorder.forgetting(twin),
+        drawn_alike(),
+        forward_mode(twin),
+        module_paths(twin.train(), recorder),
+        recorder,
+    ):
         output = inputs.run(twin)
     return recorder.returned(output)
 
 
+@unrecalled
 def trains_otherwise(model: nn.Module, inputs: Inputs, graph: Graph) -> bool:
     """Whether the forward in train mode joins layers that the recorded one does not: a layer that eval mode alone runs."""
     if graph.training is not None or not graph.on_meta:

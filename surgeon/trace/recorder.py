@@ -30,6 +30,7 @@ from surgeon.graph import Graph, Node, Value
 from surgeon.trace.adapters import fixed_ranks
 from surgeon.trace.called import Called, send_calls
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.memoised import forget, is_from_nowhere
 from surgeon.trace.meta import ValuesLost, run_on_meta
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.modules import modules_of
@@ -46,6 +47,7 @@ from surgeon.trace.tensors import (
 )
 
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
+_LOOKS = 8  # for who holds a tensor from nowhere, each among all objects there are
 _WRITTEN = 64  # numbers written in the code of a forward that are compared
 _LITERAL = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default})
 _DRAWS = frozenset({torch.ops.aten.rand, torch.ops.aten.randn})
@@ -77,7 +79,14 @@ def run_recorded(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[V
     # what is on meta has nothing to give
     real = not recorder.on_meta or any(not t.is_meta for t in inputs.tensors)
     leaving = _Leaving(recorder) if real else nullcontext()
-    with drawn_alike(), forward_mode(twin), module_paths(twin, recorder), leaving, recorder:
+    with (
+        recorder.forgetting(twin),
+        drawn_alike(),
+        forward_mode(twin),
+        module_paths(twin, recorder),
+        leaving,
+        recorder,
+    ):
         output = inputs.run(twin)
     return recorder.returned(output)
 
@@ -152,6 +161,8 @@ class Recorder(TorchDispatchMode):
         self._held: Any = WeakIdKeyDictionary()  # by the model, and no state of it
         self._from_inputs: Any = WeakIdKeyDictionary()  # whose numbers another input would change
         self._inside = False  # a module that has a rule: its call is the op
+        self._looks = _LOOKS
+        self._made: Any = WeakIdKeyDictionary()  # of the code's numbers alone
         self.training = False  # of a forward in train mode: what it draws decides what runs
 
     def begin(self, inputs: Any) -> None:
@@ -178,6 +189,8 @@ class Recorder(TorchDispatchMode):
         given = list(tensors_among((*args, *kwargs.values())))
         if self.on_meta and any(self._lost(t) for t in given):
             raise ValuesLost
+        if func not in _LITERAL:
+            self._refuse_recalled(given)
         noted = tuple(
             [self._noted(a) for a in args]
         )  # before the op may change their shape in place
@@ -256,9 +269,28 @@ class Recorder(TorchDispatchMode):
             return False
         return tensor not in self._known and tensor not in self._held
 
+    @contextmanager
+    def forgetting(self, twin: nn.Module) -> Iterator[None]:
+        """A run after which no function of the process keeps a meta tensor that it made inside, for a call of the user's to find."""
+        try:
+            yield
+        finally:
+            own = {id(t) for module in modules_of(twin) for t in loose_of(module)}
+            forget([t for t in self._made if t.is_meta and id(t) not in own])
+
+    def _refuse_recalled(self, given: list[Tensor]) -> None:
+        """Raise Recalled where a tensor that no op made is one that some function keeps from call to call."""
+        for tensor in given:
+            strange = tensor not in self._known and tensor not in self._held
+            if strange and self._looks and is_from_nowhere(tensor):
+                self._looks -= 1
+
     def _follow(self, func: Any, given: list[Tensor], outputs: Any) -> None:
         """What came from the inputs; and integers written in place are other values from then on."""
         results = [o for o in outputs if isinstance(o, Tensor)]
+        if self.on_meta and all(t in self._made for t in given):
+            for t in results:
+                self._made[t] = True
         if any(t in self._from_inputs for t in given):
             for t in results:
                 self._from_inputs[t] = True

@@ -1,0 +1,100 @@
+"""Tensors that a function keeps for the whole process (functools.lru_cache): forgotten, so that a recording sees them made, and
+so that no recording leaves tensors without numbers to the user's own calls.
+
+A table of frequencies that was made by an earlier call comes out of nowhere in the next: nobody sees that its width is one that
+the cut changes. What a cache holds can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_HOLDERS = (tuple, list, dict)  # what a function may return tensors in
+_DEEP = 3  # of them, one in another
+_RUNS = 32  # each forgets one cache at least
+_asked: Any = WeakIdKeyDictionary()  # tensors that are in no cache
+
+
+class Recalled(BaseException):
+    """A run met a tensor that a function had kept, and has forgotten now. No Exception: a forward that catches these goes on."""
+
+
+def is_from_nowhere(tensor: Tensor) -> bool:
+    """Whether nobody asked yet who holds this tensor, and no function does; where one does, it forgets all that it keeps, and
+    Recalled is raised."""
+    if tensor in _asked:
+        return False
+    if forget([tensor]):
+        raise Recalled
+    _asked[tensor] = True
+    return True
+
+
+def forget(tensors: list[Tensor]) -> bool:
+    """Make the functions that keep any of these forget all that they keep; whether there are any."""
+    caches = _caches_of(tensors) if tensors else []
+    for cache in caches:
+        cache.cache_clear()
+    return bool(caches)
+
+
+@contextmanager
+def nothing_kept() -> Iterator[None]:
+    """No function keeps a tensor without numbers that it made inside, as torch.export has them made."""
+    try:
+        yield
+    finally:
+        for cache in [x for x in gc.get_objects() if isinstance(x, functools._lru_cache_wrapper)]:
+            if any(map(_is_unreal, _within(cache))):
+                cache.cache_clear()
+
+
+def _within(cache: Any) -> Iterator[Any]:
+    """What a cache holds, and what is in that."""
+    held = gc.get_referents(cache)
+    for _ in range(_DEEP):
+        yield from held
+        held = gc.get_referents(*(x for x in held if type(x) in _HOLDERS))
+
+
+def _is_unreal(found: Any) -> bool:
+    return isinstance(found, Tensor) and (isinstance(found, FakeTensor) or found.is_meta)
+
+
+def _caches_of(tensors: list[Tensor]) -> list[Any]:
+    """The caches that hold one of them, by itself or within what a function returned."""
+    found, holders = list[Any](), list[Any](tensors)
+    for _ in range(_DEEP):
+        near = gc.get_referrers(*holders)
+        found += [x for x in near if isinstance(x, functools._lru_cache_wrapper)]
+        holders = [x for x in near if type(x) in _HOLDERS and x is not holders]
+        if found or not holders:
+            break
+    return found
+
+
+def unrecalled(record: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A recording that is begun again where a run met what a function had kept."""
+
+    @functools.wraps(record)
+    def again(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for _ in range(_RUNS):
+            try:
+                return record(*args, **kwargs)
+            except Recalled:
+                continue
+        raise RuntimeError(
+            "functions of the network keep more tensors from call to call than can be forgotten"
+        )
+
+    return again
