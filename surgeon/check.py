@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgeon.compare import carried, compare, is_number
+from surgeon.compare import carried, compare, in_range, is_number
 from surgeon.errors import FAILS, BadInput, CheckFailed, Unproven
 from surgeon.graph import Graph
 from surgeon.noise import flipped, noisy, turned
@@ -208,7 +208,7 @@ def _told_apart(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> 
 
 
 def _check(case: Case, inputs: Inputs, dtype: torch.dtype | None) -> CheckResult:
-    with floats_as(dtype):
+    with floats_as(dtype, own_dtype(case.model)):
         return _compared(case, inputs, dtype)
 
 
@@ -280,10 +280,11 @@ def _share(
     vectors as they are where it refuses those (the lengths of sequences, in order), or other examples first where a place
     means something (a box's corners, a first token). None where it takes none of them. Raises CutFails where the original takes
     what the cut model does not."""
-    fused = dtype is torch.float64
+    fused, largest = dtype is torch.float64, torch.finfo(own_dtype(case.model)).max
     for others in (*(flipped(inputs, rank, case.given) for rank in (1, 2)), turned(inputs)):
         try:
-            return carried(got, run(as_dtype(case.slim, dtype), others, fused=fused))
+            changed = run(as_dtype(case.slim, dtype), others, fused=fused)
+            return carried(got, [in_range(t, largest) for t in changed])
         except BadInput as error:
             if _takes(as_dtype(case.model, dtype), others):
                 raise CutFails(error.message, error.hint) from error

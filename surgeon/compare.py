@@ -19,7 +19,7 @@ def equal(a: Tensor, b: Tensor) -> bool:
 def compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> float:
     """Worst difference over all outputs relative to each output's own range.
 
-    NaN and infinities, which broken weights give, must be in the same places.
+    NaN and infinities, which broken weights and masks give, must be the same in the same places.
     """
     if len(want) != len(got):
         raise CheckFailed(f"the cut model gives {len(got)} outputs instead of {len(want)}")
@@ -29,7 +29,7 @@ def compare(want: Sequence[Tensor], got: Sequence[Tensor]) -> float:
             raise CheckFailed(f"output {i} has shape {list(b.shape)} instead of {list(a.shape)}")
         a, b = real(a), real(b)
         finite = a.isfinite()
-        if not torch.equal(finite, b.isfinite()):
+        if not torch.equal(finite, b.isfinite()) or not equal(a[~finite], b[~finite]):
             return float("nan")
         a, b = a[finite], b[finite]
         if not a.numel():
@@ -44,6 +44,19 @@ def real(tensor: Tensor) -> Tensor:
     """In float64, complex numbers as pairs; of its own, though the forward may ask for gradients."""
     tensor = tensor.detach()
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
+
+
+def in_range(tensor: Tensor, largest: float) -> Tensor:
+    """The tensor, infinite where it is at or beyond the largest number of the model's own precision.
+
+    No network computes such a number; masks are filled with it (`torch.finfo(x.dtype).min`), and as a number it would make the
+    range so wide that no other difference showed.
+    """
+    if not is_number(tensor):
+        return tensor
+    numbers = real(tensor)
+    beyond = numbers.abs() >= largest
+    return numbers.where(~beyond, numbers.sign() * torch.inf) if bool(beyond.any()) else tensor
 
 
 def alike(a: Tensor, b: Tensor) -> bool:
@@ -66,14 +79,18 @@ def nearest(want: Tensor, got: Tensor, factors: Sequence[float]) -> Tensor:
 
 
 def carried(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """The least share of an output's range that changes with the input; NaN carries nothing."""
+    """The least share of an output's range that changes with the input; NaN carries nothing, nor do infinities (a mask's)."""
     pairs = [(real(x), real(y)) for x, y in zip(a, b, strict=False) if is_number(x)]
-    shares = [
-        float((x - y).abs().max()) / (float(x.max() - x.min()) or 1.0)
-        for x, y in pairs
-        if x.numel() and x.shape == y.shape
-    ]
+    shares = [_changed(x, y) for x, y in pairs if x.numel() and x.shape == y.shape]
     return min((s if isfinite(s) else 0.0 for s in shares), default=0.0)
+
+
+def _changed(x: Tensor, y: Tensor) -> float:
+    bounded = ~(x.isinf() | y.isinf())
+    x, y = x[bounded], y[bounded]
+    if not x.numel():
+        return 0.0
+    return float((x - y).abs().max()) / (float(x.max() - x.min()) or 1.0)
 
 
 def is_number(tensor: Tensor) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.choices import Follow
-from surgeon.compare import compare, equal, nearest
+from surgeon.compare import compare, equal, in_range, nearest
 from surgeon.errors import BadInput, CheckFailed, SurgeonError, Unproven
 from surgeon.failure import failure
 from surgeon.graph import Forced, Graph, Path, Reading
@@ -272,12 +272,15 @@ class Pair:
             if error.__cause__ is None:  # not its forward's, but what a program of ours refuses
                 raise
             raise CutFails(error.message, error.hint) from error
-        seen = [t for t in (*want, *(a for a, _ in following.pairs)) if t.numel()]
+        largest = torch.finfo(own_dtype(self.case.model)).max
+        want, got = ([in_range(t, largest) for t in side] for side in (want, got))
+        made_on = [(in_range(a, largest), in_range(b, largest)) for a, b in following.pairs]
+        seen = [t for t in (*want, *(a for a, _ in made_on)) if t.numel()]
         if not seen:
             raise Unproven(
                 "cannot be proven: its outputs are empty", "give inputs on which it finds something"
             )
-        errors = [compare(want, got), _decided_on(following, self.case.plan.factors)]
+        errors = [compare(want, got), _decided_on(made_on, self.case.plan.factors)]
         error = max(errors) if all(e == e for e in errors) else float("nan")
         if error == error and not any(bool(t.isfinite().any()) for t in seen):
             raise NothingFinite
@@ -307,7 +310,7 @@ def _states() -> tuple[Any, ...]:
     return random.getstate(), np.asarray(keys).tobytes(), place
 
 
-def _decided_on(follow: Follow, factors: Sequence[float]) -> float:
+def _decided_on(pairs: Sequence[tuple[Tensor, Tensor]], factors: Sequence[float]) -> float:
     """Worst difference of the values that the network's decisions were made on, or that nobody read: these may lie
     between a weight that took up a factor and what evens it out."""
-    return compare([a for a, _ in follow.pairs], [nearest(a, b, factors) for a, b in follow.pairs])
+    return compare([a for a, _ in pairs], [nearest(a, b, factors) for a, b in pairs])

@@ -2,6 +2,8 @@
 
 Networks cast (`x.float()` around a norm, a bfloat16 body, softmax in float32). Compared in float64, such
 a cast would round away the proof, or meet weights of another dtype; so it is a cast to float64 there.
+What a forward asks of that dtype (`torch.finfo(x.dtype).min` for a mask, `.eps` beside a divisor) stays the model's own:
+so it is written in a program, and so it is when the network is used.
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ def cast(tensor: Tensor, to: torch.dtype | None) -> Tensor:
 
 
 @contextmanager
-def floats_as(to: torch.dtype | None) -> Iterator[None]:
-    """Inside, casts and factories that ask for a float dtype give `to`; None changes nothing. One at a time, as the
-    default dtype is the whole process's."""
+def floats_as(to: torch.dtype | None, own: torch.dtype) -> Iterator[None]:
+    """Inside, casts and factories that ask for a float dtype give `to`, and the limits of `to` are those of `own`, the model's;
+    None changes nothing. One at a time, as the default dtype is the whole process's."""
     if to is None:
         yield
         return
@@ -50,10 +52,26 @@ def floats_as(to: torch.dtype | None) -> Iterator[None]:
         default = torch.get_default_dtype()
         torch.set_default_dtype(to)
         try:
-            with _Wide(to):
+            with _Wide(to), _limits_of(own, to):
                 yield
         finally:
             torch.set_default_dtype(default)
+
+
+@contextmanager
+def _limits_of(own: torch.dtype, to: torch.dtype) -> Iterator[None]:
+    """Inside, `torch.finfo` tells of `own` where it is asked for `to`."""
+    told = torch.finfo
+
+    def finfo(type: torch.dtype | None = None) -> torch.finfo:
+        asked = torch.get_default_dtype() if type is None else type
+        return told(own if asked in (to, _COMPLEX.get(to)) else asked)
+
+    torch.finfo = finfo  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        torch.finfo = told  # type: ignore[misc]
 
 
 class _Wide(TorchDispatchMode):

@@ -10,6 +10,7 @@ from nets import NETS, draw
 from torch import Tensor, nn
 
 import surgeon
+from surgeon.compare import compare
 from surgeon.errors import BadInput, CheckFailed, Unproven
 from surgeon.plan import Plan
 from surgeon.trace.inputs import Inputs
@@ -412,3 +413,63 @@ def test_a_cut_model_that_refuses_what_the_original_takes_fails() -> None:
     result.model.asks = lambda ids: bool((ids.numpy()[:, 0] == 1).all())
     with pytest.raises(CheckFailed, match="fails where the original runs"):
         surgeon.check(net, result.model, result.plan, ids)
+
+
+class Scores(nn.Module):
+    """Attention's scores, filled where the mask is. As a program where a width is written in its code."""
+
+    def __init__(self, fill: Callable[[torch.dtype], float], *, written: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.fill, self.written = nn.Linear(8, 16), nn.Linear(8, 16), fill, written
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        scores = (a.view(-1, 6, 16) if self.written else a) @ self.b(x).mT
+        mask = torch.ones(6, 6, dtype=torch.bool).triu(1)
+        return scores.masked_fill(mask, self.fill(scores.dtype))
+
+
+FILLS = {
+    "the least": lambda dtype: torch.finfo(dtype).min,
+    "half the least": lambda dtype: torch.finfo(dtype).min / 2,
+    "the greatest": lambda dtype: torch.finfo(dtype).max,
+    "infinite": lambda _: -torch.inf,
+}
+TOKENS = draw(2, 6, 8)
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("fill", FILLS)
+def test_what_a_mask_fills_is_the_models_own(fill: str, written: bool) -> None:
+    result = surgeon.shrink(Scores(FILLS[fill], written=written).eval(), TOKENS, 0.5, measure=False)
+    assert result.way == ("program" if written else "module")
+    assert result.check is not None and result.check.error < 1e-12
+
+
+@pytest.mark.parametrize("fill", ["the least", "the greatest", "infinite"])
+def test_what_a_mask_fills_hides_nothing(fill: str) -> None:
+    net = Scores(FILLS[fill]).eval()
+    slim, plan = cut(net, TOKENS)
+    assert not surgeon.check(net, slim, plan, TOKENS).notes
+    slim.forward = lambda x: Scores.forward(slim, x) * 1.001  # type: ignore[method-assign,arg-type]
+    with pytest.raises(CheckFailed, match="the cut model is off by"):
+        surgeon.check(net, slim, plan, TOKENS)
+
+
+def test_the_precision_that_a_forward_asks_for_is_the_models_own() -> None:
+    class Even(Scores):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = super().forward(x).softmax(-1)
+            return scores / (scores.sum(-1, keepdim=True) + torch.finfo(scores.dtype).eps)
+
+    told = torch.finfo
+    result = surgeon.shrink(Even(FILLS["the least"], written=True).eval(), TOKENS, 0.5)
+    assert result.way == "program" and result.check is not None
+    assert torch.finfo is told
+
+
+def test_infinities_have_a_sign() -> None:
+    a = torch.tensor([1.0, 2.0, torch.inf, torch.nan])
+    assert compare([a], [a.clone()]) == 0
+    assert not compare([a], [a * torch.tensor([1, 1, -1, 1])]) <= 1

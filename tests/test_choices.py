@@ -78,3 +78,25 @@ def test_a_width_that_is_read_from_a_tensor_is_the_cut_models_own(many: bool):
     result = surgeon.shrink(Halves(many).eval(), X, 0.5, measure=False)
     assert result.way == "module" and result.check is not None
     assert result.model.width == 8
+
+
+class TheLargestOfMasked(nn.Module):
+    """Attention to the three tokens with the highest scores among those before; the size in its view makes a program of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 16) for _ in range(3))
+        self.o = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).view(2, 10, 2, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
+        scores, least = q @ k.mT, -torch.finfo(x.dtype).max
+        scores = scores.masked_fill(torch.ones(10, 10, dtype=torch.bool).triu(1), least)
+        low = scores.topk(3, dim=-1)[0][..., -1:]
+        weights = scores.masked_fill(scores < low, least).softmax(-1)
+        return self.o((weights @ v).transpose(1, 2).reshape(2, 10, -1))
+
+
+def test_what_a_mask_fills_in_before_a_decision_is_the_same_in_a_program():
+    result = surgeon.shrink(build(TheLargestOfMasked), X, 0.5, measure=False)
+    assert result.way == "program" and result.check is not None

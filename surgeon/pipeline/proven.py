@@ -27,7 +27,7 @@ from surgeon.rules import RULES, USER
 from surgeon.running import as_dtype, run
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program, to_program
-from surgeon.widths import cast, floats_as
+from surgeon.widths import cast, floats_as, own_dtype
 
 
 def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]:
@@ -105,7 +105,7 @@ def _exported_wrong(traced: Traced) -> bool:
     inputs = traced.inputs.map(lambda t: cast(t, torch.float64))
     try:
         models = traced.model, to_program(traced.model, traced.inputs)
-        with floats_as(torch.float64):
+        with floats_as(torch.float64, own_dtype(traced.model)):
             want, got = (run(as_dtype(m, torch.float64), inputs) for m in models)
     except SurgeonError:
         return False
