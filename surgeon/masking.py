@@ -240,9 +240,9 @@ def _moved(func: Any, mask: Any, rest: tuple[Any, ...]) -> Any:
     return func(mask, *rest)
 
 
-# in place, but the elements stay where they are
+# in place, but of the tensor alone: nothing is written to its memory
 _RESHAPES = {
-    f"aten::{n}_" for n in "t transpose swapaxes swapdims squeeze unsqueeze as_strided".split()
+    f"aten::{n}_" for n in "t transpose swapaxes swapdims squeeze unsqueeze as_strided set".split()
 }
 
 

@@ -409,7 +409,7 @@ _FREE_OPS = """
     repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape reshape_as
     _reshape_from_tensor resolve_conj resolve_neg rms_norm roll rot90 round rrelu
     rrelu_with_noise __rshift__ rsqrt rsub scalar_tensor ScalarImplicit scatter scatter_add
-    scatter_reduce searchsorted select select_scatter selu sgn _shape_as_tensor sigmoid sign
+    scatter_reduce searchsorted select select_scatter selu set sgn _shape_as_tensor sigmoid sign
     signbit silu sin sinc sinh size slice slice_scatter smooth_l1_loss soft_margin_loss
     _softmax softmax softmin softplus softshrink sort special_bessel_j0 special_bessel_j1
     special_entr special_erfcx special_i0e special_i1 special_i1e special_log_ndtr

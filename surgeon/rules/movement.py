@@ -343,6 +343,12 @@ def constant(site: Site) -> Dims:
     return tuple(site.algebra.fresh(n, "constant") for n in site.shape())
 
 
+@moves("aten.set")
+def emptied(site: Site) -> Dims:
+    """-> no elements: set_() takes the tensor off its memory, which others may share"""
+    return tuple(site.made(n) for n in site.shape())
+
+
 @moves("aten.arange", "aten.range", family="factory")
 def positions(site: Site) -> Dims:
     """-> numbers that differ by position: a program can hold those that stay, where they are whole numbers"""

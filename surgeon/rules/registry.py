@@ -149,8 +149,12 @@ def lookup(op: str) -> Rule | None:
     return None
 
 
-# overloads that do something else than the others of their name: the same bits as another dtype's numbers
-_UNLIKE = frozenset({"aten.view.dtype"})
+# overloads that do something else than the others of their name: the same bits as another dtype's numbers, another
+# tensor's memory in place of none
+_UNLIKE = frozenset({
+    "aten.view.dtype", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
+    "aten.set_.source_Tensor", "aten.set_.source_Tensor_storage_offset",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

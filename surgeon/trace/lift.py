@@ -252,9 +252,18 @@ def _fix_dtype(node: fx.Node, value: Any) -> None:
 
 
 def _sweep(graph: fx.Graph) -> None:
-    """Drop what nothing uses: the sizes that only checks looked at, state that is never read."""
+    """Drop what nothing uses: the sizes that only checks looked at, state that is never read, results taken off their memory."""
+    read: set[fx.Node] = set()  # behind the node
     for node in reversed(graph.nodes):
         schema = getattr(node.target, "_schema", None)
-        mutates = schema is not None and schema.is_mutable
+        mutates = schema is not None and schema.is_mutable and not _frees(node, read)
         if node.op in ("get_attr", "call_function") and not node.users and not mutates:
             graph.erase_node(node)
+        else:
+            read.update(node.all_input_nodes)
+
+
+def _frees(node: fx.Node, read: Container[fx.Node]) -> bool:
+    """Whether it empties a result that nothing reads any more: a program lets go of those by itself."""
+    freed = node.target is torch.ops.aten.set_.default and node.args[0]
+    return isinstance(freed, fx.Node) and freed.op == "call_function" and freed not in read

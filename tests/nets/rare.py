@@ -109,3 +109,22 @@ class Registered(TokenNet):
         x = torch.cat([self.registers.expand(len(x), -1, -1), x], 1)
         weights = (self.q(x) @ self.k(x).transpose(1, 2) / 5).softmax(-1)
         return x + self.out(weights @ self.v(x))
+
+
+@net("stem", "left", "right", inputs=image)
+class Emptied(ImageNet):
+    """A reversible block that frees what it needs no more, as RevNets do: through a view, and by itself."""
+
+    def __init__(self):
+        super().__init__(16)
+        self.left, self.right = conv(8, 8), conv(8, 8)
+
+    def body(self, x: Tensor) -> Tensor:
+        a, b = (half.contiguous() for half in x.chunk(2, 1))
+        c = a + self.left(b)
+        d = b + self.right(c)
+        out = torch.cat([c, d], 1)
+        with torch.no_grad():
+            for spent in (a, d.detach()):
+                spent.set_()
+        return out

@@ -526,6 +526,7 @@ call(
     cut="1. .",
     resizes=False,
 )
+call("set_", x(3, 4), cut="11", reaches=False)
 call("as_strided", x(3, 4), [3, 4], [4, 1], cut="11", resizes=False)
 call("as_strided", x(3, 4), [4, 3], [1, 4], cut="11")
 call("unfold", x(3, 6), 1, 2, 1, cut="1.")

@@ -6,7 +6,7 @@ from probe import Sample, check, coupled, resized
 from samples import SAMPLES
 
 from surgeon.cut.resize import RESIZE
-from surgeon.rules import RULES
+from surgeon.rules import RULES, lookup
 
 torch.set_num_threads(1)
 
@@ -31,3 +31,9 @@ def test_every_rule_is_of_an_op_that_exists():
     parted = [op.split(".") for op in RULES]
     assert {space for space, _ in parted} == {"aten", "torchvision", "transformers"}
     assert not [op for space, op in parted if not hasattr(getattr(torch.ops, space), op)]
+
+
+def test_what_takes_another_tensors_memory_has_no_rule():
+    assert lookup("aten.set_.default")
+    overloads = set(torch.ops.aten.set_.overloads()) - {"default"}
+    assert overloads and not any(lookup(f"aten.set_.{o}") for o in overloads)
