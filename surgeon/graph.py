@@ -128,6 +128,7 @@ class Graph:
     places: dict[Value, str] = field(default_factory=dict)  # 'logits': where an output is found
     state: dict[str, Value] = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()  # the names in `state` that are parameters
+    buffers: frozenset[str] = frozenset()  # those of buffers that a state dict holds
     loose: frozenset[str] = frozenset()  # those of plain attributes, which no state dict has
     on_meta: bool = True
     fixed: Mapping[tuple[str, int], str] = field(
@@ -155,6 +156,12 @@ class Graph:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of parameters and buffers, by which a network is known: plain attributes come and go with its runs."""
         return {name: v.shape for name, v in self.state.items() if name not in self.loose}
+
+    @property
+    def beside(self) -> frozenset[str]:
+        """The names of buffers that may have channels: real numbers, more than one (no count of batches)."""
+        state = ((n, self.state[n]) for n in self.buffers)
+        return frozenset(n for n, v in state if v.is_number and max(v.shape, default=1) > 1)
 
     @property
     def batch(self) -> int:

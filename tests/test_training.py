@@ -164,3 +164,84 @@ def test_the_plan_is_replayed(kind: type[Auxiliary]) -> None:
     again = surgeon.apply(result.plan, model, X)
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, result.model.state_dict()[name])
+
+
+class Codebook(nn.Module):
+    """A vector quantizer: the nearest codes, and in train mode their moving averages, which eval mode never reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.norm, self.dec = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1)
+        self.codes = nn.Embedding(16, 8)
+        self.register_buffer("average", torch.rand(16, 8))
+        self.register_buffer("count", torch.ones(16))
+
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+        z = self.norm(self.enc(x))
+        flat = z.permute(0, 2, 3, 1).flatten(0, 2)
+        codes = self.codes.weight
+        distance = (codes * codes).sum(1) - 2 * flat @ codes.t()
+        nearest = distance.min(1)[1]
+        if self.training:
+            self.follow(flat, F.one_hot(nearest, 16).float(), target)
+        q = self.codes(nearest.view(len(x), *x.shape[2:])).permute(0, 3, 1, 2)
+        return self.dec(z + (q - z).detach())
+
+    @torch.no_grad()
+    def follow(self, flat: Tensor, hot: Tensor, target: Tensor | None) -> None:
+        self.count.mul_(0.9).add_(hot.sum(0), alpha=0.1)
+        self.average.mul_(0.9).add_(hot.t() @ flat, alpha=0.1)
+        self.codes.weight.copy_(self.average / self.count[:, None])
+
+
+class Supervised(Codebook):
+    """Its training forward does not run without targets."""
+
+    def follow(self, flat: Tensor, hot: Tensor, target: Tensor | None) -> None:
+        assert target is not None
+        super().follow(flat, hot, target)
+
+
+class Aside(Codebook):
+    """Its codes follow nothing; a number of its own counts the calls."""
+
+    def follow(self, flat: Tensor, hot: Tensor, target: Tensor | None) -> None:
+        self.count.add_(1)
+
+
+def test_a_moving_average_of_training_is_cut_with_what_it_follows() -> None:
+    model = randomise(Codebook()).eval()
+    result = surgeon.shrink(model, X, 0.5, measure=False)
+    slim = result.model
+    assert (result.way, slim.average.shape, slim.codes.weight.shape) == ("module", (16, 4), (16, 4))
+    assert result.plan.keep["average"][1] == result.plan.keep["codes.weight"][1]
+    assert any("training forward alone" in n and "average" in n for n in result.notes)
+    slim.train()(X)
+    assert torch.isfinite(slim.codes.weight).all()
+
+
+def test_what_only_a_failing_training_forward_reads_is_told() -> None:
+    result = surgeon.shrink(randomise(Supervised()).eval(), X, 0.5, measure=False)
+    assert result.model.average.shape == (16, 8)
+    (note,) = (n for n in result.notes if "leaves unread" in n)
+    assert "average, count (2 tensors)" in note
+
+
+def test_a_buffer_that_meets_no_layer_asks_for_no_training_forward() -> None:
+    assert record(randomise(Codebook()).eval(), (X,)).training is not None
+    assert record(randomise(Aside()).eval(), (X,)).training is None
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_training_is_not_tried_for_running_statistics_and_tables(persistent: bool) -> None:
+    modes = []
+
+    class Watched(nn.Sequential):
+        def forward(self, input: Tensor) -> Tensor:
+            modes.append(self.training)
+            return super().forward(input)
+
+    net = Watched(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    net.register_buffer("table", torch.rand(8), persistent=persistent)
+    assert record(net, (X,)).training is None
+    assert modes == ([False, True] if persistent else [False])

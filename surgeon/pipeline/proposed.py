@@ -35,6 +35,9 @@ from surgeon.trace.recorded import describe
 Array = NDArray[np.float64]
 
 _UNUSED = "not used with these inputs, left whole"
+_TRAINED = (
+    "used by the training forward alone, cut with the rest, compared op by op and not by numbers"
+)
 
 
 @dataclass(frozen=True)
@@ -166,11 +169,12 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
     behind = [] if graph.training is None else graph.nodes[graph.training :]
     trained = {v for node in behind for v in node.inputs}
     trained -= {v for node in graph.forward for v in node.inputs}
-    for what, values in {
-        _UNUSED: set(graph.state.values()) - set(coupling.dims),
-        "used by the training forward alone, cut with the rest, compared op by op and not by numbers": trained,
-    }.items():
-        names = [n for n, v in graph.state.items() if n in graph.parameters and v in values]
+    unmet, every = set(graph.state.values()) - set(coupling.dims), graph.parameters | graph.beside
+    for what, values, among in (
+        (_UNUSED, unmet, graph.parameters),
+        (_TRAINED, trained, every),
+    ):
+        names = [n for n, v in graph.state.items() if n in among and v in values]
         names = [n for n in names if not n.startswith(inside)]
         if names:
             more = "; where it is used, it may not fit what was cut" * (what == _UNUSED)

@@ -33,6 +33,15 @@ def has_new_flow(nodes: list[Node], start: int) -> bool:
     return False
 
 
+def meets(nodes: list[Node], names: Sources) -> bool:
+    """Whether some op reads state of these names, or what was made of it, together with other state, or what other layers gave."""
+    for node, read in _walked(nodes, {}):
+        met = _state(node).union(*read)
+        if met & names and met - names:
+            return True
+    return False
+
+
 def joins_more(seen: Graph, other: Graph) -> bool:
     """Whether the other graph leads what some parameters gave to a parameter, or to an output, where the one that was seen does
     not; by which ops is all the same."""

@@ -13,7 +13,7 @@ from torch import nn
 from surgeon.errors import FAILS, BadInput
 from surgeon.graph import Graph, Value
 from surgeon.trace.called import send_calls
-from surgeon.trace.flows import joins_more
+from surgeon.trace.flows import joins_more, meets
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.memoised import unrecalled
 from surgeon.trace.mode import forward_mode
@@ -33,8 +33,8 @@ from surgeon.trace.shell import to_meta
 def record(model: nn.Module, inputs: Any, training: bool = False) -> Graph:
     """The graph of one eval-mode forward of `model` on `inputs`; neither is changed.
 
-    Where it leaves parameters unread that a forward in train mode reads (auxiliary heads), or where `training` asks for it, that
-    one is written down behind it. inputs: as `Inputs.of` takes them. Raises BadInput with the model's own error where its forward
+    Where it leaves parameters unread that a forward in train mode reads (auxiliary heads), or buffers that this one joins to other
+    layers (a codebook's moving average), or where `training` asks for it, that one is written down behind it. inputs: as `Inputs.of` takes them. Raises BadInput with the model's own error where its forward
     fails on these inputs.
     """
     inputs = Inputs.of(inputs)
@@ -108,16 +108,16 @@ def _on_meta(model: nn.Module, inputs: Inputs, training: bool) -> Graph:
     return graph
 
 
-def _unread(graph: Graph) -> set[Value]:
+def _unread(graph: Graph, names: frozenset[str]) -> set[str]:
     read = {value for node in graph.nodes for value in node.inputs}
-    return {graph.state[name] for name in graph.parameters} - read
+    return {name for name in names if graph.state[name] not in read}
 
 
 def _add_training(twin: nn.Module, recorder: Recorder, inputs: Inputs, *, always: bool) -> None:
     """Add a forward in train mode, if it runs, and, if it need not be there always, reads what the one in eval mode left."""
     graph = recorder.graph
-    unread = _unread(graph)
-    if not (unread or always):
+    layers, beside = _unread(graph, graph.parameters), _unread(graph, graph.beside)
+    if not (layers or beside or always):
         return
     start, outputs, own = len(graph.nodes), graph.outputs, graph.inputs
     recorder.begin(inputs)
@@ -126,12 +126,26 @@ def _add_training(twin: nn.Module, recorder: Recorder, inputs: Inputs, *, always
         graph.outputs += _run_training(twin, recorder, inputs)
     except Exception:  # noqa: BLE001  it may want targets, or look at values: eval mode decides then
         del graph.nodes[start:]
+        graph.notes += _whole(beside, layers)
         return
-    if always or unread & {value for node in graph.nodes[start:] for value in node.inputs}:
+    new = graph.nodes[start:]
+    read = {name for node in new for value in node.inputs for name in value.state}
+    if always or layers & read or meets(new, frozenset(beside)):
         graph.training = start
     else:
         del graph.nodes[start:]
         graph.outputs = outputs
+
+
+def _whole(beside: set[str], layers: set[str]) -> tuple[str, ...]:
+    """A note on buffers of which nobody knows what training makes; those beside unread parameters are told of with these."""
+    told = {name.rpartition(".")[0] for name in layers}
+    names = sorted(n for n in beside if n.rpartition(".")[0] not in told)
+    if not names:
+        return ()
+    where = f"{', '.join(names[:4])} ({len(names)} tensors)"
+    why = "the training forward does not run on these inputs: where it reads them, they may not fit what was cut"
+    return (f"buffers that eval mode leaves unread stay whole: {where}; {why}",)
 
 
 def _run_training(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[Value, ...]:

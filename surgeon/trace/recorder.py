@@ -43,6 +43,7 @@ from surgeon.trace.tensors import (
     named_outputs,
     named_tensors,
     output_tensors,
+    saved_buffers,
     tensors_among,
 )
 
@@ -67,6 +68,7 @@ def prepared(model: nn.Module, *, on_meta: bool) -> tuple[nn.Module, Recorder]:
     recorder.hold(t for module in modules_of(twin) for t in loose_of(module))
     names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
     recorder.graph.parameters = frozenset(names)
+    recorder.graph.buffers = saved_buffers(twin)
     recorder.graph.fixed = fixed_ranks(twin)
     recorder.graph.on_meta = on_meta
     return twin, recorder

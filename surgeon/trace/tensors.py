@@ -24,6 +24,17 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def saved_buffers(model: nn.Module) -> frozenset[str]:
+    """The names of buffers that a state dict holds. What training alone makes is among them; the others are made anew by the
+    code, and often stay unread (a first table of angles)."""
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name, tensor in module._buffers.items()
+        if tensor is not None and name not in module._non_persistent_buffers_set
+    )
+
+
 def named_loose(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a module holds as a plain attribute (`self.places = torch.rand(...)`), by name. No state dict has them;
     what a cut narrows of them it slices, as it does buffers.
