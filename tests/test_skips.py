@@ -131,6 +131,42 @@ def test_a_layer_that_one_mode_skips_is_cut_for_both(middle: Callable[..., Tenso
             assert torch.allclose(want, got, atol=1e-5)
 
 
+class Following(nn.Module):
+    """`shift` is added to what one layer gives; in train mode it may follow another one."""
+
+    def __init__(self, followed: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c, self.d = (
+            nn.Linear(*size) for size in ((8, 32), (8, 32), (32, 4), (32, 4))
+        )
+        self.norm, self.followed = nn.BatchNorm1d(5), followed
+        self.register_buffer("shift", torch.linspace(-1, 1, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        made = {"a": self.a(x), "b": self.b(x)}
+        out = self.c(made["a"] + self.shift) + self.d(made["b"])
+        if self.training and self.followed:
+            with torch.no_grad():
+                self.shift.mul_(0.9).add_(made[self.followed].mean((0, 1)), alpha=0.1)
+        return out
+
+
+@pytest.mark.parametrize("followed", ["", "a", "b"])
+def test_a_buffer_that_both_modes_read_is_cut_with_what_it_follows_in_one(followed: str):
+    net = Following(followed).eval()
+    inputs = Inputs.of(X)
+    assert trains_otherwise(net, inputs, record(net, inputs)) is (followed == "b")
+    result = surgeon.shrink(net, X, 0.5, measure=False)
+    masked = zeroed(net, result.plan)
+    for mode in (True, False):
+        want, got = (m.train(mode)(X) for m in (masked, result.model))
+        assert torch.allclose(want, got, atol=1e-5)
+    kept = result.plan.keep["shift"][0]
+    assert torch.allclose(masked.shift[list(kept)], result.model.shift)
+
+
 def test_a_plan_that_is_wrong_in_train_mode_alone_is_refused():
     net = Net(eval_alone).eval()
     plan = surgeon.shrink(net, (X, FULL), 0.5, measure=False, check=False).plan

@@ -43,9 +43,16 @@ def meets(nodes: list[Node], names: Sources) -> bool:
 
 
 def joins_more(seen: Graph, other: Graph) -> bool:
-    """Whether the other graph leads what some parameters gave to a parameter, or to an output, where the one that was seen does
-    not; by which ops is all the same."""
-    return not _joints(other) <= _joints(seen)
+    """Whether the other graph leads what some parameters gave to a parameter, a buffer or an output, where the one that was seen
+    does not; by which ops is all the same."""
+    if not _joints(other) <= _joints(seen):
+        return True
+    known = _met(seen)
+    return any(
+        not any(layers <= more for more in known.get(name, ()))
+        for name, found in _met(other).items()
+        for layers in found
+    )
 
 
 def _joints(graph: Graph) -> set[tuple[Sources, Sources]]:
@@ -56,6 +63,21 @@ def _joints(graph: Graph) -> set[tuple[Sources, Sources]]:
         if (own := _state(node) & graph.parameters)
     }
     return found | {(Sources(), made.get(v, Sources())) for v in (*graph.outputs, *graph.ends)}
+
+
+def _met(graph: Graph) -> dict[str, set[Sources]]:
+    """Buffer -> the parameters, or those behind the results, that it or what was made of it meets in one op."""
+    made: dict[Value, Sources] = {}
+    found: dict[str, set[Sources]] = {}
+    for node in graph.nodes:
+        state = _state(node) & (graph.parameters | graph.beside)
+        met = state.union(*(made.get(v, Sources()) for v in node.inputs))
+        layers = met & graph.parameters
+        for name in met - graph.parameters if layers else ():
+            found.setdefault(name, set()).add(layers)
+        sources = state & graph.parameters or met
+        made.update((v, sources) for v in node.outputs if v)
+    return found
 
 
 def _walked(
