@@ -17,6 +17,7 @@ from surgeon.noise import indexed
 from surgeon.trace.captured import ONE_EXAMPLE
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.memoised import nothing_kept
+from surgeon.trace.mode import DataDetached
 from surgeon.witness import Witness
 from surgeon.writable import writable
 
@@ -69,7 +70,8 @@ class Case:
         if not _gives_only_tensors(model(*args, **kwargs)):
             model = Witness(model)  # torch.export takes no dataclass among the outputs
         dims = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
-        program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
+        with DataDetached():
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
         # the guards check sizes, and torch writes them wrongly for a forward of **kwargs
         program._guards_code = []
         return writable(program)

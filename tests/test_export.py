@@ -121,6 +121,16 @@ def test_one_tensor_given_twice(tmp_path):
     assert file.dynamic_batch
 
 
+def test_data_is_read_as_what_is_detached(tmp_path):
+    class Reads(FixedBatch):
+        def forward(self, x):
+            return torch.cat([self.linear(x).data, x], 1)
+
+    file = export_onnx(Reads(), tmp_path / "net.onnx", torch.randn(2, 4))
+    assert file.dynamic_batch
+    assert file.notes == ()
+
+
 @pytest.mark.parametrize("build", [FixedBatch, CountsItsBatch])
 def test_a_batch_that_cannot_be_open_is_fixed_and_said(build, tmp_path):
     file = export_onnx(build(), tmp_path / "net.onnx", torch.randn(2, 4))

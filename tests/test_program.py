@@ -11,6 +11,7 @@ import torchvision
 from nets import NETS, Case, tensors
 from torch import Tensor, nn
 
+import surgeon
 from surgeon.errors import BadInput
 from surgeon.trace.program import Program, from_exported, to_program
 
@@ -176,6 +177,57 @@ def test_no_grad_in_forward_stays_without_gradient():
     for name, parameter in model.named_parameters():
         assert (gradients[name] is None) == (parameter.grad is None), name
         assert parameter.grad is None or torch.allclose(gradients[name], parameter.grad), name
+
+
+def test_data_is_the_same_memory_without_gradient():
+    """torch.export by itself takes what `t.data` gives for a constant, and refuses it."""
+
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            y.data[:, 0] = 3  # seen in y
+            return self.b(y) + self.b(y.data) + self.b.weight.data.sum()
+
+    model, x = Reads(), torch.randn(2, 3)
+    program = to_program(model, (x,))
+    assert program.dynamic_batch
+    for module in (model, program):
+        module(x[:1]).sum().backward()
+    assert torch.equal(program(x[:1]), model(x[:1]))
+    gradients = {name: p.grad for name, p in program.named_parameters()}
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(gradients[name], parameter.grad), name
+
+
+def test_a_shortcut_that_pads_data_is_cut_as_one_that_does_not():
+    class Padded(nn.Module):
+        """A residual block whose shortcut has no weights: zeros stand for the channels that it lacks (MedicalNet)."""
+
+        def __init__(self, data: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.data = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3, padding=1), data
+            self.head = nn.Linear(32, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).relu()
+            zeros = torch.zeros(x.shape[0], 32 - x.shape[1], *x.shape[2:])
+            short = torch.cat([x.data if self.data else x, zeros], 1)
+            return self.head((short + self.b(x)).relu().mean((2, 3)))
+
+    reads, plain = (
+        surgeon.shrink(Padded(data).eval(), IMAGE, ratio=0.5, measure=False)
+        for data in (True, False)
+    )
+    assert reads.way == plain.way == "program"
+    assert reads.check is not None and reads.check.error < 1e-5
+    shapes = [{n: t.shape for n, t in r.model.state_dict().items()} for r in (reads, plain)]
+    assert shapes[0] == shapes[1]
+    assert shapes[0]["b.weight"][0] < 32
 
 
 def test_the_model_is_left_alone():

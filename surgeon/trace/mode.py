@@ -6,13 +6,17 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from surgeon.trace.caches import caches_off
 from surgeon.trace.modules import modules_of
+
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]  a property to type checkers
 
 
 @contextmanager
@@ -66,3 +70,19 @@ def plain_attention(fused: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+class DataDetached(TorchFunctionMode):
+    """`t.data` read as `t.detach()`: the same numbers in the same memory, and no gradient.
+
+    torch.export sees no op in the one, takes what it gives for a constant, and refuses it.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return args[0].detach() if func == _DATA else func(*args, **(kwargs or {}))

@@ -20,6 +20,7 @@ from surgeon.trace.captured import Shape, refuse_other_sizes, said
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
 from surgeon.trace.memoised import nothing_kept
+from surgeon.trace.mode import DataDetached
 from surgeon.trace.shell import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
 from surgeon.trace.tensors import named_loose
@@ -284,12 +285,12 @@ def _export(model: nn.Module, inputs: Any) -> tuple[ExportedProgram, str | None]
     refusal = "" if _batch(inputs) else "no input has one"
     for given, shapes in _attempts(inputs):
         try:
-            with mute():  # a refusal prints whole graphs
+            with mute(), DataDetached():  # a refusal prints whole graphs
                 return torch.export.export(model, given, dynamic_shapes=shapes, strict=False), None
         except Exception as error:  # noqa: BLE001 - torch raises whatever forward does
             refusal = refusal or _first_line(error)
     try:
-        with mute():
+        with mute(), DataDetached():
             return torch.export.export(model, inputs, strict=False), refusal
     except Exception as error:
         raise BadInput(
