@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from surgeon.errors import BadInput
 from surgeon.plan import Plan
 from surgeon.shake import planned
-from surgeon.trace.folding import ready, recompute
+from surgeon.trace.folding import own_copy, ready, recompute
 from surgeon.trace.tensors import named_state
 from surgeon.trace.wrappers import unwrapped
 
@@ -56,7 +55,7 @@ def _with(model: nn.Module, earlier: Any) -> nn.Module:
             f"the earlier checkpoint is of another network: {name} {there} there, and {here} here",
             "rewind to weights that this very network had",
         )
-    twin = copy.deepcopy(model)
+    twin = own_copy(model, {})
     twin.load_state_dict({**own, **state})
     return twin
 

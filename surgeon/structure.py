@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from surgeon.errors import CheckFailed
 from surgeon.plan import Plan
 from surgeon.shake import follow
 from surgeon.slices import sliced
-from surgeon.trace.folding import ready
+from surgeon.trace.folding import own_copy, ready
 from surgeon.trace.tensors import named_state
 from surgeon.trace.wrappers import unwrapped
 
@@ -31,7 +30,7 @@ def check_structure(model: nn.Module, slim: nn.Module, plan: Plan, inputs: Any) 
         if left != weight.shape:
             want = "is no weight of the original" if left is None else f"should be {list(left)}"
             raise CheckFailed(f"{name}, {list(weight.shape)}, {want}")
-    small = copy.deepcopy(unwrapped(slim))
+    small = own_copy(unwrapped(slim), {})
     follow(small, plain, plan)
     # of other weights than those that were dead, the masked original tells
     result = check(model, small, replace(plan, carries=None), inputs)

@@ -3,7 +3,11 @@
 import copy
 import inspect
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -316,3 +320,89 @@ class TestKinds:
         ):
             result = surgeon.shrink(case.build(), case.inputs(), 0.5, measure=False, **options)  # type: ignore[arg-type]
             assert result.check is not None and result.plan.removed
+
+
+class Tied(nn.Module):
+    """A language model whose head is a function that it keeps, as x_transformers ties it to the embedding."""
+
+    def __init__(self, make: Callable[[Any, torch.Tensor], Any], literal: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.up, self.down = nn.Embedding(40, 32), nn.Linear(32, 48), nn.Linear(48, 32)
+        self.to_logits, self.literal = make(self, self.embed.weight), literal
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        wide = self.up(x).relu()
+        x = x + self.down(wide.view(*ids.shape, 48) if self.literal else wide)
+        return self.to_logits(x)
+
+
+def _logits(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x @ weight.t()
+
+
+TYING: dict[str, Callable[[Any, torch.Tensor], Any]] = {
+    "module": lambda m, w: lambda x: x @ m.embed.weight.t(),
+    "tensor": lambda m, w: lambda x: x @ w.t(),
+    "partial": lambda m, w: partial(_logits, weight=w),
+}
+
+
+@pytest.mark.parametrize("make", TYING.values(), ids=TYING.keys())
+class TestTiedByAFunction:
+    IDS = torch.arange(12).view(2, 6)
+
+    @pytest.mark.parametrize("way", ["module", "program"])
+    def test_it_is_cut_and_stays_tied(self, make: Callable[..., Any], way: str) -> None:
+        model = Tied(make, literal=way == "program").eval()
+        result = surgeon.shrink(model, self.IDS, 0.5, measure=False)
+        assert result.way == way and result.check is not None and result.check.dtype == "float64"
+        assert [h.why for h in result.reach.held] == []
+        slim = result.model
+        assert slim.get_parameter("embed.weight").shape == (40, 16)
+        assert sum(p.numel() for p in slim.parameters()) == 40 * 16 + 17 * 24 + 25 * 16
+        assert sum(b.numel() for b in slim.buffers()) == 0  # no copy of the weight beside it
+        want = slim(self.IDS)
+        with torch.no_grad():
+            model.embed.weight.zero_()
+            assert torch.equal(slim(self.IDS), want)
+            slim.get_parameter("embed.weight").zero_()
+            assert not slim(self.IDS).any()
+
+    def test_it_is_saved_and_loaded(self, make: Callable[..., Any], tmp_path: Path) -> None:
+        result = surgeon.shrink(Tied(make).eval(), self.IDS, 0.5, measure=False)
+        surgeon.save(result, tmp_path / "slim.pth")
+        fresh = Tied(make).eval()
+        for back in (
+            surgeon.load(tmp_path / "slim.pth"),
+            surgeon.load(tmp_path / "slim.pth", model=fresh),
+        ):
+            fresh.embed.weight.data.zero_()
+            assert torch.equal(back(self.IDS), result.model(self.IDS))
+            back.get_parameter("embed.weight").data.zero_()
+            assert not back(self.IDS).any()
+
+    @pytest.mark.parametrize("in_place", [False, True])
+    def test_it_is_cut_in_steps_while_it_is_trained(
+        self, make: Callable[..., Any], in_place: bool
+    ) -> None:
+        model = Tied(make)
+        pruner = surgeon.Pruner(model, self.IDS, 0.5, steps=2, in_place=in_place)
+        for _ in range(2):
+            pruner.step()
+        assert (pruner.model is model) is in_place
+        assert pruner.model.get_parameter("embed.weight").shape == (40, 16)
+        pruner.result.model.get_parameter("embed.weight").data.zero_()
+        assert pruner.model(self.IDS).any()
+        pruner.model.get_parameter("embed.weight").data.zero_()
+        assert not pruner.model(self.IDS).any()
+
+
+def test_a_function_that_cannot_be_given_the_copys_own_is_noted() -> None:
+    def make(module: Any, weight: torch.Tensor) -> Any:
+        held = SimpleNamespace(weight=weight)
+        return lambda x: x @ held.weight.t()
+
+    result = surgeon.shrink(Tied(make).eval(), TestTiedByAFunction.IDS, 0.5, measure=False)
+    assert any(n.startswith("to_logits has a function that holds parts") for n in result.notes)

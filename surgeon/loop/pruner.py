@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,8 +30,10 @@ from surgeon.pipeline.traced import trace
 from surgeon.plan import Plan
 from surgeon.planning import removed_by
 from surgeon.schedule import ratio_at
-from surgeon.trace.folding import ready
+from surgeon.trace.folding import own_copy, ready
+from surgeon.trace.hooks import belong
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.rebound import rebind
 from surgeon.trace.wrappers import unwrapped
 
 
@@ -76,7 +77,7 @@ class Pruner:
             raise BadInput("what is below a threshold goes at once", "leave out steps")
         own, inputs = unwrapped(model), Inputs.of(example_inputs)
         self._in_place = in_place
-        original = copy.deepcopy(own) if in_place else own
+        original = own_copy(own, {}) if in_place else own
         self._cuts = Successive(original, inputs, self._asked, (None, check), Steps(None))
         self._last = Result(own, Plan({}), "module", inputs)
         self._step_plan = Plan({})
@@ -147,7 +148,7 @@ class Pruner:
         """Another copy of the network (an average of its weights), as it was before the last cut -> cut as the network was."""
         if not self.history:
             raise BadInput("there was no cut yet that another network could follow", "call step()")
-        new, other = copy.deepcopy(self.model), unwrapped(other)
+        new, other = own_copy(self.model, {}), unwrapped(other)
         try:
             hand_over(new, ready(other).model, self._step_plan, self._cuts.traced.graph.state)
         except (RuntimeError, IndexError) as error:
@@ -166,7 +167,7 @@ class Pruner:
         about = {"steps": self._steps, "schedule": self._schedule}
         last = marked(self._last, {"by": "a loop of the user's own", "cuts": len(self.history)})
         plan = replace(last.plan, request={**self._asked.request.as_dict(), **about})
-        slim = copy.deepcopy(self.model).eval()
+        slim = own_copy(self.model, {}).eval()
         return replace(last, model=slim, plan=plan, history=self.history, notes=self.notes)
 
     def state_dict(self) -> dict[str, Any]:
@@ -225,6 +226,8 @@ def _become(model: nn.Module, slim: nn.Module) -> nn.Module:
     """The very object, with what a cut copy of it is made of."""
     model.__class__ = type(slim)
     model.__dict__ = slim.__dict__
+    for hold in (rebind, belong):  # functions that hold the copy by itself
+        hold(model, {id(slim): model})
     return model
 
 

@@ -17,6 +17,7 @@ from surgeon.trace.folding import ready
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.observe import observe
 from surgeon.trace.program import Program
+from surgeon.trace.rebound import unbound
 from surgeon.trace.record import record, record_real, trains_otherwise
 from surgeon.trace.remembered import forgotten
 
@@ -67,7 +68,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Traced:
         if inputs is given:
             raise
         inputs, graph = given, _graph(model, given)  # a network made for one example at a time
-    return Traced(graph, couple(graph), inputs, model, usable.notes + graph.notes)
+    notes = usable.notes + unbound(model) + graph.notes
+    return Traced(graph, couple(graph), inputs, model, notes)
 
 
 def _graph(model: nn.Module, inputs: Inputs) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from surgeon.errors import BadInput
 from surgeon.files.arch import import_file
+from surgeon.trace.folding import own_copy
 
 _FORM = "write --metric path/to/file.py:function, where function(model) gives a number"
 
@@ -30,7 +30,7 @@ def load_metric(reference: str) -> Callable[[nn.Module], float]:
         # on a copy: it may train the model, or move it to another device
         try:
             with torch.no_grad():
-                return float(function(copy.deepcopy(model)))  # type: ignore[arg-type]
+                return float(function(own_copy(model, {})))  # type: ignore[arg-type]
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             raise BadInput(f"--metric {name} failed: {said}", "the error is its own") from error

@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from surgeon.trace.modules import modules_of
+from surgeon.trace.rebound import Rebinding
 
 _SHARED = (nn.Module, type, ModuleType, BuiltinFunctionType, str, bytes)  # never copied for a hook
 
@@ -30,34 +31,13 @@ def isolate(twin: nn.Module, memo: dict[int, Any]) -> None:
 
 
 def belong(twin: nn.Module, memo: Mapping[int, Any]) -> None:
-    """Where a hook of a copy closes over a module that was copied (`self`), it means the copy; whatever
-    else it closes over it shares with the original's. memo: the deep copy's, from original to copy."""
+    """Where a hook of a copy holds something that was copied (`self`), it means the copy; whatever else it holds
+    it shares with the original's. memo: the deep copy's, from original to copy."""
+    rebinding = Rebinding(memo)
     for module in modules_of(twin):
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in hooks.items():
-                hooks[key] = _belonging(hook, memo)
-
-
-def _belonging(hook: Callable[..., Any], memo: Mapping[int, Any]) -> Callable[..., Any]:
-    if not isinstance(hook, FunctionType):
-        return hook
-    cells = tuple(_cell(cell, memo) for cell in hook.__closure__ or ())
-    if all(new is old for new, old in zip(cells, hook.__closure__ or (), strict=True)):
-        return hook
-    new = FunctionType(
-        hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, closure=cells
-    )
-    new.__kwdefaults__ = hook.__kwdefaults__
-    return new
-
-
-def _cell(cell: CellType, memo: Mapping[int, Any]) -> CellType:
-    try:
-        held = cell.cell_contents
-    except ValueError:  # a variable that is not set yet
-        return cell
-    known = memo.get(id(held)) if isinstance(held, nn.Module) else None
-    return cell if known is None else CellType(known)
+                hooks[key] = rebinding.of(hook)
 
 
 class _Apart:

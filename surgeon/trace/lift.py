@@ -72,13 +72,17 @@ class Lifted:
 
 
 def lift(
-    exported: ExportedProgram, prefix: str = "", loose: Container[str] = frozenset()
+    exported: ExportedProgram,
+    prefix: str = "",
+    loose: Container[str] = frozenset(),
+    state: Mapping[str, str] | None = None,
 ) -> Lifted:
     """The program's graph on `get_attr` nodes named as the state is, `prefix` stripped.
 
-    loose: constants that keep their names, as they are plain attributes of the model. Raises BadInput where the graph holds what is not a plain op: control flow, autocast, objects.
+    loose: constants that keep their names, as they are plain attributes of the model. state: constants that are state, by
+    its names. Raises BadInput where the graph holds what is not a plain op: control flow, autocast, objects.
     """
-    run = _Lifting(exported, prefix, loose)
+    run = _Lifting(exported, prefix, loose, state or {})
     inputs = run.open_inputs()
     values = run.copy(exported.graph_module, run.env)
     notes: list[str] = []
@@ -118,6 +122,7 @@ class _Lifting:
     exported: ExportedProgram
     prefix: str
     loose: Container[str]
+    state: Mapping[str, str]
     graph: fx.Graph = field(default_factory=fx.Graph)
     env: dict[fx.Node, Any] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
@@ -145,6 +150,8 @@ class _Lifting:
         name = target.removeprefix(self.prefix)
         if spec.kind is not InputKind.CONSTANT_TENSOR:
             return name
+        if target in self.state:
+            return self.state[target]
         name = name if name in self.loose else f"_constants.{name}"
         self.constants[name] = target
         return name

@@ -1,7 +1,6 @@
 """A network as an ATen graph with its own state: what `torch.export` gives, made trainable."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -17,13 +16,15 @@ from surgeon.errors import BadInput
 from surgeon.quiet import mute
 from surgeon.trace.caches import caches_off
 from surgeon.trace.captured import Shape, refuse_other_sizes, said
+from surgeon.trace.copied import copied
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
 from surgeon.trace.memoised import nothing_kept
 from surgeon.trace.mode import DataDetached
+from surgeon.trace.rebound import held_by_functions
 from surgeon.trace.shell import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
-from surgeon.trace.tensors import named_loose
+from surgeon.trace.tensors import named_loose, named_state
 
 FIXED = "the batch size is fixed at"
 
@@ -217,7 +218,7 @@ def to_program(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None =
     with _evaluating(model):
         given = _usual((call.args, {**call.kwargs, **(kwargs or {})}))
         exported, refusal = _export(_Plainly(model, notes), given)
-        lifted = lift(exported, "model.", named_loose(model))
+        lifted = lift(exported, "model.", named_loose(model), _aliases(exported, model))
         state = [*_copies(model), *_constants(exported, lifted.constants)]
     if refusal is not None:
         notes.append(f"{FIXED} {_batch(given)}: {refusal}")
@@ -271,7 +272,7 @@ def _usual_model(model: nn.Module) -> nn.Module:
     """A copy that holds the same tensors, or copies where they were made in inference mode and refuse
     autograd. What a forward leaves in attributes (a detector's anchors) is left in the copy."""
     state = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model) if any(t.is_inference() for t in state) else twin_of(model)
+    return copied(model, {}) if any(t.is_inference() for t in state) else twin_of(model)
 
 
 def _usual(inputs: Any) -> Any:
@@ -351,6 +352,23 @@ def _constants(exported: ExportedProgram, names: dict[str, str]) -> Iterator[Hel
         if not isinstance(tensor, Tensor):
             raise BadInput(f"forward uses {origin}, a {type(tensor).__name__} and no tensor")
         yield Held(name, tensor.detach().clone(), persistent=False)
+
+
+def _aliases(exported: ExportedProgram, model: nn.Module) -> dict[str, str]:
+    """Constants of the exported program that are state which a function of the model holds, and the state's names:
+    torch.export looks for weights in modules alone, and gives the same memory as a constant."""
+    held = held_by_functions(model)
+    names: dict[Any, str] = {}
+    for name, tensor in named_state(model).items():
+        if id(tensor) in held:
+            names.setdefault(_memory(tensor), name)
+    tensors = {n: t for n, t in exported.constants.items() if isinstance(t, Tensor)}
+    found = {n: names.get(_memory(t)) for n, t in tensors.items() if t.data_ptr()}
+    return {constant: name for constant, name in found.items() if name is not None}
+
+
+def _memory(tensor: Tensor) -> Any:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _as_kind(tensor: Tensor, like: Tensor) -> Tensor:
