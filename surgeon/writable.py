@@ -109,4 +109,7 @@ _OTHERS: dict[str, tuple[Callable[..., Any], Callable[[torch.fx.Node], bool]]] =
     "aten.scaled_dot_product_attention.default": (_attention, _not_four),
     "aten.lstm.input": (_lstm, _projected),
     "transformers.grouped_mm_fallback.default": (_experts, _always),
+    # of `torch.isfinite(x).all()` in an assertion
+    "aten._is_all_true.default": (Tensor.all, _always),
+    "aten._is_any_true.default": (Tensor.any, _always),
 }

@@ -121,6 +121,16 @@ def test_one_tensor_given_twice(tmp_path):
     assert file.dynamic_batch
 
 
+def test_an_assertion_on_tensors_is_left_out(tmp_path):
+    class Asserts(FixedBatch):
+        def forward(self, x):
+            torch._check_tensor_all(x.isfinite())
+            return self.linear(x)
+
+    file = export_onnx(Asserts().eval(), tmp_path / "asserts.onnx", torch.randn(3, 4))
+    assert file.worst_error < 1e-4
+
+
 def test_data_is_read_as_what_is_detached(tmp_path):
     class Reads(FixedBatch):
         def forward(self, x):
