@@ -86,7 +86,7 @@ def test_a_batch_that_is_fixed_is_the_one_that_was_given(batch: int):
 
 
 def test_other_sizes_are_refused_by_the_input_s_name_and_the_free_ones_are_taken():
-    result = surgeon.shrink(Written(), {"input_ids": IDS}, 0.5, measure=False)
+    result = surgeon.shrink(Written(), {"input_ids": IDS}, 0.5, measure=False, program=True)
     assert result.way == "program"
     assert f"{SAID}input_ids [*, 16]" in result.summary()
     assert result.model(input_ids=IDS.repeat(3, 1)).shape == (6, 2)

@@ -204,7 +204,7 @@ def test_the_factor_goes_into_the_weights(net: type[nn.Module]):
 
 @pytest.mark.parametrize("net", [QueryShown, SeenInPlace, KeyIsValue], ids=lambda c: c.__name__)
 def test_where_no_weight_can_take_it_the_program_does(net: type[nn.Module]):
-    result = surgeon.shrink(build(net), tokens(), ratio=0.5, measure=False)
+    result = surgeon.shrink(build(net), tokens(), ratio=0.5, measure=False, program=True)
     assert result.way == "program"
     assert not result.plan.folds
     assert result.why is not None and "scale" in result.why

@@ -87,5 +87,5 @@ def test_funnel_pools_its_tokens():
     )
     model = transformers.FunnelForSequenceClassification(config).eval()
     inputs = {"input_ids": torch.arange(3, 19).repeat(2, 1)}
-    result = surgeon.shrink(model, inputs, 0.5, measure=False)
+    result = surgeon.shrink(model, inputs, 0.5, measure=False, program=True)
     assert result.check is not None and result.reach is not None and result.reach.share > 0.99
