@@ -76,6 +76,20 @@ class Several(nn.Module):
         return self.out(self.last(self.free(x).relu()).relu())
 
 
+class Spread(nn.Module):
+    """Its convolution holds few parameters, and most of the others lie behind it: each of its channels is 16 of theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.conv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.head, self.out = nn.Linear(128, 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.stem(x).relu()).relu()
+        return self.out(self.head(x.view(-1, 128)).relu())
+
+
 def shrunk(model: nn.Module, ratio: float | None = 0.5, **options: Any) -> surgeon.Result:
     result = surgeon.shrink(model, X, ratio, round_to=1, measure=False, **options)
     assert result.check is not None
@@ -105,6 +119,12 @@ def test_much_is_cut_as_a_program():
     assert result.way == "program"
     assert kept(result) == {"stem": 8, "tied": 100, "free": 4, "last": 4}
     assert not whole(result) and not any(n.startswith(OWN_FORWARD) for n in result.notes)
+
+
+def test_what_lies_behind_counts():
+    result = surgeon.shrink(Spread(), draw(2, 3, 4, 4), 0.5, round_to=1, measure=False)
+    assert result.way == "program"
+    assert kept(result) == {"stem": 4, "conv": 4, "head": 32}
 
 
 def test_a_program_is_cut_where_it_is_asked_for():

@@ -45,9 +45,9 @@ class Own:
         if not self.named.isdisjoint(group.name for group in groups):
             return None
         whole = removed if self.whole is None else self.whole
-        left = removed.copy()
-        for group in groups:
-            left[group.atoms] = False
+        stay = {group.name for group in groups}
+        goes = (g.atoms[removed[g.atoms]] for g in coupling.groups if g.name not in stay)
+        left = coupling.removed(np.concatenate([np.zeros(0, np.int64), *goes]))
         enough = self.rounds < _ROUNDS and _gone(coupling, left) >= _WORTH * _gone(coupling, whole)
         return replace(self, whole=whole, rounds=self.rounds + 1) if self.always or enough else None
 

@@ -54,7 +54,7 @@ def nothing_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        for cache in [x for x in gc.get_objects() if isinstance(x, functools._lru_cache_wrapper)]:
+        for cache in filter(_is_cache, gc.get_objects()):
             if any(map(_is_unreal, _within(cache))):
                 cache.cache_clear()
 
@@ -67,8 +67,14 @@ def _within(cache: Any) -> Iterator[Any]:
         held = gc.get_referents(*(x for x in held if type(x) in _HOLDERS))
 
 
+def _is_cache(found: Any) -> bool:
+    """By its type: some objects answer isinstance with code of their own."""
+    return type(found) is functools._lru_cache_wrapper
+
+
 def _is_unreal(found: Any) -> bool:
-    return isinstance(found, Tensor) and (isinstance(found, FakeTensor) or found.is_meta)
+    kind = type(found)
+    return issubclass(kind, FakeTensor) or (issubclass(kind, Tensor) and found.is_meta)
 
 
 def _caches_of(tensors: list[Tensor]) -> list[Any]:
@@ -76,7 +82,7 @@ def _caches_of(tensors: list[Tensor]) -> list[Any]:
     found, holders = list[Any](), list[Any](tensors)
     for _ in range(_DEEP):
         near = gc.get_referrers(*holders)
-        found += [x for x in near if isinstance(x, functools._lru_cache_wrapper)]
+        found += filter(_is_cache, near)
         holders = [x for x in near if type(x) in _HOLDERS and x is not holders]
         if found or not holders:
             break
