@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -125,18 +124,27 @@ def held(traced: Traced, error: NotFollowed, gone: Collection[str] = frozenset()
     """
     if error.at is None:
         return None
-    coupling, at = traced.coupling, traced.graph.nodes[error.at]
-    removed = removed_by(coupling, error.plan)
-    nodes = traced.graph.nodes
-    line = _alike(nodes, at)
-    made_of = ([pair] for pair in _before(nodes, at))  # the nearest that is cut
+    removed = removed_by(traced.coupling, error.plan)
+    groups = next(filter(None, _in_the_way(traced, error.at, removed)), None)
+    if groups is None or groups.keys() & set(gone):
+        return None
+    known = _known(traced, error, removed, [g for g, _ in groups.values()])
+    return None if known is None else _without(known, error, groups)
+
+
+_Found = dict[str, tuple[Group, Node]]  # by name: a group, and the node that is its reason
+
+
+def _in_the_way(traced: Traced, at: int, removed: NDArray[np.bool_]) -> Iterator[_Found]:
+    """What is cut at a node and its like; where they were made, the nearest first; in the modules that run them."""
+    coupling, nodes = traced.coupling, traced.graph.nodes
+    line = _alike(nodes, nodes[at])
+    yield _cut_at(coupling, ((n, n) for n in line), removed)
+    for pair in _before(nodes, nodes[at]):
+        yield _cut_at(coupling, [pair], removed)
     inside = _cut_at(coupling, _inside(nodes, line), removed)
-    near = (_cut_at(coupling, pairs, removed) for pairs in chain([[(n, n) for n in line]], made_of))
-    for groups in chain(near, [_only_theirs(inside), inside]):
-        if groups:
-            known = _known(traced, error, removed, [g for g, _ in groups.values()])
-            return None if known is None or groups.keys() & gone else _without(known, error, groups)
-    return None
+    yield _only_theirs(inside)
+    yield inside
 
 
 def _known(
@@ -174,7 +182,7 @@ def _holds(module: str, other: str) -> bool:
     return module in ("", other) or other.startswith(f"{module}.")
 
 
-def _only_theirs(groups: dict[str, tuple[Group, Node]]) -> dict[str, tuple[Group, Node]]:
+def _only_theirs(groups: _Found) -> _Found:
     """Those that the module which runs the node holds alone."""
     return {
         name: (group, node)
@@ -203,12 +211,12 @@ def _inside(nodes: list[Node], line: list[Node]) -> Iterator[tuple[Node, Node]]:
 
 def _cut_at(
     coupling: Coupling, pairs: Iterable[tuple[Node, Node]], removed: NDArray[np.bool_]
-) -> dict[str, tuple[Group, Node]]:
+) -> _Found:
     """The groups that lose channels at a pair's first node, with the second of the first such pair."""
     number = np.full(coupling.classes.count, -1, np.int64)
     for k, group in enumerate(coupling.groups):
         number[group.atoms] = k
-    found: dict[str, tuple[Group, Node]] = {}
+    found: _Found = {}
     for node, place in pairs:
         here = coupling.at(node)
         for k in np.unique(number[here[removed[here]]]).tolist():
@@ -217,9 +225,7 @@ def _cut_at(
     return found
 
 
-def _without(
-    traced: Traced, error: NotFollowed, groups: dict[str, tuple[Group, Node]]
-) -> Traced | None:
+def _without(traced: Traced, error: NotFollowed, groups: _Found) -> Traced | None:
     assert error.at is not None
     coupling, at, own = traced.coupling, traced.graph.nodes[error.at], traced.own
     astray = GONE_WRONG if error.disproved else NOT_FOLLOWED if own is None else OWN_FORWARD
