@@ -50,41 +50,45 @@ def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> boo
 
     came: None where the forward fits, else the node that it came to (-1: not known). First those that ops were given
     as arguments, then also those that are extents of the tensors the module works on (`self.dim - self.part`), then
-    without those that keep it from getting further, then each kind alone, and those of each class. What the forward
-    also fits without is put back, so that a number that happens to be equal (epochs=64) is left alone.
+    without those that keep it from getting further, then each kind alone, and those of each class: such as the forward
+    read before it ended. What it also fits without is put back, so that a number that happens to be equal (epochs=64) is left alone.
     """
     given = [_wanted(sizes, pairs, own) for pairs in (_changes, _factors) for own in (True, False)]
     extents = [_wanted(sizes, _extents, own) for own in (True, False)]
     asked = list(_candidates(slim, given))
     every = list(_candidates(slim, [*given, *extents]))
     search = _Search(slim, sizes.coupling.graph, came)
-    if search.fits(asked):
+    if any(search.fits(changes) for changes in (asked, every)):
         return True
-    reached = search.reached
-    if search.fits(every):
+    if any(search.narrowed(changes) for changes in (asked, every)):
         return True
-    further = search.reached
-    if search.narrowed(asked, reached) or search.narrowed(every, further):
-        return True
-    return any(search.fits(trial) for trial in (*_by_kind(asked), *_by_class(asked)))
+    few = [change for change in asked if any(change.kind in t.read for t in search.tried)]
+    return any(search.fits(trial) for trial in (*_by_kind(few), *_by_class(few)))
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Changes with which the forward did not fit, the node that it came to, and what it had read by then: nothing else can
+    have kept it there."""
+
+    changes: list[Change]
+    reached: int
+    read: set[Kind]
 
 
 @dataclass
 class _Search:
-    """Sets of changes, each tried but once; `reached` is how far the last one came."""
+    """Sets of changes, each tried but once."""
 
     slim: nn.Module
     graph: Graph
     came: Callable[[], int | None]
-    tried: list[list[Change]] = field(default_factory=lambda: [[]])
-    reached: int = -1
+    tried: list[_Tried] = field(default_factory=list)
 
     def fits(self, trial: list[Change]) -> bool:
         """Whether the forward fits with these, which then stay set."""
-        self.reached = -1
-        if trial in self.tried:
+        if not trial or any(trial == t.changes for t in self.tried):
             return False
-        self.tried.append(trial)
         for change in trial:
             change.set(change.new)
         with reads(change.kind for change in trial) as read:
@@ -92,33 +96,36 @@ class _Search:
         if came is None:
             _put_back_idle(trial, lambda: self.came() is None, read)
             return True
-        self.reached = came
+        self.tried.append(_Tried(trial, came, read))
         for change in trial:
             change.set(change.old)
         return False
 
-    def narrowed(self, changes: list[Change], reached: int) -> bool:
-        """Some left out, and left out for good where the forward then gets further: their number may be that of
-        something else (four heads, four rotary channels; two heads, a shift by two). reached: how far all came."""
+    def narrowed(self, changes: list[Change]) -> bool:
+        """Some of what was tried left out, and left out for good where the forward then gets further: their number may be
+        that of something else (four heads, four rotary channels; two heads, a shift by two)."""
+        now = next((t for t in self.tried if t.changes == changes), None)
         left, before = _FORWARDS, None
-        while before is not changes:
-            before = changes
-            for some in self._suspects(changes, reached):
-                rest = [change for change in changes if change not in some]
+        while now is not None and before is not now:
+            before = now
+            for some in self._suspects(now):
+                rest = [change for change in now.changes if change not in some]
                 if left == 0 or self.fits(rest):
                     return left > 0
                 left -= 1
-                if self.reached > reached:
-                    changes, reached = rest, self.reached
+                last = self.tried[-1]
+                if last.changes == rest and last.reached > now.reached:
+                    now = last
                     break
         return False
 
-    def _suspects(self, changes: list[Change], reached: int) -> list[list[Change]]:
-        """Changes of one number by one name, those first that a module makes which runs the node where it ended."""
+    def _suspects(self, tried: _Tried) -> list[list[Change]]:
+        """Changes of one number by one name that were read, those first that a module makes which runs the node where it ended."""
         kinds: dict[tuple[Kind, str], list[Change]] = defaultdict(list)
-        for change in changes:
-            kinds[change.kind, str(change.old)].append(change)
-        owners = self.graph.nodes[reached].owners if reached >= 0 else ()
+        for change in tried.changes:
+            if change.kind in tried.read:
+                kinds[change.kind, str(change.old)].append(change)
+        owners = self.graph.nodes[tried.reached].owners if tried.reached >= 0 else ()
         here = {id(self.slim.get_submodule(path)) for path in owners}
         return sorted(kinds.values(), key=lambda some: all(id(c.module) not in here for c in some))
 
