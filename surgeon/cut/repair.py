@@ -62,8 +62,12 @@ def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> boo
         return True
     if any(search.narrowed(changes) for changes in (asked, every)):
         return True
-    few = [change for change in asked if any(change.kind in t.read for t in search.tried)]
-    return any(search.fits(trial) for trial in (*_by_kind(few), *_by_class(few)))
+    read = set[Kind]().union(*(t.read for t in search.tried))
+    return any(
+        search.fits(trial)
+        for trial in (*_by_kind(asked), *_by_class(asked))
+        if any(change.kind in read for change in trial)
+    )
 
 
 @dataclass(frozen=True)
