@@ -88,6 +88,7 @@ class _Search:
     graph: Graph
     came: Callable[[], int | None]
     tried: list[_Tried] = field(default_factory=list)
+    left: int = 10  # forwards for trials that leave something out
 
     def fits(self, trial: list[Change]) -> bool:
         """Whether the forward fits with these, which then stay set."""
@@ -109,14 +110,14 @@ class _Search:
         """Some of what was tried left out, and left out for good where the forward then gets further: their number may be
         that of something else (four heads, four rotary channels; two heads, a shift by two)."""
         now = next((t for t in self.tried if t.changes == changes), None)
-        left, before = _FORWARDS, None
+        before = None
         while now is not None and before is not now:
             before = now
             for some in self._suspects(now):
                 rest = [change for change in now.changes if change not in some]
-                if left == 0 or self.fits(rest):
-                    return left > 0
-                left -= 1
+                if self.left == 0 or self.fits(rest):
+                    return self.left > 0
+                self.left -= 1
                 last = self.tried[-1]
                 if last.changes == rest and last.reached > now.reached:
                     now = last
@@ -135,7 +136,6 @@ class _Search:
 
 
 _TORCHS = frozenset(vars(nn.Module()))  # what any module has: its tables, hooks and mode
-_FORWARDS = 20  # of trials that leave something out
 _Wanted = dict[str, dict[int, set[int]]]  # module path -> old size -> what the cut makes of it
 
 
