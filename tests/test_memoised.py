@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from nets import draw
 from torch import Tensor, nn
 
 import surgeon
+from surgeon.runtimes.torch import exported
 from surgeon.trace import memoised
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import to_program
@@ -84,7 +86,12 @@ def test_nothing_without_numbers_is_left_to_the_users_calls(made: str, tmp_path:
         function.cache_clear()
     surgeon.trace(model, X)
     want = model(X)
-    for export in (to_program, lambda *_: surgeon.export_onnx(model, tmp_path / "net.onnx", X)):
+    timed = partial(exported, title="torch")
+    for export in (
+        to_program,
+        timed,
+        lambda *_: surgeon.export_onnx(model, tmp_path / "net.onnx", X),
+    ):
         for function in (table, tables, kept_on):
             function.cache_clear()
         export(model, Inputs.of(X))

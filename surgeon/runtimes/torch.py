@@ -12,6 +12,7 @@ from surgeon.measure.runtime import evaluating
 from surgeon.quiet import mute
 from surgeon.runtimes.flat import Flat
 from surgeon.runtimes.runtime import Runtime, not_made
+from surgeon.trace.memoised import nothing_kept
 from surgeon.trace.mode import DataDetached
 
 
@@ -19,7 +20,7 @@ def exported(model: nn.Module, inputs: Any, title: str) -> torch.export.Exported
     """torch.export of `model` with flat inputs and outputs; BadInput where it refuses."""
     flat = Flat(model, inputs)
     try:
-        with mute(), evaluating(model), torch.no_grad(), DataDetached():
+        with mute(), evaluating(model), torch.no_grad(), nothing_kept(), DataDetached():
             return torch.export.export(flat, flat.tensors, strict=False)
     except Exception as error:
         raise not_made(title, error) from error
