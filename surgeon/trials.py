@@ -16,8 +16,7 @@ from surgeon.measure.runtime import arguments, as_array, named_tensors
 from surgeon.noise import indexed
 from surgeon.trace.captured import ONE_EXAMPLE
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.memoised import nothing_kept
-from surgeon.trace.mode import DataDetached
+from surgeon.trace.mode import exporting
 from surgeon.witness import Witness
 from surgeon.writable import writable
 
@@ -57,7 +56,7 @@ class Case:
                 f"check the input shapes{single}",
             ) from error
 
-    @nothing_kept()
+    @exporting()
     def program(self, dynamic: bool, witness: Witness | None) -> torch.export.ExportedProgram:
         """torch.export of the model, or of its witness; traced with at least two examples where the batch is open."""
         flat = self.at(max(self.batch, 2)) if dynamic else self.flat
@@ -70,8 +69,7 @@ class Case:
         if not _gives_only_tensors(model(*args, **kwargs)):
             model = Witness(model)  # torch.export takes no dataclass among the outputs
         dims = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
-        with DataDetached():
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=dims, strict=False)
         # the guards check sizes, and torch writes them wrongly for a forward of **kwargs
         program._guards_code = []
         return writable(program)

@@ -12,15 +12,14 @@ from surgeon.measure.runtime import evaluating
 from surgeon.quiet import mute
 from surgeon.runtimes.flat import Flat
 from surgeon.runtimes.runtime import Runtime, not_made
-from surgeon.trace.memoised import nothing_kept
-from surgeon.trace.mode import DataDetached
+from surgeon.trace.mode import exporting
 
 
 def exported(model: nn.Module, inputs: Any, title: str) -> torch.export.ExportedProgram:
     """torch.export of `model` with flat inputs and outputs; BadInput where it refuses."""
     flat = Flat(model, inputs)
     try:
-        with mute(), evaluating(model), torch.no_grad(), nothing_kept(), DataDetached():
+        with mute(), evaluating(model), torch.no_grad(), exporting():
             return torch.export.export(flat, flat.tensors, strict=False)
     except Exception as error:
         raise not_made(title, error) from error

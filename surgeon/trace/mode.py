@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from surgeon.trace.caches import caches_off
+from surgeon.trace.memoised import nothing_kept
 from surgeon.trace.modules import modules_of
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]  a property to type checkers
@@ -70,6 +71,13 @@ def plain_attention(fused: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Around torch.export: `t.data` is an op there, and no function goes on with what it makes."""
+    with nothing_kept(), DataDetached():
+        yield
 
 
 class DataDetached(TorchFunctionMode):

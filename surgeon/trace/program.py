@@ -19,8 +19,7 @@ from surgeon.trace.captured import Shape, refuse_other_sizes, said
 from surgeon.trace.copied import copied
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
-from surgeon.trace.memoised import nothing_kept
-from surgeon.trace.mode import DataDetached
+from surgeon.trace.mode import exporting
 from surgeon.trace.rebound import held_by_functions
 from surgeon.trace.shell import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
@@ -280,18 +279,18 @@ def _usual(inputs: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), inputs)
 
 
-@nothing_kept()
+@exporting()
 def _export(model: nn.Module, inputs: Any) -> tuple[ExportedProgram, str | None]:
     """The first attempt that torch takes, and why the batch is not dynamic in it."""
     refusal = "" if _batch(inputs) else "no input has one"
     for given, shapes in _attempts(inputs):
         try:
-            with mute(), DataDetached():  # a refusal prints whole graphs
+            with mute():  # a refusal prints whole graphs
                 return torch.export.export(model, given, dynamic_shapes=shapes, strict=False), None
         except Exception as error:  # noqa: BLE001 - torch raises whatever forward does
             refusal = refusal or _first_line(error)
     try:
-        with mute(), DataDetached():
+        with mute():
             return torch.export.export(model, inputs, strict=False), refusal
     except Exception as error:
         raise BadInput(
