@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
+
+from surgeon.distinct import distinct
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -58,7 +61,7 @@ class Classes:
     mixed: Ids  # likewise: the reason why cutting is not exact
     reasons: tuple[Why, ...]
 
-    @property
+    @cached_property
     def derived(self) -> Mask:
         """Which classes are elements of a product."""
         mask = np.zeros(self.count, bool)
@@ -88,13 +91,13 @@ class Classes:
         ).tocsr()
         if not len(self.le):
             return pairs
-        step = self._step()
-        derived = self.derived
-        while derived[pairs.indices].any():
-            pairs = csr_array((pairs @ step).astype(bool))
+        while self.derived[pairs.indices].any():
+            pairs = csr_array((pairs @ self._step).astype(bool))
         return pairs
 
+    @cached_property
     def _step(self) -> csr_array:
+        """[classes x classes]: from a derived class to its factors, from an atom to itself."""
         atoms = np.flatnonzero(~self.derived)
         rows = np.concatenate([self.le, self.le, atoms])
         cols = np.concatenate([self.lp, self.lq, atoms])
@@ -232,7 +235,7 @@ def _settle(
     ys: list[Ids] = []
     pairs = t.k[i] * len(t.where) + t.k[j]
     touched: set[int] = set()
-    for pair in np.unique(pairs):
+    for pair in distinct(pairs):
         m, n = i[pairs == pair], j[pairs == pair]
         both = {int(t.k[m[0]]), int(t.k[n[0]])}
         if len(both) == 1 or _aligned(label, t, m, n):
@@ -281,17 +284,17 @@ def _aligned(label: Ids, t: _Products, m: Ids, n: Ids) -> bool:
 
 def _one_to_one(x: Ids, y: Ids) -> bool:
     pairs = _pairs(x, y)
-    return pairs == len(np.unique(x)) == len(np.unique(y))
+    return pairs == len(distinct(x)) == len(distinct(y))
 
 
 def _function_of(x: Ids, y: Ids) -> bool:
     """Whether y is a function of x."""
-    return _pairs(x, y) == len(np.unique(x))
+    return _pairs(x, y) == len(distinct(x))
 
 
 def _pairs(x: Ids, y: Ids) -> int:
     """How many different pairs there are."""
-    return len(np.unique(x * (int(y.max(initial=0)) + 1) + y))
+    return len(distinct(x * (int(y.max(initial=0)) + 1) + y))
 
 
 def _distinct_rows(a: Ids, b: Ids, c: Ids) -> tuple[Ids, Ids, Ids]:
@@ -324,7 +327,7 @@ def _finish(label: Ids, t: _Products, said: Said) -> Classes:
     le, lp, lq = _distinct_rows(label[t.e], label[t.p], label[t.q])
     circular = _circular(count, le, lp, lq)
     if circular.any():  # a class that is a factor of itself cannot be decided: all of it stays
-        stuck = np.unique(np.concatenate([le[circular], lp[circular], lq[circular]]))
+        stuck = distinct(np.concatenate([le[circular], lp[circular], lq[circular]]))
         why = Why("channels that a product is made of are made of that product", t.where[0])
         frozen = [*frozen, (np.flatnonzero(np.isin(label, stuck)), why)]
         le, lp, lq = le[~circular], lp[~circular], lq[~circular]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from surgeon.axes import Algebra, Dim, Dims, opaque, size_of
 from surgeon.classes import Classes, Why
+from surgeon.distinct import distinct
 from surgeon.errors import BadInput
 from surgeon.graph import Graph, Node, Value
 from surgeon.grouping import Group, Use, group_all
@@ -53,8 +54,8 @@ class Coupling:
         values = (*node.inputs, *(v for v in node.outputs if v is not None))
         leaves = (leaf for v in values for dim in self.dims.get(v, ()) for leaf in dim)
         ids = [leaf.ids for leaf in leaves if leaf.ids is not None]
-        labels = np.unique(self.classes.label[np.concatenate([np.zeros(0, np.int64), *ids])])
-        return np.unique(self.classes.atoms_of(np.zeros_like(labels), labels, 1).indices).astype(
+        labels = distinct(self.classes.label[np.concatenate([np.zeros(0, np.int64), *ids])])
+        return distinct(self.classes.atoms_of(np.zeros_like(labels), labels, 1).indices).astype(
             np.int64
         )
 
@@ -77,7 +78,7 @@ class Coupling:
         for runs in self.algebra.ties:
             parts = []
             for run in runs:
-                labels = np.unique(self.classes.label[run])
+                labels = distinct(self.classes.label[run])
                 if labels.tobytes() not in known:
                     known[labels.tobytes()] = self._groups_in(labels, number)
                 parts.append(known[labels.tobytes()])

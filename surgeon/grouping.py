@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 
 from surgeon.axes import POSITION, Axis
 from surgeon.classes import Classes, Why
+from surgeon.distinct import distinct
 from surgeon.kinds import KINDS
 
 Ids = NDArray[np.int64]
@@ -188,7 +189,7 @@ def _triples(classes: Classes, axes: Sequence[Axis]) -> tuple[Ids, Ids, Ids]:
 
 def _group_ids(classes: Classes, axis: Ids, atom: Ids, state: NDArray[np.bool_]) -> tuple[Ids, int]:
     """Class -> group, -1 where it is in none: atoms that reach the same axes, frozen ones apart."""
-    key = _runs(np.sort(axis * classes.count + atom))  # np.unique hashes, ten times slower
+    key = distinct(axis * classes.count + atom)
     pairs = np.divmod(key, classes.count)
     marks = np.random.default_rng(0).integers(1, 2**63, len(state), dtype=np.uint64)
     signature = np.zeros(classes.count, np.uint64)
@@ -221,7 +222,7 @@ def _group(
     frozen, mixed = classes.frozen[atoms], classes.mixed[atoms]
     why = explain(classes.reasons[int(frozen[0])]) if (frozen >= 0).all() else None
     inexact = explain(classes.reasons[int(mixed.max())]) if mixed.max(initial=-1) >= 0 else None
-    reached = [table.axes[i].label for i in _runs(table.axis[run[0] : run[1]])]
+    reached = [table.axes[i].label for i in distinct(table.axis[run[0] : run[1]])]
     if why is None and len(atoms) == 1:
         why = "a single channel, and one always stays"
     if why is None and not weighed[atoms].any():
@@ -244,13 +245,6 @@ def _group(
         table,
         run,
     )
-
-
-def _runs(ordered: Ids) -> Ids:
-    """The different values of a sorted array."""
-    first = np.ones(len(ordered), bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return ordered[first]
 
 
 def _name(reached: list[tuple[str, int]], roles: dict[tuple[str, int], str], kind: str) -> str:
@@ -286,7 +280,7 @@ def _partnered(classes: Classes, groups: list[Group]) -> list[Group]:
     number = np.full(classes.count, -1, np.int64)
     for k, g in enumerate(groups):
         number[g.atoms] = k
-    derived = np.unique(classes.le)
+    derived = np.flatnonzero(classes.derived)
     reach = classes.atoms_of(np.arange(len(derived)), derived, len(derived)).tocoo()
     rows, cols = reach.row, number[reach.col]
     real = cols >= 0

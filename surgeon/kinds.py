@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from surgeon.axes import Dim, Dims, Leaf, size_of
 from surgeon.classes import Classes
+from surgeon.distinct import distinct
 from surgeon.graph import Graph, Node, Value
 from surgeon.rules import Notation, Rule, lookup, parse
 
@@ -63,7 +64,7 @@ def kinds_of(
 
 
 def _atoms(classes: Classes, ids: Ids) -> Ids:
-    found = np.unique(classes.label[ids])
+    found = distinct(classes.label[ids])
     return classes.atoms_of(np.zeros_like(found), found, 1).indices.astype(np.int64)
 
 

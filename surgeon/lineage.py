@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.couple import Coupling
+from surgeon.distinct import distinct
 from surgeon.grouping import Group, Member
 from surgeon.plan import Keep
 
@@ -47,7 +48,7 @@ def _ancestors(
     for candidate, _ in places.get((member.state, member.dim), ()):
         channels = np.full(group.size, -1, np.int64)
         if all(_agrees(m, candidate, places, keep, channels) for m in group.members) and (
-            len(np.unique(channels)) == group.size and channels.min() >= 0
+            len(distinct(channels)) == group.size and channels.min() >= 0
         ):
             yield candidate, channels
 

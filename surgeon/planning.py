@@ -151,8 +151,7 @@ def _factors_gone(coupling: Coupling, gone: Mask) -> Mask:
     for leaf in leaves:
         if leaf.ids is not None:
             shown[classes.label[leaf.ids]] = True
-    elements = np.unique(classes.le)
-    elements = elements[shown[elements]]
+    elements = np.flatnonzero(classes.derived & shown)
     reach = classes.atoms_of(np.arange(len(elements)), elements, len(elements)).tocoo()
     touched, alive = np.zeros(classes.count, bool), np.zeros(classes.count, bool)
     touched[reach.col] = True

@@ -122,7 +122,10 @@ def _nothing(field: Field, request: Request) -> None:
             least = min(float(u.ranked.min(initial=np.inf)) for u in field.units)
             met = f"no score is below {request.threshold:g}, the lowest is {least:.3g}"
         raise OutOfReach(f"nothing is removed: {met}", "ask for more")
-    why = "; ".join(f"{x.name}: {x.why}" for x in left[:4]) or "no layer has channels"
+    why = (
+        "; ".join(f"{x.name}: {x.why}" for x in left[:4])
+        or "no layer that an output depends on has channels"
+    )
     raise OutOfReach(
         f"nothing can be cut ({why})", "surgeon inspect shows every group and its reason"
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from surgeon.axes import size_of
 from surgeon.cut.sizes import Call, Numbers, Positions, Scaled, Sizes
+from surgeon.distinct import distinct
 from surgeon.rules.backward import UPSAMPLED
 from surgeon.rules.strided import new_strides
 from surgeon.rules.windows import NEAREST
@@ -204,7 +205,7 @@ def _is_last(call: Call, sizes: Sizes) -> bool:
 def _taking(call: Call, dim: int, index: Ids) -> Call:
     """A slice where the positions are a run, else a constant gather."""
     x = (call.args[0], dim)
-    steps = np.unique(np.diff(index))
+    steps = distinct(np.diff(index))
     if len(index) and len(steps) <= 1 and (not len(steps) or steps[0] > 0):
         step = int(steps[0]) if len(steps) else 1
         start = int(index[0]) if len(index) else 0
@@ -275,7 +276,7 @@ def _squeeze(call: Call, sizes: Sizes) -> Call:
 def _channel_shuffle(call: Call, sizes: Sizes) -> Call:
     assert call.x is not None
     each = call.x.shape[1] // call.args[1]
-    return call.put(1, len(np.unique(sizes.kept(call.x, 1) // each)))
+    return call.put(1, len(distinct(sizes.kept(call.x, 1) // each)))
 
 
 @_resizes("index_select")

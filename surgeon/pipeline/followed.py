@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from surgeon.budget import Request
 from surgeon.couple import Coupling
 from surgeon.cut import NoProgram, NotFollowed, Spared
+from surgeon.distinct import distinct
 from surgeon.errors import CheckFailed, OutOfReach, SurgeonError
 from surgeon.graph import Node
 from surgeon.grouping import Group
@@ -219,7 +220,7 @@ def _cut_at(
     found: _Found = {}
     for node, place in pairs:
         here = coupling.at(node)
-        for k in np.unique(number[here[removed[here]]]).tolist():
+        for k in distinct(number[here[removed[here]]]).tolist():
             if k >= 0:
                 found.setdefault(coupling.groups[k].name, (coupling.groups[k], place))
     return found

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgeon.couple import Coupling
+from surgeon.distinct import distinct
 from surgeon.graph import Value
 from surgeon.grouping import Group
 from surgeon.plan import Plan
@@ -76,7 +77,7 @@ def _carried(coupling: Coupling, drawn: list[Box]) -> list[list[int]]:
         leaves = (leaf for v in box.out for dim in coupling.dims.get(v, ()) for leaf in dim)
         for leaf in leaves:
             if leaf.ids is not None:
-                labels.append(np.unique(coupling.classes.label[leaf.ids]))
+                labels.append(distinct(coupling.classes.label[leaf.ids]))
                 rows.append(np.full(len(labels[-1]), number, np.int64))
     if not rows:
         return [[] for _ in drawn]

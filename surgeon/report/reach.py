@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from surgeon.axes import Dim
 from surgeon.classes import Why
 from surgeon.couple import Coupling
+from surgeon.distinct import distinct
 
 Mask = NDArray[np.bool_]
 _UNREAD = "not used with these inputs"
@@ -128,7 +129,7 @@ class _Reasons:
         unique, times = np.unique(labels, return_counts=True)
         found: Counter[Which] = Counter()
         own = self.classes.frozen[unique]
-        for why in np.unique(own[own >= 0]).tolist():
+        for why in distinct(own[own >= 0]).tolist():
             found[frozenset([self.same[why]])] += int(times[own == why].sum())
         rest, times = unique[own < 0], times[own < 0]
         if len(rest):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surgeon.distinct import distinct
 from surgeon.grouping import Group
 from surgeon.score.evidence import Evidence
 from surgeon.score.points import Point
@@ -96,7 +97,7 @@ def unexplained(covariance: Tensor, point: Point) -> Array:
     """
     ridge = RIDGE * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     inverse = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), dtype=torch.float64))
-    if len(np.unique(point.channel)) == len(point.channel):
+    if len(distinct(point.channel)) == len(point.channel):
         return point.per_channel((1 / inverse.diagonal()).numpy())
     out = np.zeros(point.size)
     for channel in range(point.size):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surgeon.couple import Coupling
+from surgeon.distinct import distinct
 from surgeon.graph import Node, Value
 from surgeon.rules import lookup
 from surgeon.sparse.bias import bias_of, ends
@@ -366,7 +367,7 @@ def classes_at(coupling: Coupling, dim: Any, at: NDArray[np.int64]) -> set[int]:
     for leaf, index in zip(dim, np.unravel_index(at, [x.size for x in dim]), strict=True):
         if leaf.ids is None:
             continue
-        labels = np.unique(coupling.classes.label[leaf.ids[index]])
+        labels = distinct(coupling.classes.label[leaf.ids[index]])
         atoms = coupling.classes.atoms_of(np.arange(len(labels)), labels, len(labels)).indices
         found |= set(atoms.tolist())
     return found

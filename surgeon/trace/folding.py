@@ -20,6 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from surgeon.couple import Coupling, couple
+from surgeon.distinct import distinct
 from surgeon.errors import BadInput
 from surgeon.rules import Rule, lookup, parse
 from surgeon.trace.adapters import is_merged
@@ -164,7 +165,7 @@ def _free_classes(coupling: Coupling, weight: Any) -> set[int] | None:
                 return None
             found.append(classes.label[leaf.ids])
     labels = np.concatenate([np.zeros(0, np.int64), *found])
-    if len(np.unique(labels)) != len(labels) or (classes.frozen[labels] >= 0).any():
+    if len(distinct(labels)) != len(labels) or (classes.frozen[labels] >= 0).any():
         return None
     norms = "aten._weight_norm_interface"  # a length for each row beside its direction
     for why in set(classes.mixed[labels].tolist()) - {-1}:
