@@ -90,6 +90,69 @@ class Spread(nn.Module):
         return self.out(self.head(x.view(-1, 128)).relu())
 
 
+class Halves(nn.Module):
+    """Its two halves are as wide as what comes in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.both, self.out = nn.Linear(width, 2 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.split(self.both(x), (x.shape[-1], x.shape[-1]), -1)
+        return x + self.out(a * b.sigmoid())
+
+
+class Stages(nn.Module):
+    """The width of the last stage is that of the output, and stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.first, self.second = nn.Linear(6, 64), Halves(64), Halves(64)
+        self.down, self.last = nn.Linear(64, 16), Halves(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.down(self.second(self.first(self.stem(x)))))
+
+
+class Scaled(nn.Module):
+    """Keys are normalised, and then divided by a number that follows head_dim: no weight can take that up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads, self.head_dim = 4, 16
+        self.qk, self.v, self.out = nn.Linear(6, 64), nn.Linear(6, 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, v = (
+            f(x).view(*x.shape[:-1], self.heads, self.head_dim).transpose(1, 2)
+            for f in (self.qk, self.v)
+        )
+        k = q / q.norm(dim=-1, keepdim=True) / self.head_dim**0.5
+        return self.out(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Lines(nn.Module):
+    """Six small layers, each of whose widths a line of its own writes down, beside a large one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.free, self.back = nn.Linear(6, 300), nn.Linear(300, 300), nn.Linear(300, 8)
+        self.small = nn.ModuleList(nn.Linear(8, 8) for _ in range(6))
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.back(self.free(self.stem(x).relu()).relu()).relu()
+        x = self.small[0](x).view(-1, 8).relu()
+        x = self.small[1](x).view(-1, 8).tanh()
+        x = self.small[2](x).view(-1, 8).sigmoid()
+        x = self.small[3](x).view(-1, 8).sin()
+        x = self.small[4](x).view(-1, 8).cos()
+        return self.out(self.small[5](x).view(-1, 8).exp())
+
+
 def shrunk(model: nn.Module, ratio: float | None = 0.5, **options: Any) -> surgeon.Result:
     result = surgeon.shrink(model, X, ratio, round_to=1, measure=False, **options)
     assert result.check is not None
@@ -145,6 +208,27 @@ def test_asking_for_a_program_changes_nothing_where_the_module_follows():
     plain = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     for program in (True, False, None):
         assert shrunk(plain, program=program).way == "module"
+
+
+def test_a_line_that_the_forward_went_by_is_not_in_its_way():
+    """The same line follows in the stages before, whose widths go with what comes in."""
+    result = shrunk(Stages())
+    assert result.way == "module"
+    assert {name.partition("#")[0] for name in whole(result)} == {"last.both"}
+    assert kept(result)["first.both"] == kept(result)["second.both"] == 32
+
+
+def test_heads_are_counted_where_they_go_instead_of_what_stays():
+    result = surgeon.shrink(Scaled(), draw(2, 7, 6), 0.5, round_to=1, measure=False)
+    assert result.way == "module"
+    assert all(name.endswith(":head_dim") for name in whole(result))
+    assert kept(result) == {"qk:heads": 2}
+
+
+def test_there_are_as_many_rounds_as_there_are_small_lines():
+    result = shrunk(Lines())
+    assert result.way == "module" and len(whole(result)) == 6
+    assert kept(result) == {"stem": 150, "free": 150, "back": 4}
 
 
 def test_what_stays_is_counted_over_all_rounds():

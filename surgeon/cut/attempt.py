@@ -23,7 +23,7 @@ from surgeon.trace.record import Stopped, record_as
 class Attempt:
     """A slim module and what it is to be. Where it followed the cut, `lacks` is what its scales lack, and
     `certain` whether that is seen without numbers: not where ops depend on the data. Where it did not, `furthest` is
-    the last node of the original that any trial came to: attributes that were set may have led past the first."""
+    where the trial ended that came to the last node of the original: attributes that were set may have led past the first."""
 
     slim: nn.Module
     inputs: Inputs
@@ -32,7 +32,7 @@ class Attempt:
     certain: bool = True
     paths: tuple[Path, ...] = ()  # that are looked at beside those of the original's graph
     disproved: bool = False  # whether the oracle said that it is wrong
-    furthest: int | None = None
+    furthest: Misfit | None = None
 
     def misfit(self, *, strict: bool = False) -> Misfit | None:
         """Where the forward is not the planned one; scales that follow a width are let pass.
@@ -41,7 +41,8 @@ class Attempt:
         """
         found = self._misfit(strict=strict)
         if found is not None and found.at is not None:
-            self.furthest = max(found.at, -1 if self.furthest is None else self.furthest)
+            before = self.furthest.at if self.furthest else None
+            self.furthest = found if before is None or found.at > before else self.furthest
         return found
 
     def came(self) -> int | None:

@@ -168,7 +168,7 @@ def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[
     attempt = Attempt(slim, inputs, sizes)
     found = attempt.misfit()
     if found is not None and not repair(slim, sizes, attempt.came):
-        return Cut(slim, "module"), replace(found, at=attempt.furthest)
+        return Cut(slim, "module"), replace(attempt.furthest or found, certain=found.certain)
     try:
         folds = fold(slim, sizes, plan.keep, attempt.lacks) if attempt.lacks else {}
     except Unfoldable as error:

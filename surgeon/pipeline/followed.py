@@ -119,8 +119,8 @@ def held(traced: Traced, error: NotFollowed, gone: Collection[str] = frozenset()
     """The same with the groups held that the plan cuts where it was not followed; None where that is nowhere,
     where one of them is `gone`, or where no group would be left.
 
-    A line of code stands in the way wherever it runs, so that every node counts that is this one of the line. Where the plan cuts
-    nothing there, what its operands were made of counts (a scale on a sum), or else (a size was read elsewhere) the modules that
+    A line of code stands in the way wherever else it runs behind: every node counts that is this one of the line, but for those
+    that the forward went by. Where the plan cuts nothing there, what its operands were made of counts (a scale on a sum), or else (a size was read elsewhere) the modules that
     run it: what they alone hold, or all that they do.
     """
     if error.at is None:
@@ -139,7 +139,7 @@ _Found = dict[str, tuple[Group, Node]]  # by name: a group, and the node that is
 def _in_the_way(traced: Traced, at: int, removed: NDArray[np.bool_]) -> Iterator[_Found]:
     """What is cut at a node and its like; where they were made, the nearest first; in the modules that run them."""
     coupling, nodes = traced.coupling, traced.graph.nodes
-    line = _alike(nodes, nodes[at])
+    line = [node for node in _alike(nodes, nodes[at]) if node.index >= at]
     yield _cut_at(coupling, ((n, n) for n in line), removed)
     for pair in _before(nodes, nodes[at]):
         yield _cut_at(coupling, [pair], removed)

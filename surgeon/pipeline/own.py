@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,10 @@ from surgeon.budget.cost import Cost
 from surgeon.couple import Coupling
 from surgeon.grouping import Group
 
+Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 _WORTH = 0.75  # of the parameters that the whole plan removes
-_ROUNDS = 4  # plans: where more than that does not follow, there is little sense in it
+_ROUNDS = 7  # plans: where more than that does not follow, there is little sense in it
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +47,22 @@ class Own:
             return None
         whole = removed if self.whole is None else self.whole
         stay = {group.name for group in groups}
-        goes = (g.atoms[removed[g.atoms]] for g in coupling.groups if g.name not in stay)
+        goes = [g.atoms[removed[g.atoms]] for g in coupling.groups if g.name not in stay]
+        goes += _instead(coupling, removed, groups)
         left = coupling.removed(np.concatenate([np.zeros(0, np.int64), *goes]))
         enough = self.rounds < _ROUNDS and _gone(coupling, left) >= _WORTH * _gone(coupling, whole)
         return replace(self, whole=whole, rounds=self.rounds + 1) if self.always or enough else None
+
+
+def _instead(coupling: Coupling, removed: Mask, groups: Sequence[Group]) -> Iterator[Ids]:
+    """What the next plan takes of the other factor of products (heads) where these groups are the one that was cut (head_dim)."""
+    stay = {group.name for group in groups}
+    for group in groups:
+        share = removed[group.atoms].mean()
+        for other in coupling.groups:
+            free = other.why_not is None and other.name not in stay
+            if free and other.name in group.partners and not removed[other.atoms].any():
+                yield other.atoms[: int(share * other.size)]
 
 
 def _gone(coupling: Coupling, removed: Mask) -> int:

@@ -14,7 +14,8 @@ class Weightless(TorchFunctionMode):
     """Layers built under this have shapes and no weights.
 
     Only what layers allocate goes to the meta device: RegNet computes its widths with tensors, and
-    rotary frequencies are buffers.
+    rotary frequencies are buffers. Hugging Face asks an empty tensor where layers are put, and fills none that
+    are on meta.
     """
 
     def __torch_function__(
@@ -29,6 +30,7 @@ class Weightless(TorchFunctionMode):
             filled = kwargs.get("tensor", args[0] if args else None)
             if isinstance(filled, Tensor) and filled.is_meta:
                 return filled
-        if func is torch.empty and kwargs.get("device") is None:
+        asked = func is torch.tensor and len(args) == 1 and type(args[0]) is list and not args[0]
+        if (asked or func is torch.empty) and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
