@@ -233,6 +233,18 @@ def test_only_the_rows_of_q_and_k_are_scaled():
     assert result.plan.folds["qkv.weight"] == ((0, 32, pytest.approx(factor)),)
 
 
+def test_the_key_takes_it_where_the_query_shows():
+    """SAM's relative positions read q as well: of the product's two sides k is left."""
+
+    class Shown(QueryShown, Divided):
+        pass
+
+    result = surgeon.shrink(build(Shown), tokens(), ratio=0.5, measure=False)
+    assert result.way == "module", result.why
+    factor = pytest.approx((16 / 8) ** -0.5)
+    assert result.plan.folds == {"qkv.weight": ((16, 32, factor),), "qkv.bias": ((16, 32, factor),)}
+
+
 @pytest.mark.parametrize("room", [1, 2 << 30])
 def test_a_weight_with_a_factor_is_no_difference(room: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("surgeon.failure._ROOM", room)

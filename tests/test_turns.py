@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.errors import CheckFailed, SurgeonError
+from surgeon.trace.decided import decided
 from surgeon.trace.expensive import made_of_little
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.record import record, record_as
+from surgeon.trace.record import record, record_as, record_real
 
 Side = Callable[["Turning", Tensor], Tensor]
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -163,6 +164,30 @@ def test_a_number_that_the_code_alone_decides_is_no_turn():
     assert {type(f.number) for path in graph.turns for f in path} == {bool, float}
     assert not any(n.op == "aten.sigmoid.default" for n in graph.nodes)
     assert any(n.op == "aten.relu.default" for n in graph.nodes)
+
+
+class Buffered(nn.Module):
+    """Its padding is a tensor, and so is what it has seen."""
+
+    def __init__(self, *, saved: bool, writes: bool = False) -> None:
+        super().__init__()
+        self.a, self.writes = nn.Conv2d(3, 16, 1), writes
+        self.register_buffer("pad", torch.tensor(2), persistent=saved)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.writes:
+            self.pad.add_(1)
+        if x.shape[-1] <= int(self.pad):
+            x = x.sigmoid()
+        return self.a(x)
+
+
+def test_a_buffer_decides_where_it_may_be_loaded_or_is_written():
+    """What no state dict has is what the code made it: EnCodec's paddings."""
+    nets = [Buffered(saved=False), Buffered(saved=True), Buffered(saved=False, writes=True)]
+    graphs = [record_real(net.eval(), Inputs.of(X), "") for net in nets]
+    assert [len(decided(graph)) for graph in graphs] == [0, 1, 1]
+    assert [bool(graph.turns) for graph in graphs] == [False, True, True]
 
 
 class Chance(nn.Module):

@@ -9,6 +9,7 @@ one must be used up exactly by a scale that lacks it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -61,13 +62,22 @@ def _factors(graph: Graph, lacks: Lacking) -> dict[Value, Tensor]:
     """State tensor -> the factor of each of its rows, all of them used up by the scales."""
     written = [node.index for node in graph.nodes if node.writes]
     try:
-        once = written_once(graph, lacks.keys() & set(written))
-        return _used_up(once, _rows(once, lacks), lacks)
+        return _on_a_side(written_once(graph, lacks.keys() & set(written)), lacks)
     except Unfoldable:
         if lacks.keys() >= set(written):
             raise
-    once = written_once(graph, written)  # other writes lie on the way
-    return _used_up(once, _rows(once, lacks), lacks)
+    return _on_a_side(written_once(graph, written), lacks)  # other writes lie on the way
+
+
+def _on_a_side(graph: Graph, lacks: Lacking) -> dict[Value, Tensor]:
+    """The same, put into what comes first into a product of activations (queries), else, where something else reads that,
+    into what comes second."""
+    try:
+        return _used_up(graph, _rows(graph, lacks, 0), lacks)
+    except Unfoldable as error:
+        with suppress(Unfoldable):
+            return _used_up(graph, _rows(graph, lacks, 1), lacks)
+        raise error
 
 
 def _runs(factor: Tensor) -> list[tuple[int, int, float]]:
@@ -81,15 +91,15 @@ def _runs(factor: Tensor) -> list[tuple[int, int, float]]:
     return out
 
 
-def _rows(graph: Graph, lacks: Lacking) -> dict[Value, Tensor]:
-    """State tensor -> the factor of each of its rows, so that every scale gets what it lacks."""
+def _rows(graph: Graph, lacks: Lacking, side: int) -> dict[Value, Tensor]:
+    """State tensor -> the factor of each of its rows, so that every scale gets what it lacks. side: of products of activations."""
     makers: dict[Value, Node] = {}
     for node in graph.nodes:
         makers.update((v, node) for v in _made(node))
     found: dict[Value, Tensor] = {}
     for by in sorted(set(lacks.values())):
         alike = [graph.nodes[i] for i, factor in lacks.items() if factor == by]
-        for value, reached in _feeding(graph, makers, alike).items():
+        for value, reached in _feeding(graph, makers, alike, side).items():
             rows = found.setdefault(value, torch.ones(len(reached), dtype=torch.float64))
             if bool((rows[reached] != 1).any()):
                 raise Unfoldable(f"{value.state[0]} would need two factors")
@@ -101,9 +111,11 @@ def _made(node: Node) -> list[Value]:
     return [v for v in node.outputs if v is not None]
 
 
-def _feeding(graph: Graph, makers: _Makers, scales: Sequence[Node]) -> dict[Value, Tensor]:
+def _feeding(
+    graph: Graph, makers: _Makers, scales: Sequence[Node], side: int
+) -> dict[Value, Tensor]:
     """Parameters that scale the operands of `scales`, and which of their rows do."""
-    way, leaves = _way_back(graph, makers, scales)
+    way, leaves = _way_back(graph, makers, scales, side)
     marks: dict[Value, Tensor] = {}
     for scale in scales:
         operand = scale.args[0]
@@ -160,7 +172,7 @@ def _by_row(value: Value) -> _Leaf:
 
 
 def _way_back(
-    graph: Graph, makers: _Makers, scales: Sequence[Node]
+    graph: Graph, makers: _Makers, scales: Sequence[Node], side: int
 ) -> tuple[set[Node], list[_Leaf]]:
     """The nodes between scales and the nearest weights before them, and where these come in."""
     way: set[Node] = set()
@@ -179,7 +191,7 @@ def _way_back(
             leaves[_affine_leaf(graph, makers, node)] = None
         elif node not in way:
             way.add(node)
-            waiting += _before(graph, makers, node)
+            waiting += _before(graph, makers, node, side)
     return way, list(leaves)
 
 
@@ -201,10 +213,10 @@ def _affine_leaf(graph: Graph, makers: _Makers, node: Node) -> _Leaf:
     return _Leaf(out, a.out_dim, own)
 
 
-def _before(graph: Graph, makers: _Makers, node: Node) -> list[Value]:
+def _before(graph: Graph, makers: _Makers, node: Node, side: int) -> list[Value]:
     """Where the factor of a node's result can come from."""
     if _is_activations(graph, makers, node):
-        return node.inputs[:1]
+        return [node.inputs[side]]
     inputs = [v for v in node.inputs if v.constant is None]
     if packet_of(node) in ("aten.mul", "aten.div") and len(inputs) > 1:
         own = [v for v in inputs if _is_parameter(graph, makers, v)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -23,8 +24,7 @@ def decided(graph: Graph, start: int = 0) -> set[str]:
     nodes = graph.nodes[start:]
     if not any(node.op in _NAMES for node in nodes):
         return set()
-    state = (v for name, v in graph.state.items() if name not in graph.loose)
-    told = {*graph.given, *state}
+    told = {*graph.given, *_kept(graph)}
     made: dict[Value, Node] = {}
     found, left = set[str](), False
     for node in nodes:
@@ -43,6 +43,16 @@ def decided(graph: Graph, start: int = 0) -> set[str]:
         elif node.writes:
             _tell(told, made, node)  # what it writes to may be a view of what is read
     return found
+
+
+def _kept(graph: Graph) -> Iterator[Value]:
+    """State that decides: what may be loaded or trained, and what the forward writes to. A buffer that no state dict has is
+    otherwise what the code made it (a padding as a tensor)."""
+    saved = graph.parameters | graph.buffers
+    written = {v for node in graph.nodes if node.writes for v in node.inputs}
+    for name, value in graph.state.items():
+        if name in saved or (name not in graph.loose and value in written):
+            yield value
 
 
 def by_code(graph: Graph) -> set[str]:
