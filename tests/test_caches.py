@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_cli import quick  # noqa: F401  a fixture
 from torch import Tensor, nn
 
 import surgeon
@@ -95,6 +96,7 @@ def test_sizes_that_only_the_cached_code_reads_follow(tmp_path: Path):
         assert slim(x).shape == (2, 5, 3) and slim(x[:, :1]).shape == (2, 1, 3)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_default_call_that_no_longer_runs_is_said():
     model, x = Recurrent().eval(), torch.randn(2, 8)
     result = surgeon.shrink(model, x, 0.5, measure=False)

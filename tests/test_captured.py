@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from nets import draw
+from test_cli import quick  # noqa: F401  a fixture
 from torch import Tensor, nn
 
 import surgeon
@@ -76,6 +77,7 @@ def test_a_stored_program_refuses_another_batch_than_it_was_unrolled_for(tmp_pat
     assert own(draw(5, 3, 8, 8)).shape == (5, 2, 8, 8)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_batch_that_is_fixed_is_the_one_that_was_given(batch: int):
     x = draw(batch, 3, 8, 8)

@@ -1,13 +1,18 @@
 """Times by layer, after a limit was searched for: of the files that were measured, beside what was measured."""
 
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from surgeon.devices.local import Local
 from surgeon.measure import stand
 from surgeon.measure.latency import Budget
 from surgeon.measure.layers import shares
@@ -42,6 +47,23 @@ def test_layers_have_their_modules_and_modules_their_times(stood: stand.Stand):
     assert {"0", "2"} <= set(reading.times) and all(t > 0 for t in reading.times.values())
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner without processes of its own, each of which would import torch."""
+
+    def run(_device: Local, asked: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, path in files.items():
+                shutil.copyfile(path, Path(folder, name))
+            Path(folder, "job.json").write_text(json.dumps(asked))
+            return json.loads(json.dumps(job.do(Path(folder))))
+
+    monkeypatch.setattr(Local, "run", run)
+    monkeypatch.setattr(stand, "_WANT", ("profile",))  # of memory a process for each file tells
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # which the runner sets
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_runtime_that_tells_no_layers_is_measured_all_the_same(tmp_path: Path):
     one = Inputs.of(torch.zeros(1, 3, 8, 8))
     place = stand.Stand(net(16), one, Target(runtime="torch"), tmp_path, QUICK)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from reports import HOSTILE, document, hostile, small
+from test_cli import quick  # noqa: F401  a fixture
 from torch import nn
 
 from surgeon.cli.main import run
@@ -246,6 +247,7 @@ def net():
 """
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_commands_of_a_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(NET)
