@@ -1,6 +1,7 @@
 """Recurrent networks: the hidden axis is cut, the gates' is not, and nn.LSTM stays nn.LSTM."""
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,18 @@ def test_every_kind_of_layer_is_halved_and_proven(
         assert all(a < b for a, b in zip(tensor.shape, old.shape, strict=True)), name
 
 
+@cache
+def shrunk(name: str, ratio: float, scope: str) -> tuple[nn.Module, surgeon.Result]:
+    """The model and what comes of it, which tests only look at."""
+    model, inputs = made(name)
+    return model, surgeon.shrink(model, inputs, ratio, scope=scope, measure=False)
+
+
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
 @pytest.mark.parametrize("name", SMALL)
 def test_networks_are_cut_and_proven(name: str, ratio: float, scope: str) -> None:
-    model, inputs = made(name)
-    result = surgeon.shrink(model, inputs, ratio, scope=scope, measure=False)
+    model, result = shrunk(name, ratio, scope)
     size = sum(p.numel() for p in model.parameters())
     assert sum(p.numel() for p in result.model.parameters()) < size * (1.1 - ratio)
     assert result.check is not None
@@ -92,8 +99,8 @@ def test_networks_are_cut_and_proven(name: str, ratio: float, scope: str) -> Non
 @pytest.mark.parametrize("name", SMALL)
 def test_the_slim_network_trains(name: str) -> None:
     """One step moves every weight that had a gradient in the original; the LSTM holds no stale copies."""
-    model, inputs = made(name)
-    slim = surgeon.shrink(model, inputs, 0.5, measure=False).model.train()
+    _, inputs = made(name)
+    slim = copy.deepcopy(shrunk(name, 0.5, "local")[1].model).train()
     before = copy.deepcopy(slim.state_dict())
     optimizer = torch.optim.SGD(slim.parameters(), 0.1)
     slim(*inputs).square().mean().backward()
@@ -117,8 +124,8 @@ def test_packed_sequences_are_followed_to_the_layer_before_them() -> None:
 
 
 def test_the_slim_network_takes_other_lengths() -> None:
-    model, inputs = made("packed_classifier")
-    slim = surgeon.shrink(model, inputs, 0.5, measure=False).model
+    _, inputs = made("packed_classifier")
+    slim = shrunk("packed_classifier", 0.5, "local")[1].model
     assert slim(inputs[0][:, :5], torch.tensor([5, 1, 3])).shape == (3, 5)
 
 

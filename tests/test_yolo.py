@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,12 +23,18 @@ def made(name: str) -> tuple[nn.Module, Any]:
     return SMALL[name]()
 
 
+@cache
+def shrunk(name: str, ratio: float, scope: str) -> tuple[nn.Module, surgeon.Result]:
+    """The model and what comes of it, which tests only look at."""
+    model, inputs = made(name)
+    return model, surgeon.shrink(model, inputs, ratio, scope=scope, measure=False)
+
+
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
 @pytest.mark.parametrize("name", SMALL)
 def test_it_is_cut_and_proven(name: str, ratio: float, scope: str) -> None:
-    model, inputs = made(name)
-    result = surgeon.shrink(model, inputs, ratio, scope=scope, measure=False)
+    model, result = shrunk(name, ratio, scope)
     assert result.check is not None and result.check.dtype == "float64"
     size = sum(p.numel() for p in model.parameters())
     assert sum(p.numel() for p in result.model.parameters()) < size * (1.1 - ratio)
@@ -38,8 +45,8 @@ def test_it_is_cut_and_proven(name: str, ratio: float, scope: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_what_the_boxes_are_made_of_stays(name: str) -> None:
     """64 bins and 7 classes leave the network; the bins' own weights are no channels."""
-    model, inputs = made(name)
-    slim = surgeon.shrink(model, inputs, 0.5, measure=False).model
+    model, result = shrunk(name, 0.5, "local")
+    slim = result.model
     for conv in (*slim.detect.boxes, *slim.detect.scores):
         assert conv[-1].out_channels in (64, 7)
     assert torch.equal(slim.detect.mean.conv.weight.flatten(), torch.arange(16.0))
@@ -48,8 +55,8 @@ def test_what_the_boxes_are_made_of_stays(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_stage_and_head_is_narrower(name: str) -> None:
-    model, inputs = made(name)
-    slim = surgeon.shrink(model, inputs, 0.5, measure=False).model
+    model, result = shrunk(name, 0.5, "local")
+    slim = result.model
     whole = {n: m.out_channels for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     cut = {n: m.out_channels for n, m in slim.named_modules() if isinstance(m, nn.Conv2d)}
     kept = {n for n in whole if cut[n] == whole[n]}
@@ -60,8 +67,8 @@ def test_every_stage_and_head_is_narrower(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_it_trains_after_the_cut(name: str) -> None:
-    model, inputs = made(name)
-    slim = surgeon.shrink(model, inputs, 0.5, measure=False).model.train()
+    _, inputs = made(name)
+    slim = copy.deepcopy(shrunk(name, 0.5, "local")[1].model).train()
     before = copy.deepcopy(slim.state_dict())
     maps = slim(torch.cat([*inputs, *inputs]) * 2)
     sum(m.square().mean() for m in maps).backward()
