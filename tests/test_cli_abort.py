@@ -1,17 +1,22 @@
 """Ctrl-C at any moment and a full disk leave what was there, and nothing that is half written."""
 
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 import surgeon
-from surgeon.cli.main import run
+from surgeon.cli.main import main, run
 from surgeon.errors import BadInput
 from surgeon.report.folder import publish, staging
 
@@ -24,7 +29,9 @@ def net():
     layers = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.AdaptiveAvgPool2d(1)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 5))
 """
-SURGEON = [sys.executable, "-c", "from surgeon.cli.main import main; main()"]
+# processes that begin where the imports end: what the exporter takes is imported, and interrupted, in each
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["torch", "surgeon.shrink", "surgeon.cli.shrink", "surgeon.cli.tune"])
 SHRINK = ["shrink", "nets.py:net", "--ratio", "0.5", "-o", "out"]
 
 
@@ -41,22 +48,58 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in (found | folders).items() if "__pycache__" not in name}
 
 
+def command(args: list[str], size: int | None = None) -> None:
+    """`surgeon` with these arguments, which ends the process. size: a limit on that of files."""
+    if size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    sys.argv = ["surgeon", *args]
+    main()
+
+
+def _within(
+    environment: dict[str, str], said: Connection, call: Callable[..., None], given: tuple
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(said.fileno(), 2)
+    said.close()
+    call(*given)
+
+
+def begun(call: Callable[..., None], *given: object) -> tuple[BaseProcess, TextIO]:
+    """A call in a process of its own, in this folder and environment: the process, and its stderr."""
+    ours, theirs = FORKED.Pipe(duplex=False)
+    process = FORKED.Process(target=_within, args=(dict(os.environ), theirs, call, given))
+    process.start()
+    theirs.close()
+    return process, os.fdopen(os.dup(ours.fileno()))
+
+
+def ended(process: BaseProcess, stderr: TextIO) -> tuple[int, str]:
+    """The exit code, and what else was said."""
+    with stderr:
+        said = stderr.read()
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode, said
+
+
 def interrupted(
     moment: str, args: list[str], number: signal.Signals = signal.SIGINT
 ) -> tuple[int, str]:
     """Run a command and press Ctrl-C when this progress line appears: exit code and stderr."""
-    process = subprocess.Popen(
-        [*SURGEON, *args], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
+    process, stderr = begun(command, args)
     said = ""
-    for line in process.stderr:
+    for line in stderr:
         said += line
         if moment in line:
-            process.send_signal(number)
+            assert process.pid is not None
+            os.kill(process.pid, number)
             break
-    _, rest = process.communicate(timeout=60)
-    return process.returncode, said + rest
+    code, rest = ended(process, stderr)
+    return code, said + rest
 
 
 @pytest.mark.parametrize(
@@ -132,20 +175,14 @@ def test_ctrl_c_between_two_moves_waits(here: Path, monkeypatch: pytest.MonkeyPa
 # a full disk: a limit on the size of files fails in the same place and way
 
 
-def limited(size: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-
 @pytest.mark.parametrize("size", [1_000, 47_000])
 def test_a_full_disk_is_said_and_leaves_nothing(here: Path, size: int) -> None:
     before = everything(here)
-    done = subprocess.run(
-        [*SURGEON, *SHRINK], capture_output=True, text=True, check=False, preexec_fn=limited(size)
-    )
-    assert done.returncode == 2
-    assert "error: cannot write" in done.stderr
-    assert "hint: free some space" in done.stderr or "is the disk full" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, said = ended(*begun(command, SHRINK, size))
+    assert code == 2
+    assert "error: cannot write" in said
+    assert "hint: free some space" in said or "is the disk full" in said
+    assert "Traceback" not in said
     assert everything(here) == before
 
 
@@ -161,24 +198,27 @@ def test_a_full_disk_leaves_an_earlier_result(here: Path, monkeypatch: pytest.Mo
     assert everything(here) == before
 
 
+def save_on_a_full_disk(name: str) -> None:
+    """Shrink nets.py:net and write one file of it; what surgeon says of that goes to stderr."""
+    source = surgeon.open_model("nets.py:net")
+    done = surgeon.shrink(source.model, source.inputs, 0.5, check=False, measure=False)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    try:
+        if name == "slim.pth":
+            surgeon.save(done, name)
+        elif name == "slim.onnx":
+            surgeon.export_onnx(done.model, name, done.inputs)
+        else:
+            done.plan.save(name)
+    except BadInput as error:
+        print(error.message, file=sys.stderr)
+
+
 @pytest.mark.parametrize("save", ["slim.pth", "slim.onnx", "plan.json"])
 def test_the_api_on_a_full_disk(here: Path, save: str) -> None:
-    code = (
-        "import surgeon, torch, resource\n"
-        "source = surgeon.open_model('nets.py:net')\n"
-        "r = surgeon.shrink(source.model, source.inputs, 0.5, check=False, measure=False)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
-        f"save = {save!r}\n"
-        "try:\n"
-        "    if save == 'slim.pth': surgeon.save(r, save)\n"
-        "    elif save == 'slim.onnx': surgeon.export_onnx(r.model, save, r.inputs)\n"
-        "    else: r.plan.save(save)\n"
-        "except surgeon.BadInput as error:\n"
-        "    print(error.message)\n"
-    )
     before = everything(here)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "cannot write" in done.stdout
+    code, said = ended(*begun(save_on_a_full_disk, save))
+    assert code == 0 and "cannot write" in said
     assert everything(here) == before
 
 

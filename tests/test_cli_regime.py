@@ -2,12 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from test_cli_abort import interrupted
 from test_cli_tune import FACTORY
 from test_tune import X, digits, net, same
 from torch.utils.data import TensorDataset
@@ -17,7 +18,6 @@ from surgeon import Tuning
 from surgeon.cli.main import run
 
 torch.set_num_threads(1)
-SURGEON = [sys.executable, "-c", "from surgeon.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,18 @@ def training(place: Path, *more: str) -> tuple[str, ...]:
     return ("--ratio", "0.5", "--steps", "3", *data, *how, *more)
 
 
-def test_files_of_a_shrink_in_steps(place, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert run(told(place, out, *training(place, "--json"))) == 0
-    said = json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """Shrunk in three steps by one process; what it said on stdout is in `said.json` beside it."""
+    out = place / "whole"
+    with redirect_stdout(StringIO()) as said:
+        assert run(told(place, out, *training(place, "--json"))) == 0
+    (place / "said.json").write_text(said.getvalue())
+    return out
+
+
+def test_files_of_a_shrink_in_steps(place, whole, tmp_path, capsys):
+    out, said = whole, json.loads((place / "said.json").read_text())
     assert [s["step"] for s in said["steps"]] == [1, 2, 3]
     assert said["request"]["tune"] == 2
     assert {p.name for p in out.iterdir()} == {
@@ -74,22 +82,16 @@ def test_the_summary_says_each_step(place, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("moment", ["step 2 of 3: tune", "step 3 of 3: cut"])
-def test_a_shrink_that_was_killed_goes_on(place, tmp_path, moment):
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    assert run(told(place, whole, *training(place, "--quiet"))) == 0
-    args = [*SURGEON, *told(place, out, *training(place))]
-    process = subprocess.Popen(args, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if moment in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate(timeout=60)
+def test_a_shrink_that_was_killed_goes_on(place, whole, tmp_path, capsys, moment):
+    out = tmp_path / "out"
+    args = told(place, out, *training(place))
+    assert interrupted(moment, args, signal.SIGKILL)[0] == -signal.SIGKILL
     assert not (out / "slim.pth").exists()
     assert (out / "unfinished" / "steps.pt").exists()
-    second = subprocess.run(args, capture_output=True, text=True, timeout=200, check=True)
-    assert "went on after step" in second.stderr
-    assert "step 1 of 3" not in second.stderr
+    assert run(args) == 0
+    said = capsys.readouterr().err
+    assert "went on after step" in said
+    assert "step 1 of 3" not in said
     assert not (out / "unfinished").exists()
     one, other = (surgeon.load(f / "slim.pth", model=net()) for f in (out, whole))
     assert same(one, other)
@@ -97,18 +99,9 @@ def test_a_shrink_that_was_killed_goes_on(place, tmp_path, moment):
 
 def test_ctrl_c_leaves_no_slim_file_and_says_how_to_go_on(place, tmp_path):
     out = tmp_path / "out"
-    args = [*SURGEON, *told(place, out, *training(place))]
-    process = subprocess.Popen(args, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert process.stderr is not None
-    said = ""
-    for line in process.stderr:
-        said += line
-        if "step 2 of 3: tune" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command goes on after the last step or epoch" in said + rest
+    code, said = interrupted("step 2 of 3: tune", told(place, out, *training(place)))
+    assert code == 130
+    assert "the same command goes on after the last step or epoch" in said
     assert [p.name for p in out.iterdir()] == ["unfinished"]
 
 

@@ -1,15 +1,13 @@
 """`surgeon tune`: from a slim.pth and arrays to a tuned slim.pth that loads, and is checked for what it is."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from test_cli_abort import begun, command, ended
 from test_tune import X, digits, net, same
 from torch.utils.data import TensorDataset
 
@@ -98,13 +96,11 @@ def test_the_structure_of_a_tuned_network_is_checked(place):
 def test_killed_and_begun_again(place, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(told(place, whole, "--epochs", "12")) == 0
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "surgeon", *told(place, killed, "--epochs", "12")]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
-    while not (killed / "tune-state.pt").exists() and process.poll() is None:
+    process, stderr = begun(command, told(place, killed, "--epochs", "12"))
+    while not (killed / "tune-state.pt").exists() and process.is_alive():
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert ended(process, stderr)[0] == -signal.SIGKILL
     assert (killed / "tune-state.pt").exists()
     assert not (killed / "slim.pth").exists()
     assert run(told(place, killed, "--epochs", "12")) == 0
