@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
-from nets import NETS, Case, tensors
+from programs import read_back, same
 from torch import Tensor, fx, nn
 
 from surgeon.errors import BadInput
@@ -19,50 +18,7 @@ from surgeon.trace.program import Held, Program, to_program
 
 torch.set_num_threads(1)
 
-# how often and on what these run their layers depends on the data: torch.export refuses them
-PROGRAMS = {n: c for n, c in NETS.items() if n not in {"routed_examples", "as_often_as_needed"}}
-each = pytest.mark.parametrize("case", PROGRAMS.values(), ids=PROGRAMS.keys())
 Doc = dict[str, Any]
-
-
-def read_back(program: Program) -> Program:
-    text = json.dumps(encode(program), allow_nan=False)
-    return decode(json.loads(text), {n: t.clone() for n, t in program.tensors().items()})
-
-
-def same(a: object, b: object) -> bool:
-    pairs = zip(tensors(a), tensors(b), strict=True)
-    return all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in pairs)
-
-
-def seeded(module: nn.Module, *inputs: Tensor) -> object:
-    torch.manual_seed(3)
-    return module(*inputs)
-
-
-@each
-def test_every_net_comes_back(case: Case):
-    program, inputs = to_program(case.build(), case.inputs()), case.inputs()
-    again = read_back(program)
-    assert list(again.state_dict()) == list(program.state_dict())
-    assert (again.notes, again.dynamic_batch) == (program.notes, program.dynamic_batch)
-    assert again.sizes == program.sizes
-    assert again.ties() == program.ties()
-    assert encode(again) == encode(program)
-    assert same(again(*inputs), program(*inputs))
-    assert same(seeded(again.train(), *inputs), seeded(program.train(), *inputs))
-    assert same(list(again.state_dict().values()), list(program.state_dict().values()))
-    assert encode(again) == encode(again.eval())  # a document does not depend on the mode
-
-
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "swin_t"])
-def test_torchvision(name: str):
-    model = getattr(torchvision.models, name)(weights=None).eval()
-    program = to_program(model, (torch.randn(2, 3, 64, 64),))
-    again = read_back(program)
-    for size in (1, 3):
-        x = torch.randn(size, 3, 64, 64)
-        assert same(again(x), program(x))
 
 
 def test_what_is_read_back_trains():

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
-from nets import NETS, Case, tensors
+from programs import difference, seeded
 from torch import Tensor, nn
 
 import surgeon
@@ -16,26 +15,6 @@ from surgeon.errors import BadInput
 from surgeon.trace.program import Program, from_exported, to_program
 
 torch.set_num_threads(1)
-
-# how often and on what these run their layers depends on the data: torch.export refuses them
-PROGRAMS = {n: c for n, c in NETS.items() if n not in {"routed_examples", "as_often_as_needed"}}
-each = pytest.mark.parametrize("case", PROGRAMS.values(), ids=PROGRAMS.keys())
-
-
-def difference(ours: object, theirs: object) -> float:
-    """The largest difference relative to the range of `theirs`."""
-    pairs = list(zip(tensors(ours), tensors(theirs), strict=True))
-    assert pairs
-    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-20)).item() for a, b in pairs)
-
-
-def of_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
-    return tuple(x.repeat(size, *[1] * (x.dim() - 1))[:size] for x in inputs)
-
-
-def seeded(module: nn.Module, *inputs: Tensor) -> Tensor:
-    torch.manual_seed(3)
-    return module(*inputs)
 
 
 class Small(nn.Module):
@@ -66,36 +45,6 @@ class Tied(nn.Module):
 
 IMAGE = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 6]])
-
-
-@each
-def test_outputs_and_names_are_the_models(case: Case):
-    model, inputs = case.build(), case.inputs()
-    program = to_program(model, inputs)
-    assert list(program.state_dict()) == list(model.state_dict())
-    compared = 0
-    for size in (1, 2, 5) if program.dynamic_batch else (len(inputs[0]),):
-        given = of_batch(inputs, size)
-        try:
-            want = model(*given)
-        except IndexError:  # it compares one example with another
-            continue
-        assert difference(program(*given), want) < 1e-6
-        compared += 1
-    assert compared
-
-
-@pytest.mark.parametrize(
-    "name", ["mobilenet_v3_small", "squeezenet1_0", "shufflenet_v2_x0_5", "swin_t"]
-)
-def test_torchvision(name: str):
-    model = getattr(torchvision.models, name)(weights=None).eval()
-    program = to_program(model, (torch.randn(1, 3, 64, 64),))
-    assert program.dynamic_batch
-    assert program.notes == ("captured with these sizes (* is any): input 0 [*, 3, 64, 64]",)
-    for size in (1, 3):
-        x = torch.randn(size, 3, 64, 64)
-        assert difference(program(x), model(x)) < 1e-6
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
