@@ -102,15 +102,20 @@ def net():
 Go = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with nets.py and its weights in net.pth."""
-    monkeypatch.chdir(tmp_path)
+def moved_to(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Go to a working folder with nets.py and its weights in net.pth."""
+    patch.chdir(folder)
     Path("nets.py").write_text(NETS)
     scope: dict = {}
     exec(NETS, scope)
     torch.save(scope["net"]()[0].state_dict(), "net.pth")
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with nets.py and its weights in net.pth."""
+    return moved_to(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -125,12 +130,17 @@ def go(here: Path, capsys: pytest.CaptureFixture[str]) -> Go:
     return go
 
 
+def hurried(patch: pytest.MonkeyPatch) -> None:
+    """Timing takes a moment."""
+    small = Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.2)
+    patch.setattr(bench, "Budget", lambda **_: small)
+    patch.setattr(contest, "Budget", lambda **_: small)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timing that takes a moment."""
-    small = Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.2)
-    monkeypatch.setattr(bench, "Budget", lambda **_: small)
-    monkeypatch.setattr(contest, "Budget", lambda **_: small)
+    hurried(monkeypatch)
 
 
 NET = ("net.pth", "--arch", "nets.py:net")

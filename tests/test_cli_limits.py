@@ -3,45 +3,76 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_cli import NET, Go, files, go, here, quick  # noqa: F401  fixtures
+from test_cli import NET, Go, files, go, here, hurried, moved_to, quick  # noqa: F401  fixtures
 
+from surgeon.cli import parse
+from surgeon.cli.main import run
 from surgeon.measure.latency import Budget
 from surgeon.pipeline import limited, proposed
+from surgeon.report import files as written
 from surgeon.report.sweep import best
 
 pytestmark = pytest.mark.usefixtures("quick", "short")
 
 
+def shortened(patch: pytest.MonkeyPatch) -> None:
+    """Rounds take a moment."""
+    small = Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.3)
+    patch.setattr(limited, "_BUDGET", small)
+    patch.setattr(limited, "_BESIDE", small)
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds that take a moment."""
-    small = Budget(warmup_runs=1, warmup_s=0, min_runs=6, min_s=0, max_s=0.3)
-    monkeypatch.setattr(limited, "_BUDGET", small)
-    monkeypatch.setattr(limited, "_BESIDE", small)
+    shortened(monkeypatch)
 
 
-def test_a_limit_on_the_size_of_the_file(go: Go):  # noqa: F811
-    code, out, _ = go("shrink", *NET, "--max-size", "0.6x", "--round-to", "1", "--json")
-    report = json.loads(out)
-    assert code == 0 and report["request"]["max_size"] == "0.6x"
+def once(folder: Path, patch: pytest.MonkeyPatch, *args: str) -> tuple[str, str]:
+    """Go there and run a command, which several tests look at: its stdout and stderr."""
+    moved_to(folder, patch)
+    hurried(patch)
+    shortened(patch)
+    np.save("some.npy", np.random.default_rng(0).random((6, 3, 8, 8), np.float32))
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = run(list(args))
+    assert code == 0, err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Shrunk to a size: the folder, and what was said on the screen."""
+    folder = tmp_path_factory.mktemp("sized")
+    with pytest.MonkeyPatch.context() as patch:
+        asked = ("shrink", *NET, "--max-size", "0.6x", "--round-to", "1")
+        return folder / "net-slim", once(folder, patch, *asked)[0]
+
+
+def test_a_limit_on_the_size_of_the_file(sized: tuple[Path, str]):
+    folder, _ = sized
+    report = json.loads((folder / "report.json").read_text())
+    assert report["request"]["max_size"] == "0.6x"
     found = report["limited"]
     assert found["target"] == {"device": "local", "runtime": "ort", "threads": 1}
     share = found["reached"]["measured"]["size"]["share"]["value"]
     assert share <= 0.6 and found["reached"]["met"] and 1 <= len(found["rounds"]) <= 6
     before, after = (report["measured"][k]["onnx_bytes"] for k in ("before", "after"))
     assert after / before == pytest.approx(share)
-    assert Path("net-slim/slim.onnx").stat().st_size == pytest.approx(after, rel=0.02)
-    assert (
-        json.loads(Path("net-slim/plan.json").read_text())["request"]["target"] == found["target"]
-    )
+    assert (folder / "slim.onnx").stat().st_size == pytest.approx(after, rel=0.02)
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["request"]["target"] == found["target"]
 
 
-def test_what_was_reached_is_shown(go: Go):  # noqa: F811
-    code, out, _ = go("shrink", *NET, "--max-size", "0.6x", "--round-to", "1")
-    assert code == 0 and "size: asked 0.6x, reached 0." in out and "measured round" in out
+def test_what_was_reached_is_shown(sized: tuple[Path, str]):
+    _, out = sized
+    assert "size: asked 0.6x, reached 0." in out and "measured round" in out
 
 
 @pytest.mark.parametrize(
@@ -65,7 +96,8 @@ def test_limits_that_cannot_be(go: Go, args: tuple[str, ...], code: int, said: s
 
 
 def test_a_limit_in_numbers_is_one_in_every_file(go: Go):  # noqa: F811
-    code, out, _ = go("shrink", *NET, "--max-flops", "0.6x", "--no-measure", "--json", "-o", "rel")
+    counted = ("--max-flops", "0.6x", "--no-measure", "--no-onnx")
+    code, out, _ = go("shrink", *NET, *counted, "--json", "-o", "rel")
     whole = json.loads(out)["measured"]["before"]["flops"]
     code, out, err = go(
         "shrink", *NET, "--max-flops", f"{0.6 * whole / 1e6:.6f}M", "--no-onnx", "--json"
@@ -82,7 +114,7 @@ def test_what_is_counted_holds_beside_what_is_measured(go: Go):  # noqa: F811
     assert code == 3 and "max_flops" in err.replace("-", "_"), err
     assert not Path("net-slim").exists()
     met_already = ("--max-flops", "0.5x", "--max-latency", "100s", "--round-to", "1")
-    code, out, err = go("shrink", *NET, *met_already, "--json")
+    code, out, err = go("shrink", *NET, *met_already, "--no-onnx", "--json")
     assert code == 0, err
     measured = json.loads(out)["measured"]
     assert measured["after"]["flops"] <= 0.5 * measured["before"]["flops"]
@@ -92,53 +124,56 @@ def test_a_sensitivity_says_how_much_of_each_group_a_measured_limit_takes(
     go: Go,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ):
-    import numpy as np
-
     np.save("some.npy", np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
     asked = ("sensitivity", *NET, "--data", "some.npy", "-o", "s.json", "--ratios", "0.5,0.9")
     assert go(*asked)[0] == 0
     used, shares = [], proposed.shares
     monkeypatch.setattr(proposed, "shares", lambda *given: used.append(shares(*given)) or used[-1])
     any_width = ("--round-to", "1")  # whatever this processor's kernels like
-    limit = ("--max-size", "0.6x", *any_width)
+    limit = ("--max-size", "0.6x", *any_width, "--no-onnx")
     code, out, err = go("shrink", *NET, *limit, "--sensitivity", "s.json", "--json")
     assert code == 0, err
     assert used and json.loads(out)["request"]["sensitivity"]
 
 
-def test_a_sweep_cuts_to_each_limit_and_writes_a_page(go: Go):  # noqa: F811
-    code, out, err = go("sweep", *NET, "--max-params", "0.8x..0.4x", "--points", "3", "--json")
-    found = json.loads(out)
-    assert code == 0, err
-    assert [r["limit"] for r in found["rows"]] == ["0.8x", "0.6x", "0.4x"]
-    assert {"slim.pth", "slim.onnx", "plan.json", "report.html"} <= files("net-sweep/0.6x")
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, list[list[str]]]:
+    """A sweep of two limits: its folder, what it told as JSON, and the notes each time that it was written."""
+    folder, notes, kept = tmp_path_factory.mktemp("swept"), list[list[str]](), written.write_sweep
+
+    def noted(found: dict, out: Path) -> None:
+        notes.append(found["notes"])
+        kept(found, out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(written, "write_sweep", noted)
+        limits = ("--max-params", "0.8x..0.4x", "--points", "2", "--eval-data", "some.npy")
+        out, _ = once(folder, patch, "sweep", *NET, *limits, "--json")
+    return folder / "net-sweep", json.loads(out), notes
+
+
+def test_a_range_is_of_points_that_are_as_far_apart():
+    assert parse.limits("0.8x..0.4x", "--max-params", 3) == ["0.8x", "0.6x", "0.4x"]
+
+
+def test_a_sweep_cuts_to_each_limit_and_writes_a_page(swept: tuple[Path, dict, list[list[str]]]):
+    folder, found, _ = swept
+    assert [r["limit"] for r in found["rows"]] == ["0.8x", "0.4x"]
+    assert {"slim.pth", "slim.onnx", "plan.json", "report.html"} <= files(str(folder / "0.4x"))
     whole = found["dense"]["params"]
-    for row, limit in zip(found["rows"], (0.8, 0.6, 0.4), strict=True):
+    for row, limit in zip(found["rows"], (0.8, 0.4), strict=True):
         assert row["params"] <= limit * whole and row["ratio"] is not None
-    assert json.loads(Path("net-sweep/sweep.json").read_text())["rows"] == found["rows"]
-    assert "0.6x" in Path("net-sweep/sweep.html").read_text()
+    assert json.loads((folder / "sweep.json").read_text())["rows"] == found["rows"]
+    assert "0.4x" in (folder / "sweep.html").read_text()
     # so small a network may be timed slower than the original: then no cut is worth taking
     faster = any(row["ratio"]["value"] < 1 for row in found["rows"])
     assert (best(found) is not None) == faster
 
 
 def test_a_sweep_says_how_far_it_is_and_what_its_quality_is_of(
-    go: Go,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    swept: tuple[Path, dict, list[list[str]]],
 ):
-    import numpy as np
-
-    from surgeon.report import files as written
-
-    np.save("some.npy", np.random.default_rng(0).random((6, 3, 8, 8), np.float32))
-    notes: list[list[str]] = []
-    kept = written.write_sweep
-    monkeypatch.setattr(
-        written, "write_sweep", lambda found, out: (notes.append(found["notes"]), kept(found, out))
-    )
-    code, _, err = go("sweep", *NET, "--max-params", "0.8x,0.6x", "--eval-data", "some.npy")
-    assert code == 0, err
-    first, last = notes
+    first, last = swept[2]
     assert "unfinished: 1 of 2 limits so far" in first
     assert not any("unfinished" in note for note in last)
     assert "quality is of 6 examples (held out from the cut)" in last
