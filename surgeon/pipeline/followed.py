@@ -239,4 +239,7 @@ def _without(traced: Traced, error: NotFollowed, groups: _Found) -> Traced | Non
     note = f"{why}, at {at.where}, so this stays whole: {few}"
     if own is not None and not own.always:
         note += "; as a program it can be cut, too (--program)"
-    return replace(traced, coupling=coupling, notes=(*traced.notes, note))
+    notes = [*traced.notes, note]
+    if own is None:
+        notes.append(f"not as a program either: {error.refusal.message.splitlines()[0]}")
+    return replace(traced, coupling=coupling, notes=(*dict.fromkeys(notes),))
