@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from surgeon.errors import BadInput
 from surgeon.export import relative_error
 from surgeon.measure import Budget
 from surgeon.measure.bench import Entry, made, race, timed
+from surgeon.measure.facts import Facts
 from surgeon.measure.readers import READ_ONNX, READERS
 from surgeon.measure.runtime import TorchRunner
 from surgeon.measure.target import Target
@@ -82,20 +85,55 @@ def named() -> tuple[nn.Module, Any]:
     return Named().eval(), {"y": torch.randn(2, 6), "x": torch.randn(2, 4), "scale": 0.5}
 
 
-def worst(model: nn.Module, inputs: Any, name: str, folder: Path) -> float:
-    """The largest difference from PyTorch, relative to the output's range."""
-    path = made(model, inputs, Target(runtime=name), folder / "net.any")
-    told = timed({"net": path}, inputs, Target(runtime=name), QUICK, ("outputs",)).facts["net"]
-    assert told.precision == RUNTIMES[name].precision
-    assert told.outputs is not None
-    want = TorchRunner(model, inputs).outputs()
-    assert len(told.outputs) == len(want)
-    return max(relative_error(g, w) for g, w in zip(told.outputs, want, strict=True))
-
-
+CASES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
+    "one": residual,
+    "batch": lambda: residual(3),
+    "keywords": named,
+}
 SPARED = [
     name for name in RUNTIMES if name != "torch-compile"
 ]  # which compiles for ten seconds: once is enough
+
+File = Callable[..., Path]
+Told = Callable[[str], Mapping[str, Facts]]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> File:
+    """A case's file for a runtime, made once for all that read the same."""
+
+    @cache
+    def file(_make: object, name: str, case: str) -> Path:
+        folder = tmp_path_factory.mktemp("made")
+        return made(*CASES[case](), Target(runtime=name), folder / "net.any")
+
+    def asked(name: str, case: str = "one") -> Path:
+        make = RUNTIMES[installed(name)].make
+        return file(make, next(n for n in RUNTIMES if RUNTIMES[n].make is make), case)
+
+    return asked
+
+
+@pytest.fixture(scope="module")
+def told(file: File) -> Told:
+    """What one process says of all cases in a runtime."""
+
+    @cache
+    def told(name: str) -> Mapping[str, Facts]:
+        cases = CASES if name in SPARED else ("one",)
+        entries = {case: Entry(file(name, case), CASES[case]()[1], name) for case in cases}
+        return race(entries, budget=QUICK, want=("outputs",)).facts
+
+    return told
+
+
+def worst(case: str, name: str, told: Facts) -> float:
+    """The largest difference from PyTorch, relative to the output's range."""
+    assert told.precision == RUNTIMES[name].precision
+    assert told.outputs is not None
+    want = TorchRunner(*CASES[case]()).outputs()
+    assert len(told.outputs) == len(want)
+    return max(relative_error(g, w) for g, w in zip(told.outputs, want, strict=True))
 
 
 def test_every_runtime_has_an_engine_and_a_line_in_each_table() -> None:
@@ -110,8 +148,8 @@ def test_every_runtime_has_an_engine_and_a_line_in_each_table() -> None:
 
 @pytest.mark.parametrize("name", RUNTIMES)
 class TestEach:
-    def test_gives_the_numbers_of_pytorch_in_float32(self, name: str, tmp_path: Path) -> None:
-        assert worst(*residual(), installed(name), tmp_path) < 1e-5
+    def test_gives_the_numbers_of_pytorch_in_float32(self, name: str, told: Told) -> None:
+        assert worst("one", name, told(installed(name))["one"]) < 1e-5
 
     def test_what_makes_its_files_is_named_where_it_lacks(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,11 +162,11 @@ class TestEach:
 
 @pytest.mark.parametrize("name", SPARED)
 class TestMost:
-    def test_takes_a_batch(self, name: str, tmp_path: Path) -> None:
-        assert worst(*residual(3), installed(name), tmp_path) < 1e-5
+    def test_takes_a_batch(self, name: str, told: Told) -> None:
+        assert worst("batch", name, told(installed(name))["batch"]) < 1e-5
 
-    def test_takes_keywords_and_gives_several(self, name: str, tmp_path: Path) -> None:
-        assert worst(*named(), installed(name), tmp_path) < 1e-5
+    def test_takes_keywords_and_gives_several(self, name: str, told: Told) -> None:
+        assert worst("keywords", name, told(installed(name))["keywords"]) < 1e-5
 
     def test_a_broken_file_is_named(self, name: str, tmp_path: Path) -> None:
         installed(name)
@@ -137,11 +175,10 @@ class TestMost:
         with pytest.raises(BadInput, match=rf"cannot load net\{RUNTIMES[name].suffix}"):
             timed({"net": path}, residual()[1], Target(runtime=name), QUICK)
 
-    def test_other_inputs_are_refused(self, name: str, tmp_path: Path) -> None:
-        model, x = residual()
-        path = made(model, x, Target(runtime=installed(name)), tmp_path / "net")
+    def test_other_inputs_are_refused(self, name: str, file: File) -> None:
+        x = residual()[1]
         with pytest.raises(BadInput, match=r"1 inputs.*2 were given"):
-            timed({"net": path}, (x, x), Target(runtime=name), QUICK)
+            timed({"net": file(name)}, (x, x), Target(runtime=name), QUICK)
 
 
 @pytest.mark.parametrize("name", ["torch", "ncnn", "executorch"])
@@ -183,10 +220,13 @@ def test_an_op_that_ncnn_has_not_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ort", "openvino"])
-def test_layers_are_timed_by_the_runtime_itself(name: str, tmp_path: Path) -> None:
-    model, x = residual()
-    path = made(model, x, Target(runtime=installed(name)), tmp_path / "net")
-    found = timed({"net": path}, x, Target(runtime=name), QUICK, ("profile",)).facts["net"].profile
+def test_layers_are_timed_by_the_runtime_itself(name: str, file: File) -> None:
+    x = residual()[1]
+    found = (
+        timed({"net": file(name)}, x, Target(runtime=name), QUICK, ("profile",))
+        .facts["net"]
+        .profile
+    )
     assert found
     assert {"Conv", "Convolution"} & {layer["op"] for layer in found}
     assert all(layer["s"] >= 0 for layer in found)
@@ -208,18 +248,17 @@ def test_what_runs_a_file_is_needed_where_it_is_run(
     assert "[openvino]" in str(caught.value.hint)
 
 
-def test_several_run_in_one_race(tmp_path: Path) -> None:
-    model, x = residual()
+def test_several_run_in_one_race(file: File) -> None:
+    x = residual()[1]
     names = [
         n for n in ("ort", "openvino", "torch") if importlib.util.find_spec(engines.PACKAGES[n][0])
     ]
-    files = {n: made(model, x, Target(runtime=n), tmp_path / n) for n in names}
-    found = race({n: Entry(path, x, n) for n, path in files.items()}, budget=QUICK)
+    found = race({n: Entry(file(n), x, n) for n in names}, budget=QUICK)
     assert {name: facts.runtime for name, facts in found.facts.items()} == {n: n for n in names}
     assert set(found.ratios) == set(names[1:])
 
 
-def test_telemetry_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_telemetry_is_off(file: File, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO's Python package sends an event at every import, through a package of its own."""
     installed("openvino")
     (tmp_path / "openvino_telemetry").mkdir()
@@ -227,5 +266,7 @@ def test_telemetry_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         f"open({str(tmp_path / 'sent')!r}, 'w').close()"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    assert worst(*residual(), "openvino", tmp_path) < 1e-5
+    target, x = Target(runtime="openvino"), residual()[1]
+    found = timed({"net": file("openvino")}, x, target, QUICK, ("outputs",)).facts["net"]
+    assert worst("one", "openvino", found) < 1e-5
     assert not (tmp_path / "sent").exists()
