@@ -29,7 +29,7 @@ def test_two_conv(pictures: Path) -> None:
 
 
 def test_resnet_cifar(pictures: Path) -> None:
-    lab = resnet_cifar.Lab(pictures, samples=40, epochs=1)
+    lab = resnet_cifar.Lab(pictures, samples=20, epochs=1)
     torch.manual_seed(0)
     short = Budget(warmup_s=0.01, min_runs=3, min_s=0.01, max_s=0.1)
     rows = resnet_cifar.run(resnet(8).eval(), lab, (0.5,), short)

@@ -203,7 +203,8 @@ def test_the_work_of_a_width_is_what_it_takes_to_run():
     assert [here.worked("linear", n) for n in (3, 13, 17)] == [4, 16, 32]
 
 
-def test_real_layers_are_timed_where_a_runtime_reads_onnx():
+def test_real_layers_are_timed_where_a_runtime_reads_onnx(monkeypatch):
+    monkeypatch.setattr(widths, "_BUDGET", replace(widths._BUDGET, min_runs=3))  # of each of 76
     found = widths.times(Target())
     assert set(found) == set(RATES_OF) and all(set(t) == set(PROBED) for t in found.values())
     assert all(s > 0 for t in found.values() for s in t.values())
@@ -523,13 +524,14 @@ def test_out_of_reach_names_the_groups_that_were_kept(timed_by):
 def short(monkeypatch):
     """Rounds that take a moment."""
     for name in ("_BUDGET", "_BESIDE"):
-        monkeypatch.setattr(limited, name, Budget(min_s=0.3, max_s=3.0))
+        brief = Budget(warmup_runs=2, warmup_s=0.1, min_s=0.2, max_s=1.0)
+        monkeypatch.setattr(limited, name, brief)
 
 
 def test_on_this_machine_with_the_real_runtime(short):
     """A network whose latency is its multiply-adds: half of the time is reached and proven."""
     torch.manual_seed(0)
-    model, x = Plain(96).eval(), torch.randn(1, 3, 48, 48)
+    model, x = Plain(96).eval(), torch.randn(1, 3, 24, 24)
     done = surgeon.shrink(model, x, max_latency="0.6x", round_to=16)
     share = done.limited.best.reading.shares["latency"]
     assert share.high <= 0.6 and done.check is not None
@@ -538,7 +540,7 @@ def test_on_this_machine_with_the_real_runtime(short):
 
 
 def test_memory_and_size_are_met_on_the_real_file(short):
-    model, x = Plain(96).eval(), torch.randn(1, 3, 48, 48)
+    model, x = Plain(96).eval(), torch.randn(1, 3, 8, 8)
     done = surgeon.shrink(model, x, max_size="0.5x", round_to=4)
     share = done.limited.best.reading.shares["size"].value
     assert 0.9 * 0.5 <= share <= 0.5
