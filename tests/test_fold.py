@@ -151,7 +151,7 @@ class NoPrefix(Attention):
 
 
 class QueryShown(Attention):
-    """q is also part of the result: scaling its rows would show."""
+    """q is also part of the result: scaling its rows would show, and the key makes up for both."""
 
     def body(self, x: Tensor) -> Tensor:
         q, k, v = self.split(x)
@@ -202,7 +202,14 @@ def test_the_factor_goes_into_the_weights(net: type[nn.Module]):
     assert result.plan.folds
 
 
-@pytest.mark.parametrize("net", [QueryShown, SeenInPlace, KeyIsValue], ids=lambda c: c.__name__)
+class BothShown(QueryShown):
+    """And so is k."""
+
+    def body(self, x: Tensor) -> Tensor:
+        return super().body(x) + self.proj(self.split(x)[1].transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("net", [BothShown, SeenInPlace, KeyIsValue], ids=lambda c: c.__name__)
 def test_where_no_weight_can_take_it_the_program_does(net: type[nn.Module]):
     result = surgeon.shrink(build(net), tokens(), ratio=0.5, measure=False, program=True)
     assert result.way == "program"
@@ -233,13 +240,20 @@ def test_only_the_rows_of_q_and_k_are_scaled():
     assert result.plan.folds["qkv.weight"] == ((0, 32, pytest.approx(factor)),)
 
 
-def test_the_key_takes_it_where_the_query_shows():
-    """SAM's relative positions read q as well: of the product's two sides k is left."""
+class ShownDivided(QueryShown, Divided):
+    pass
 
-    class Shown(QueryShown, Divided):
-        pass
 
-    result = surgeon.shrink(build(Shown), tokens(), ratio=0.5, measure=False)
+class ShownFromShape(QueryShown, FromShape):
+    pass
+
+
+@pytest.mark.parametrize(
+    "net", [QueryShown, ShownDivided, ShownFromShape], ids=lambda c: c.__name__
+)
+def test_the_key_takes_it_where_the_query_shows(net: type[nn.Module]):
+    """Another op reads q (SAM's relative positions): of the product's two sides k is left."""
+    result = surgeon.shrink(build(net), tokens(), ratio=0.5, measure=False)
     assert result.way == "module", result.why
     factor = pytest.approx((16 / 8) ** -0.5)
     assert result.plan.folds == {"qkv.weight": ((16, 32, factor),), "qkv.bias": ((16, 32, factor),)}

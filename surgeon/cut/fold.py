@@ -9,8 +9,8 @@ one must be used up exactly by a scale that lacks it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ from surgeon.plan import Folds, Keep
 from surgeon.trace.tensors import named_state
 
 _Makers = Mapping[Value, Node]
+# what takes a factor: what is before its scale, and there of a product of activations the first operand (queries) or the second
+# (keys); or the second operand of the product that reads what is scaled
+_Side = Literal["first", "second", "beyond"]
 
 
 def fold(slim: nn.Module, sizes: Sizes, keep: Keep, lacks: Lacking) -> Folds:
@@ -70,14 +73,14 @@ def _factors(graph: Graph, lacks: Lacking) -> dict[Value, Tensor]:
 
 
 def _on_a_side(graph: Graph, lacks: Lacking) -> dict[Value, Tensor]:
-    """The same, put into what comes first into a product of activations (queries), else, where something else reads that,
-    into what comes second."""
-    try:
-        return _used_up(graph, _rows(graph, lacks, 0), lacks)
-    except Unfoldable as error:
-        with suppress(Unfoldable):
-            return _used_up(graph, _rows(graph, lacks, 1), lacks)
-        raise error
+    """The same, by the first side that takes it: another op may read the queries, so that only the keys are left."""
+    refused: list[Unfoldable] = []
+    for side in get_args(_Side):
+        try:
+            return _used_up(graph, _rows(graph, lacks, side), lacks)
+        except Unfoldable as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def _runs(factor: Tensor) -> list[tuple[int, int, float]]:
@@ -91,14 +94,15 @@ def _runs(factor: Tensor) -> list[tuple[int, int, float]]:
     return out
 
 
-def _rows(graph: Graph, lacks: Lacking, side: int) -> dict[Value, Tensor]:
-    """State tensor -> the factor of each of its rows, so that every scale gets what it lacks. side: of products of activations."""
+def _rows(graph: Graph, lacks: Lacking, side: _Side) -> dict[Value, Tensor]:
+    """State tensor -> the factor of each of its rows, so that every scale gets what it lacks."""
     makers: dict[Value, Node] = {}
     for node in graph.nodes:
         makers.update((v, node) for v in _made(node))
     found: dict[Value, Tensor] = {}
-    for by in sorted(set(lacks.values())):
-        alike = [graph.nodes[i] for i, factor in lacks.items() if factor == by]
+    needs = _needs(graph, makers, lacks, side)
+    for by in sorted(set(needs.values())):
+        alike = [value for value, factor in needs.items() if factor == by]
         for value, reached in _feeding(graph, makers, alike, side).items():
             rows = found.setdefault(value, torch.ones(len(reached), dtype=torch.float64))
             if bool((rows[reached] != 1).any()):
@@ -107,19 +111,44 @@ def _rows(graph: Graph, lacks: Lacking, side: int) -> dict[Value, Tensor]:
     return found
 
 
+def _needs(graph: Graph, makers: _Makers, lacks: Lacking, side: _Side) -> dict[Value, float]:
+    """Value -> the factor that the weights behind it are to give it: what its scale lacks, or, where a product is to make up for
+    both of its operands, what the scales of both do."""
+    needs: dict[Value, float] = {}
+    for i, by in lacks.items():
+        scale = graph.nodes[i]
+        if side == "beyond":
+            value = _beside(graph, makers, scale)
+            needs[value] = needs.get(value, 1.0) * by
+        elif needs.setdefault(scale.args[0], by) != by:
+            raise Unfoldable(f"two scales would need two factors, at {scale.where}")
+    return needs
+
+
+def _beside(graph: Graph, makers: _Makers, scale: Node) -> Value:
+    """The second operand of the product that alone reads what is scaled."""
+    value: Value | None = scale.outputs[0]
+    while value is not None:
+        readers = [n for n in graph.nodes if value in n.inputs]
+        if len(readers) != 1 or value in graph.outputs:
+            break
+        if _is_activations(graph, makers, readers[0]):
+            return readers[0].inputs[1]
+        alone = carries(readers[0]) and len(readers[0].inputs) == 1
+        value = readers[0].outputs[0] if alone else None
+    raise Unfoldable(f"no product alone reads what is scaled, at {scale.where}")
+
+
 def _made(node: Node) -> list[Value]:
     return [v for v in node.outputs if v is not None]
 
 
 def _feeding(
-    graph: Graph, makers: _Makers, scales: Sequence[Node], side: int
+    graph: Graph, makers: _Makers, scaled: Sequence[Value], side: _Side
 ) -> dict[Value, Tensor]:
-    """Parameters that scale the operands of `scales`, and which of their rows do."""
-    way, leaves = _way_back(graph, makers, scales, side)
-    marks: dict[Value, Tensor] = {}
-    for scale in scales:
-        operand = scale.args[0]
-        marks[operand] = torch.ones([1] * len(operand.shape), dtype=torch.bool)
+    """Parameters that scale these values, and which of their rows do."""
+    way, leaves = _way_back(graph, makers, scaled, side)
+    marks = {v: torch.ones([1] * len(v.shape), dtype=torch.bool) for v in scaled}
     for node in sorted(way, key=lambda n: -n.index):
         for value, mask in back(node, marks).items():
             marks[value] = narrow(marks[value] | mask) if value in marks else mask
@@ -172,12 +201,12 @@ def _by_row(value: Value) -> _Leaf:
 
 
 def _way_back(
-    graph: Graph, makers: _Makers, scales: Sequence[Node], side: int
+    graph: Graph, makers: _Makers, scaled: Sequence[Value], side: _Side
 ) -> tuple[set[Node], list[_Leaf]]:
-    """The nodes between scales and the nearest weights before them, and where these come in."""
+    """The nodes between values and the nearest weights before them, and where these come in."""
     way: set[Node] = set()
     leaves: dict[_Leaf, None] = {}
-    waiting = [scale.args[0] for scale in scales]
+    waiting = [*scaled]
     while waiting:
         value = waiting.pop()
         node = makers.get(value)
@@ -213,10 +242,10 @@ def _affine_leaf(graph: Graph, makers: _Makers, node: Node) -> _Leaf:
     return _Leaf(out, a.out_dim, own)
 
 
-def _before(graph: Graph, makers: _Makers, node: Node, side: int) -> list[Value]:
+def _before(graph: Graph, makers: _Makers, node: Node, side: _Side) -> list[Value]:
     """Where the factor of a node's result can come from."""
     if _is_activations(graph, makers, node):
-        return [node.inputs[side]]
+        return [node.inputs[side == "second"]]
     inputs = [v for v in node.inputs if v.constant is None]
     if packet_of(node) in ("aten.mul", "aten.div") and len(inputs) > 1:
         own = [v for v in inputs if _is_parameter(graph, makers, v)]
