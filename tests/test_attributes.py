@@ -103,3 +103,36 @@ def test_what_is_compared_follows_and_its_like_is_left():
     result = surgeon.shrink(Compared(), draw(4, 16), 0.5, round_to=1, measure=False)
     assert result.way == "module" and result.check is not None
     assert (result.model.block.width, result.model.known) == (8, 16)
+
+
+class Block(nn.Module):
+    """Says how wide its state is, which it never reads itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state, self.epochs = 12, 12
+        self.layer = nn.Linear(12, 12)
+
+    def forward(self, state: Tensor, x: Tensor) -> Tensor:
+        return self.layer(state).tanh() + x.mean(1, keepdim=True)
+
+
+class Above(nn.Module):
+    """The width of one part is its block's, the other part is what is left (RAFT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.block, self.out = nn.Linear(6, 32), Block(), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        state, rest = torch.split(x, [self.block.state, x.shape[1] - self.block.state], 1)
+        return self.out(self.block(state.relu(), rest.relu()))
+
+
+def test_what_a_modules_forward_reads_of_its_child():
+    result = surgeon.shrink(Above(), X, 0.5, round_to=1, measure=False)
+    assert result.way == "module" and result.check is not None
+    assert (result.model.block.state, result.model.block.epochs) == (6, 12)
+    assert result.model.stem.out_features == 16

@@ -133,6 +133,21 @@ class Scaled(nn.Module):
         return self.out(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
+class Correlated(nn.Module):
+    """The product of two positions' features is divided by a tensor that the code makes of their width (RAFT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.features = nn.Linear(6, 200), nn.Linear(200, 12)
+        self.free, self.out = nn.Linear(7, 200), nn.Linear(200, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.features(self.stem(x).relu())
+        near = f @ f.mT / torch.sqrt(torch.tensor(f.shape[-1]))
+        return self.out(self.free(near).relu())
+
+
 class Lines(nn.Module):
     """Six small layers, each of whose widths a line of its own writes down, beside a large one."""
 
@@ -223,6 +238,13 @@ def test_heads_are_counted_where_they_go_instead_of_what_stays():
     assert result.way == "module"
     assert all(name.endswith(":head_dim") for name in whole(result))
     assert kept(result) == {"qk:heads": 2}
+
+
+def test_what_a_tensor_of_a_width_scales_is_what_stays():
+    """Not all that the module holds, though the tensor itself was made of nothing that is cut."""
+    result = surgeon.shrink(Correlated(), draw(2, 7, 6), 0.5, round_to=1, measure=False)
+    assert result.way == "module" and {n.partition(":")[0] for n in whole(result)} == {"features"}
+    assert kept(result) == {"stem": 100, "free": 100}
 
 
 def test_there_are_as_many_rounds_as_there_are_small_lines():

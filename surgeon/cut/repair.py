@@ -49,7 +49,8 @@ def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> boo
     """Set size attributes of `slim` to what the cut makes of them; whether its forward fits then.
 
     came: None where the forward fits, else the node that it came to (-1: not known). First those that ops were given
-    as arguments, then also those that are extents of the tensors the module works on (`self.dim - self.part`), then
+    as arguments, then also those that are extents of the tensors the module works on (`self.dim - self.part`), then those of
+    its children, which its forward may read (`self.block.dim`), then
     without those that keep it from getting further, then each kind alone, and those of each class: such as the forward
     read before it ended. What it also fits without is put back, so that a number that happens to be equal (epochs=64) is left alone.
     """
@@ -57,10 +58,11 @@ def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> boo
     extents = [_wanted(sizes, _extents, own) for own in (True, False)]
     asked = list(_candidates(slim, given))
     every = list(_candidates(slim, [*given, *extents]))
+    below = list(_candidates(slim, [*given, *extents], from_above=given[0]))
     search = _Search(slim, sizes.coupling.graph, came)
-    if any(search.fits(changes) for changes in (asked, every)):
+    if any(search.fits(changes) for changes in (asked, every, below)):
         return True
-    if any(search.narrowed(changes) for changes in (asked, every)):
+    if any(search.narrowed(changes) for changes in (asked, every, below)):
         return True
     read = set[Kind]().union(*(t.read for t in search.tried))
     return any(
@@ -186,12 +188,17 @@ def _wanted(
     return wanted
 
 
-def _candidates(slim: nn.Module, said: list[_Wanted]) -> Iterator[Change]:
-    """Attributes to set. said: the most telling first; who says two things of a size says nothing of it."""
+def _candidates(
+    slim: nn.Module, said: list[_Wanted], from_above: _Wanted | None = None
+) -> Iterator[Change]:
+    """Attributes to set. said: the most telling first; who says two things of a size says nothing of it. from_above: what is said of
+    the module that holds one counts least."""
     for path, module in slim.named_modules():
         if type(module).__module__.startswith("torch.nn"):
             continue
         found: dict[int, set[int]] = {}
+        if from_above and path:
+            found |= from_above.get(path.rpartition(".")[0], {})
         for wanted in reversed(said):
             found |= wanted.get(path, {})
         yield from _of(module, {old: new for old, (new, *more) in found.items() if not more})

@@ -141,7 +141,7 @@ def _in_the_way(traced: Traced, at: int, removed: NDArray[np.bool_]) -> Iterator
     coupling, nodes = traced.coupling, traced.graph.nodes
     line = [node for node in _alike(nodes, nodes[at]) if node.index >= at]
     yield _cut_at(coupling, ((n, n) for n in line), removed)
-    for pair in _before(nodes, nodes[at]):
+    for pair in _before(nodes, _reader(nodes, nodes[at])):
         yield _cut_at(coupling, [pair], removed)
     inside = _cut_at(coupling, _inside(nodes, line), removed)
     yield _only_theirs(inside)
@@ -190,6 +190,18 @@ def _only_theirs(groups: _Found) -> _Found:
         for name, (group, node) in groups.items()
         if all(m.state.startswith(f"{node.module}.") for m in group.members)
     }
+
+
+def _reader(nodes: list[Node], at: Node) -> Node:
+    """The op that a number which the code makes a tensor of goes to (a scale made of a width): the first that reads other values,
+    too. Any other op is its own."""
+    made = {*at.inputs, *(v for v in at.outputs if v)}
+    for node in nodes[at.index + 1 :] if all(v.constant is not None for v in at.inputs) else ():
+        if not made.isdisjoint(node.inputs):
+            if not made.issuperset(node.inputs):
+                return node
+            made.update(v for v in node.outputs if v)
+    return at
 
 
 def _before(nodes: list[Node], at: Node) -> Iterator[tuple[Node, Node]]:
