@@ -65,6 +65,36 @@ FOUND = {
             channel=4,
         ),
     ),
+    "heads that a doubted module would have cut to one, and head_dim goes instead": (
+        Recipe(
+            (Form("words", (6,)),),
+            (
+                Step("embedding", (0,), (3, "embedding", None)),
+                Step(
+                    "transformer_block",
+                    (1,),
+                    (
+                        2,
+                        2,
+                        2,
+                        "softmax",
+                        "causal",
+                        "separate",
+                        "rest",
+                        True,
+                        7,
+                        10,
+                        True,
+                        "LayerNorm",
+                    ),
+                ),
+            ),
+            gives="dict",
+            batch=3,
+            state="eval",
+        ),
+        Ask("ratio", ratio=0.3, scope="local", criterion="l2", by="filter", which=1, channel=2),
+    ),
     "heads cut to one in an einsum that torch makes of other ops then": (
         Recipe(
             (Form("vector", (10,)),),

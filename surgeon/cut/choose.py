@@ -35,7 +35,8 @@ class Cut:
 
     `way` is 'module' or 'program', `why` says why not the first, and `at` at which node of the original's graph, where one can be
     named. `folds` is what the plan must say of
-    factors put into weights. Where it is not `certain`, only the oracle can tell that it is right.
+    factors put into weights. Where it is not `certain`, only the oracle can tell that it is right; `doubt` says what is known to run
+    otherwise than planned.
     `notes` say what the user should know of the copy.
     """
 
@@ -46,6 +47,7 @@ class Cut:
     certain: bool = True
     notes: tuple[str, ...] = ()
     at: int | None = None
+    doubt: str | None = None
 
 
 class Spared(BadInput):
@@ -113,7 +115,7 @@ def _cut(
         return replace(as_program(model, inputs, plan, found.why), at=found.at)
     except SurgeonError as error:
         if not found.certain:  # numbers can tell
-            return replace(done, certain=False)
+            return replace(done, certain=False, doubt=found.why, at=found.at)
         slim = Attempt(done.model, inputs, Sizes(coupling, removed_by(coupling, plan)))
         error.hint = slim.written(found.at) or error.hint
         if isinstance(error, NotFollowed):

@@ -60,9 +60,7 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
             raise
         why = f"its own forward computes something else: {error.message.splitlines()[0]}"
         if traced.own is not None:
-            at = first_unlike(done, traced.inputs, traced.coupling, plan, error.path)
-            apart = NotFollowed(why, plan, Spared(), at)
-            apart.disproved = error
+            apart = _astray(traced, done, plan, error, why)
             if spared(traced, apart):
                 raise apart from error
         try:
@@ -79,6 +77,17 @@ def checked(model: nn.Module, traced: Traced, done: Cut, plan: Plan) -> tuple[Cu
     if done.way == "module":
         refuse_wrong_training(traced, plan)
     return done, proof
+
+
+def _astray(traced: Traced, done: Cut, plan: Plan, error: CheckFailed, why: str) -> NotFollowed:
+    """Where a module that the oracle found wrong went astray: where that was doubted before, or else, as only the oracle told,
+    at the first op that strictly differs."""
+    if done.doubt is not None:
+        return NotFollowed(done.doubt, plan, Spared(), done.at)
+    at = first_unlike(done, traced.inputs, traced.coupling, plan, error.path)
+    apart = NotFollowed(why, plan, Spared(), at)
+    apart.disproved = error
+    return apart
 
 
 _WRONG = (
