@@ -194,6 +194,7 @@ def test_torch_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = made(model, x, Target(runtime="torch"), tmp_path / "net")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it here, too
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     timed({"net": path}, x, Target(runtime="torch"), QUICK, ("first",))
     assert list((tmp_path / "temporary").iterdir()) == []
