@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surgeon.data.pictures import Fitted
 from surgeon.data.samples import Batch, Change, DataOptions
 from surgeon.data.shape import Pair, paired
 from surgeon.errors import BadInput
@@ -43,6 +42,8 @@ class Arrays:
         self.about: dict[str, Any] = {}
         self.pictures = _pixels(self._inputs, like)
         if self.pictures:
+            from surgeon.data.pictures import Fitted  # torchvision is half of what imports take
+
             self._fitted = Fitted(like, options)
             self._inputs = Inputs((_channels_first(tensors[0], self._fitted.channels, name),))
             self.notes, self.about = self._fitted.notes, self._fitted.about

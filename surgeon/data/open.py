@@ -7,7 +7,6 @@ from typing import Any
 
 from surgeon.data.arrays import SUFFIXES, open_arrays
 from surgeon.data.loader import open_given, open_loader
-from surgeon.data.pictures import Pictures
 from surgeon.data.samples import DataOptions, Examples, Samples
 from surgeon.data.tree import open_tree
 from surgeon.errors import BadInput
@@ -43,6 +42,8 @@ def open_examples(ref: Any, like: Any, options: DataOptions) -> Examples:
         return open_loader(Path(path), function, like, options)
     tree = open_tree(ref)
     if tree is not None:
+        from surgeon.data.pictures import Pictures  # torchvision is half of what imports take
+
         return Pictures(tree, like, options)
     if not Path(ref).exists():
         raise BadInput(f"{ref}: no such data", _FORMS)

@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_CACHE = functools._lru_cache_wrapper
 _HOLDERS = (tuple, list, dict)  # what a function may return tensors in
 _DEEP = 3  # of them, one in another
 _RUNS = 32  # each forgets one cache at least
@@ -54,7 +55,7 @@ def nothing_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        for cache in filter(_is_cache, gc.get_objects()):
+        for cache in [x for x in gc.get_objects() if type(x) is _CACHE]:
             if any(map(_is_unreal, _within(cache))):
                 cache.cache_clear()
 
@@ -69,7 +70,7 @@ def _within(cache: Any) -> Iterator[Any]:
 
 def _is_cache(found: Any) -> bool:
     """By its type: some objects answer isinstance with code of their own."""
-    return type(found) is functools._lru_cache_wrapper
+    return type(found) is _CACHE
 
 
 def _is_unreal(found: Any) -> bool:
