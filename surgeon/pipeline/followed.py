@@ -120,8 +120,8 @@ def held(traced: Traced, error: NotFollowed, gone: Collection[str] = frozenset()
     where one of them is `gone`, or where no group would be left.
 
     A line of code stands in the way wherever else it runs behind: every node counts that is this one of the line, but for those
-    that the forward went by. Where the plan cuts nothing there, what its operands were made of counts (a scale on a sum), or else (a size was read elsewhere) the modules that
-    run it: what they alone hold, or all that they do.
+    that the forward went by. Where the plan cuts nothing there, what its operands were made of counts (a scale on a sum), or
+    else (a size was read elsewhere) the modules that run it: what they alone hold, or all that they do.
     """
     if error.at is None:
         return None

@@ -57,11 +57,11 @@ class Own:
 def _instead(coupling: Coupling, removed: Mask, groups: Sequence[Group]) -> Iterator[Ids]:
     """What the next plan takes of the other factor of products (heads) where these groups are the one that was cut (head_dim)."""
     stay = {group.name for group in groups}
+    by_name = {group.name: group for group in coupling.groups}
     for group in groups:
         share = removed[group.atoms].mean()
-        for other in coupling.groups:
-            free = other.why_not is None and other.name not in stay
-            if free and other.name in group.partners and not removed[other.atoms].any():
+        for other in (by_name[name] for name in group.partners if name not in stay):
+            if other.why_not is None and not removed[other.atoms].any():
                 yield other.atoms[: int(share * other.size)]
 
 
