@@ -268,7 +268,7 @@ def test_the_real_pictures():
 
 
 def test_only_pictures_load_torchvision():
-    """Half of what imports take, for every command, goes to it."""
+    """It takes long, and every command would wait for it."""
     code = "import sys, surgeon; surgeon.shrink; print('torchvision' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

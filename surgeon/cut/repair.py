@@ -51,7 +51,8 @@ def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> boo
     came: None where the forward fits, else the node that it came to (-1: not known). First those that ops were given
     as arguments, then also those that are extents of the tensors the module works on (`self.dim - self.part`), then those of
     its children, which its forward may read (`self.block.dim`), then without those that keep it from getting further, then
-    each kind alone, and those of each class: such as the forward read before it ended. What it also fits without is put back, so that a number that happens to be equal (epochs=64) is left alone.
+    each kind alone, and those of each class: such as the forward read before it ended. What it also fits without is put
+    back, so that a number that happens to be equal (epochs=64) is left alone.
     """
     given = [_wanted(sizes, pairs, own) for pairs in (_changes, _factors) for own in (True, False)]
     extents = [_wanted(sizes, _extents, own) for own in (True, False)]

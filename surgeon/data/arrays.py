@@ -42,7 +42,7 @@ class Arrays:
         self.about: dict[str, Any] = {}
         self.pictures = _pixels(self._inputs, like)
         if self.pictures:
-            from surgeon.data.pictures import Fitted  # torchvision is half of what imports take
+            from surgeon.data.pictures import Fitted  # torchvision takes long to import
 
             self._fitted = Fitted(like, options)
             self._inputs = Inputs((_channels_first(tensors[0], self._fitted.channels, name),))

@@ -42,7 +42,7 @@ def open_examples(ref: Any, like: Any, options: DataOptions) -> Examples:
         return open_loader(Path(path), function, like, options)
     tree = open_tree(ref)
     if tree is not None:
-        from surgeon.data.pictures import Pictures  # torchvision is half of what imports take
+        from surgeon.data.pictures import Pictures  # torchvision takes long to import
 
         return Pictures(tree, like, options)
     if not Path(ref).exists():
