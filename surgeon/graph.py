@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+_SEEING = frozenset({"data_dependent_output", "dynamic_output_shape"})  # torch's tags of ops
+_MASKS = frozenset({"b1", "u8"})
+
 
 @dataclass(eq=False, slots=True)
 class Value:
@@ -64,6 +67,15 @@ class Node:
         """Whether it changes a tensor, which others may be views of."""
         schema = getattr(self.target, "_schema", None)
         return schema is not None and schema.is_mutable
+
+    @property
+    def sees(self) -> bool:
+        """Whether it tells Python a number of its data, makes as many elements as they say, or hands them to other code."""
+        if self.target is None:
+            return True
+        if self.op == "aten.index.Tensor":  # torch says so of all of them, and means those by masks
+            return any(v.dtype in _MASKS for v in self.inputs[1:])
+        return any(tag.name in _SEEING for tag in getattr(self.target, "tags", ()))
 
     @property
     def owners(self) -> Iterator[str]:
@@ -139,6 +151,7 @@ class Graph:
     turns: tuple[Path, ...] = ()  # numbers that led to some of these, in order
     dead_ends: tuple[Path, ...] = ()  # numbers with which the forward fails
     reads: Path = ()  # the truths and real numbers that the run on the inputs as given read, where data decide them
+    listed: bool = False  # whether Python got numbers of the data as a list
     notes: tuple[str, ...] = ()
     training: int | None = None
 
@@ -151,6 +164,11 @@ class Graph:
     def run(self) -> list[Node]:
         """The nodes of one forward, on the inputs as given."""
         return self.nodes if self.own is None else self.nodes[: self.own]
+
+    @property
+    def blind(self) -> bool:
+        """Whether no number of the data decides which ops the forward runs, on which sizes: another run would be the same ops."""
+        return self.on_meta or not (self.listed or any(node.sees for node in self.run))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

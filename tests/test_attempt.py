@@ -27,9 +27,9 @@ class Positive(nn.Module):
         return y[y > 0]
 
 
-def attempt() -> Attempt:
+def attempt(net: type[nn.Module] = Positive) -> Attempt:
     torch.manual_seed(0)
-    model, x = Positive().eval(), torch.randn(16, 6)
+    model, x = net().eval(), torch.randn(16, 6)
     plan = surgeon.propose(model, x, ratio=0.5).plan
     coupling = couple(record(model, x))
     sizes = Sizes(coupling, removed_by(coupling, plan))
@@ -44,6 +44,47 @@ def test_what_the_data_decide_is_let_pass_and_not_certain():
 
 def test_strictly_another_number_of_results_is_a_misfit():
     assert attempt().misfit(strict=True) is not None
+
+
+class Written(nn.Module):
+    """A width of its code that a cut leaves as it is, and what comes behind it."""
+
+    ran = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.wide(x).view(-1, 8)
+        Written.ran += 1
+        return self.narrow(y.view(len(x), -1))
+
+
+class Data(Written):
+    """The same, and it reads a number of its data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.sum().item()
+
+
+def test_a_trial_ends_where_it_differs():
+    tried = attempt(Written)
+    graph = tried.sizes.coupling.graph
+    ran = Written.ran
+    came = tried.came()
+    assert came is not None and graph.nodes[came].op == "aten.view.default"
+    assert Written.ran == ran
+    misfit = tried.misfit()
+    assert misfit is not None and misfit.at == came
+    assert Written.ran == ran + 1
+
+
+def test_where_data_decide_a_trial_goes_on():
+    tried = attempt(Data)
+    ran = Written.ran
+    assert tried.came() is not None
+    assert Written.ran > ran
 
 
 class Signs(nn.Module):

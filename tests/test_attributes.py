@@ -136,3 +136,36 @@ def test_what_a_modules_forward_reads_of_its_child():
     assert result.way == "module" and result.check is not None
     assert (result.model.block.state, result.model.block.epochs) == (6, 12)
     assert result.model.stem.out_features == 16
+
+
+class Angles(nn.Module):
+    """A table beside the network, which a method gives: its forward is never run (rotary embeddings of DINOv3 in timm)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim, self.epochs = dim, dim
+        self.register_buffer("periods", torch.rand(dim // 2) + 1, persistent=False)
+
+    def table(self, places: int) -> Tensor:
+        assert self.periods.numel() == self.dim // 2
+        angles = torch.arange(places)[:, None] / self.periods
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class Turned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tables = nn.ModuleDict({"angles": Angles(16)})
+        self.stem, self.out = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.out((x * self.tables["angles"].table(x.shape[1])).tanh())
+
+
+def test_what_a_method_of_a_module_reads():
+    result = surgeon.shrink(Turned(), draw(2, 5, 6), 0.5, round_to=1, measure=False)
+    assert result.way == "module" and result.check is not None
+    angles = result.model.tables["angles"]
+    assert (angles.dim, angles.epochs, len(angles.periods)) == (8, 16, 4)

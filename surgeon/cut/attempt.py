@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-from surgeon.cut.fits import Misfit, asks_otherwise, first_off, misfit, narrowed_to_one, written
+from surgeon.cut.fits import (
+    Misfit,
+    Off,
+    asks_otherwise,
+    first_off,
+    following,
+    misfit,
+    narrowed_to_one,
+    written,
+)
 from surgeon.cut.lacking import Lacking, lacking, stable
 from surgeon.cut.sizes import Sizes
 from surgeon.cut.stray import stray
@@ -34,38 +44,49 @@ class Attempt:
     disproved: bool = False  # whether the oracle said that it is wrong
     furthest: Misfit | None = None
 
-    def misfit(self, *, strict: bool = False) -> Misfit | None:
+    def misfit(self, *, strict: bool = False, brief: bool = False) -> Misfit | None:
         """Where the forward is not the planned one; scales that follow a width are let pass.
 
-        strict: op by op even where ops depend on the data, so that what fits is certain.
+        strict: op by op even where ops depend on the data, so that what fits is certain. brief: what comes behind the first op that
+        is not the planned one is not run, where ops tell.
         """
-        found = self._misfit(strict=strict)
-        if found is not None and found.at is not None:
-            before = self.furthest.at if self.furthest else None
-            self.furthest = found if before is None or found.at > before else self.furthest
+        original = self.sizes.coupling.graph
+        tell = (strict or original.blind) and not (original.turns or self.paths)
+        try:
+            found = self._misfit(
+                strict, following(original, self.sizes) if brief and tell else None
+            )
+        except Off as error:
+            found = error.misfit
+        return found and self._further(found)
+
+    def _further(self, found: Misfit) -> Misfit:
+        before = self.furthest.at if self.furthest else None
+        if found.at is not None and (before is None or found.at > before):
+            self.furthest = found
         return found
 
     def came(self) -> int | None:
         """The original's node that the forward came to; None where it is the planned one, -1 where no node can be named."""
-        found = self.misfit()
+        found = self.misfit(brief=True)
         return None if found is None else -1 if found.at is None else found.at
 
-    def _misfit(self, *, strict: bool) -> Misfit | None:
+    def _misfit(self, strict: bool, look: Callable[[Node], None] | None) -> Misfit | None:
         original = self.sizes.coupling.graph
         try:
-            after = self._record(self.inputs)
+            after = self._record(self.inputs, look=look)
         except Stopped as error:
             failure = error.message.split("\n")[0].removeprefix(FAILS)
             why = f"its own forward fails on the cut tensors: {failure}"
             return Misfit(why, at=self._stopped_at(error.ran))
         lacks = lacking(original, after)
-        if lacks and not original.on_meta:
+        if lacks and not original.blind:
             lacks = self._stable(lacks, after)
         found = misfit(original, after, self.sizes, frozenset(lacks))
         fits = found is None and not original.turns
         self.certain = fits and not asks_otherwise(original, after, self.sizes)
         others = original.turns or self.paths
-        if others if found is None else not (strict or original.on_meta):
+        if others if found is None else not (strict or original.blind):
             found = self._astray(after)
         if found is None and self.disproved:
             found = self._unlike(after)
@@ -113,10 +134,12 @@ class Attempt:
         except BadInput:  # where it takes no other data, all of them may be the data's
             return {}
 
-    def _record(self, inputs: Inputs, *, turns: bool = True) -> Graph:
+    def _record(
+        self, inputs: Inputs, *, turns: bool = True, look: Callable[[Node], None] | None = None
+    ) -> Graph:
         original = self.sizes.coupling.graph
         along = (*original.turns, *self.paths) if turns else ()
-        return record_as(self.slim, inputs, replace(original, turns=along))
+        return record_as(self.slim, inputs, replace(original, turns=along), look)
 
 
 def _behind(original: Graph, ran: Graph) -> int | None:

@@ -48,7 +48,7 @@ def configure(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
         computed = _filled(fresh, slim) or _otherwise(fresh, slim, sizes.coupling)
         if computed:
             return f"a fresh {name} computes another {computed}"
-        differs = Attempt(fresh, inputs, sizes).misfit(strict=True)
+        differs = Attempt(fresh, inputs, sizes).misfit(strict=True, brief=True)
         if differs is None:
             _become(slim, fresh)
             return None

@@ -7,6 +7,7 @@ planned shapes, with exactly the size and position arguments that the algebra sa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,31 @@ def first_off(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
             return old.index
     rest = original.run[len(slim.run) :]
     return rest[0].index if rest else None
+
+
+class Off(BaseException):
+    """An op of a trial is not the planned one, and nobody needs what comes behind it. No Exception: a forward that catches these
+    goes on."""
+
+    def __init__(self, misfit: Misfit) -> None:
+        super().__init__(misfit.why)
+        self.misfit = misfit
+
+
+def following(original: Graph, sizes: Sizes) -> Callable[[Node], None]:
+    """What looks at each op of a cut model's forward as it runs, and raises Off at the one where `first_off` would find it."""
+    used, free = _used(original), asked(original)
+    run = original.run
+
+    def look(new: Node) -> None:
+        if new.index >= len(run):
+            return
+        old = run[new.index]
+        why = _differs(old, new, sizes, (used, old.index in free or lack(old, new) is not None))
+        if why:
+            raise Off(Misfit(f"{why}, at {old.where}", at=old.index))
+
+    return look
 
 
 def _used(graph: Graph) -> set[Value]:
@@ -158,9 +184,17 @@ def _in_a_row(value: Value) -> bool:
 
 def wanted(old: Node, sizes: Sizes) -> Call:
     """The planned call of a node on the cut tensors."""
-    x = next(iter(old.inputs), None)
-    outputs = tuple(v for v in old.outputs if v is not None)
-    return resize(Call(old.op, old.args, old.kwargs, x, outputs, (old,)), sizes)
+    known = sizes.planned.get(old)
+    if known is None:
+        known = sizes.planned[old] = resize(written_down(old), sizes)
+    return known
+
+
+def written_down(node: Node) -> Call:
+    """The recorded call of a node."""
+    outputs = tuple(v for v in node.outputs if v is not None)
+    x = next(iter(node.inputs), None)
+    return Call(node.op, node.args, node.kwargs, x, outputs, (node,))
 
 
 def _differs(old: Node, new: Node, sizes: Sizes, known: tuple[set[Value], bool]) -> str | None:

@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from surgeon.axes import size_of
+from surgeon.cut.fits import wanted, written_down
 from surgeon.cut.reads import Kind, reads
-from surgeon.cut.resize import resize
 from surgeon.cut.sizes import Call, Sizes
 from surgeon.graph import Graph, Node
 from surgeon.trace.called import CalledAs
@@ -50,19 +50,20 @@ def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> boo
 
     came: None where the forward fits, else the node that it came to (-1: not known). First those that ops were given
     as arguments, then also those that are extents of the tensors the module works on (`self.dim - self.part`), then those of
-    its children, which its forward may read (`self.block.dim`), then without those that keep it from getting further, then
-    each kind alone, and those of each class: such as the forward read before it ended. What it also fits without is put
+    its children, which its forward may read (`self.block.dim`), then those of all that it holds, whose methods it may call
+    (`self.rope.table()`), then without those that keep it from getting further, then each kind alone, and those of each class: such as the forward read before it ended. What it also fits without is put
     back, so that a number that happens to be equal (epochs=64) is left alone.
     """
     given = [_wanted(sizes, pairs, own) for pairs in (_changes, _factors) for own in (True, False)]
     extents = [_wanted(sizes, _extents, own) for own in (True, False)]
     asked = list(_candidates(slim, given))
     every = list(_candidates(slim, [*given, *extents]))
-    below = list(_candidates(slim, [*given, *extents], from_above=given[0]))
+    below = list(_candidates(slim, [*given, *extents], _from_above(slim, given[0], deep=False)))
+    within = list(_candidates(slim, [*given, *extents], _from_above(slim, extents[0], deep=True)))
     search = _Search(slim, sizes.coupling.graph, came)
-    if any(search.fits(changes) for changes in (asked, every, below)):
+    if any(search.fits(changes) for changes in (asked, every, below, within)):
         return True
-    if any(search.narrowed(changes) for changes in (asked, every, below)):
+    if any(search.narrowed(changes) for changes in (asked, every, below, within)):
         return True
     read = set[Kind]().union(*(t.read for t in search.tried))
     return any(
@@ -188,19 +189,24 @@ def _wanted(
     return wanted
 
 
-def _candidates(
-    slim: nn.Module, said: list[_Wanted], from_above: _Wanted | None = None
-) -> Iterator[Change]:
-    """Attributes to set. said: the most telling first; who says two things of a size says nothing of it. from_above: what is said of
-    the module that holds one counts least."""
+def _from_above(slim: nn.Module, wanted: _Wanted, deep: bool) -> _Wanted:
+    """What the ops say that the holder of each module runs by itself. deep: or any that holds it, the nearest first."""
+    found: _Wanted = {}
+    for path, _ in slim.named_modules():
+        if path:
+            above = path.rpartition(".")[0]
+            found[path] = {**(found.get(above, {}) if deep else {}), **wanted.get(above, {})}
+    return found
+
+
+def _candidates(slim: nn.Module, said: list[_Wanted], *above: _Wanted) -> Iterator[Change]:
+    """Attributes to set. said: the most telling first; who says two things of a size says nothing of it. above: counts least."""
     for path, module in slim.named_modules():
         if type(module).__module__.startswith("torch.nn"):
             continue
         found: dict[int, set[int]] = {}
-        if from_above and path:
-            found |= from_above.get(path.rpartition(".")[0], {})
-        for wanted in reversed(said):
-            found |= wanted.get(path, {})
+        for told in (*above, *reversed(said)):
+            found |= told.get(path, {})
         yield from _of(module, {old: new for old, (new, *more) in found.items() if not more})
 
 
@@ -216,9 +222,7 @@ def _changes(node: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
     if isinstance(node.target, CalledAs):  # its sizes are its own: those of its tensors
         yield from _extents(node, sizes)
         return
-    outputs = tuple(v for v in node.outputs if v is not None)
-    call = Call(node.op, node.args, node.kwargs, next(iter(node.inputs), None), outputs, (node,))
-    new = resize(call, sizes)
+    call, new = written_down(node), wanted(node, sizes)
     if "split" in call.op and type(call.arg(1)) is int:
         yield from _run_length(call, new)
     elif new.op == call.op:

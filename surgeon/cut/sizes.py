@@ -24,6 +24,7 @@ class Sizes:
     coupling: Coupling
     removed: Mask
     _shapes: dict[Value, tuple[int, ...]] = field(default_factory=dict)
+    planned: dict[Node, Call] = field(default_factory=dict)  # what `fits.wanted` said before
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """New shape of a value."""

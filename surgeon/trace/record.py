@@ -5,13 +5,14 @@ A network whose Python looks at values (detectors) is recorded on real tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from surgeon.errors import FAILS, BadInput
-from surgeon.graph import Graph, Value
+from surgeon.graph import Graph, Node, Value
 from surgeon.trace.called import send_calls
 from surgeon.trace.flows import joins_more, meets
 from surgeon.trace.inputs import Inputs
@@ -64,13 +65,16 @@ class Stopped(BadInput):
 
 
 @unrecalled
-def record_as(model: nn.Module, inputs: Inputs, original: Graph) -> Graph:
+def record_as(
+    model: nn.Module, inputs: Inputs, original: Graph, look: Callable[[Node], None] | None = None
+) -> Graph:
     """As `record`, in the way that is known to do for the original, of which this is a cut copy: on tensors of that kind,
-    with the training forward where it was written down, and along the paths that numbers led to. Raises Stopped
-    where the forward fails."""
+    with the training forward where it was written down, and along the paths that numbers led to. look: is shown each node of it
+    (not of other paths) as it runs. Raises Stopped where the forward fails."""
     ran = Graph()
     try:
         twin, recorder = prepared(model, on_meta=original.on_meta)
+        recorder.look = look
         ran = recorder.graph
         inputs = inputs.map(to_meta) if original.on_meta else inputs
         if original.turns:

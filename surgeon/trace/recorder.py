@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
@@ -166,6 +166,7 @@ class Recorder(TorchDispatchMode):
         self._looks = _LOOKS
         self._made: Any = WeakIdKeyDictionary()  # of the code's numbers alone
         self.training = False  # of a forward in train mode: what it draws decides what runs
+        self.look: Callable[[Node], None] | None = None  # is shown each node
 
     def begin(self, inputs: Any) -> None:
         """Mark the tensors of the inputs: what is computed from them is no constant."""
@@ -202,7 +203,7 @@ class Recorder(TorchDispatchMode):
         out = self._run(func, args, kwargs)
         outputs = out if isinstance(out, (tuple, list)) else (out,)
         self._follow(func, given, outputs)
-        self.graph.nodes.append(
+        self._add(
             Node(
                 len(self.graph.nodes),
                 str(func),
@@ -216,6 +217,11 @@ class Recorder(TorchDispatchMode):
         )
         return out
 
+    def _add(self, node: Node) -> None:
+        self.graph.nodes.append(node)
+        if self.look is not None:
+            self.look(node)
+
     def leave(self, how: str, tensor: Tensor) -> None:
         """A tensor handed to numpy or to other code, as a node without a rule and without outputs."""
         if self._inside:
@@ -224,14 +230,14 @@ class Recorder(TorchDispatchMode):
         lost = Value(len(self.graph.values), (), short(tensor.dtype))
         self.graph.values.append(lost)
         noted = (self.value(tensor),)
-        node = Node(len(self.graph.nodes), op, None, noted, {}, (lost,), self.path[-1], source)
-        self.graph.nodes.append(node)
+        self._add(Node(len(self.graph.nodes), op, None, noted, {}, (lost,), self.path[-1], source))
 
     def listed(self, tensor: Tensor) -> None:
         """A note on numbers that Python gets as a list, where inputs decide them."""
         note = f"numbers are listed at {place_of(sys._getframe(1))}: what they decide is followed on one side alone"
-        if tensor in self._from_inputs and note not in self.graph.notes:
-            self.graph.notes += (note,)
+        if tensor in self._from_inputs:
+            self.graph.listed = True
+            self.graph.notes += (note,) if note not in self.graph.notes else ()
 
     def call(self, called: Called) -> Any:
         """One call of a module that has a rule, as one node."""
@@ -250,7 +256,7 @@ class Recorder(TorchDispatchMode):
                 self._from_inputs[t] = True
         values = tuple(self.value(t) for t in results)
         source = place_of(sys._getframe(1))
-        self.graph.nodes.append(
+        self._add(
             Node(
                 len(self.graph.nodes),
                 called.what.rule.op,
