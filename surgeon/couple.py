@@ -8,7 +8,8 @@ group. Names no op.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -39,6 +40,7 @@ class Coupling:
     bound: dict[int, dict[str, Dim]]  # node -> its factors
     unknown: tuple[Node, ...]
     held: tuple[tuple[Ids, Why], ...] = ()  # classes that stay for a reason found later
+    joined: tuple[frozenset[str], ...] = ()  # groups, by name, that are to lose the same share
 
     @cached_property
     def classes(self) -> Classes:
@@ -48,6 +50,12 @@ class Coupling:
     def holding(self, atoms: Ids, why: str, node: int) -> Coupling:
         """The same, of which these classes stay. node: where the reason arose."""
         return replace(self, held=(*self.held, (atoms, Why(why, node))))
+
+    def joining(self, sets: Iterable[frozenset[str]]) -> Coupling:
+        """The same, of which the groups of each of these sets, by name, are to lose the same share: what is coupled is as before."""
+        found = copy(self)
+        found.joined = (*self.joined, *sets)
+        return found
 
     def at(self, node: Node) -> Ids:
         """Classes that what goes into a node and what comes out of it depend on; of products, their factors."""

@@ -20,6 +20,8 @@ from surgeon.plan import Left
 
 Ids = NDArray[np.int64]
 Array = NDArray[np.float64]
+_EVENLY = "equal in number, since the forward splits them evenly"
+_FOR_THE_OTHER = "the same share goes, since its own forward takes one for the other"
 FLOOR = 0.05  # of a group's channels always stay when groups compete, and one at the least
 
 
@@ -143,12 +145,12 @@ def field_of(
             ratios.get(unit[0].name),
             request.normalise is None,
             max(len((gone or {}).get(g.name, ())) * _least(unit) // g.size for g in unit),
-            request.near if all(elements(g) == 1 for g in unit) else None,
+            request.near if any(elements(g) == 1 for g in unit) else None,
         )
-        for unit in _joined(free, [*alike, *coupling.ties], ratios)
+        for unit in _joined(free, [*alike, *coupling.ties, *coupling.joined], ratios)
     )
     out = tuple(Left(g.name, g.size, left[g.name], g.kind) for g in groups if g.name in left)
-    return Field(units, request.scope, out, tuple(_said(units, coupling.ties)))
+    return Field(units, request.scope, out, tuple(_said(units, coupling)))
 
 
 def _ratios(
@@ -254,13 +256,13 @@ def _least(unit: Sequence[Group]) -> int:
     return min(g.size for g in unit)
 
 
-def _said(units: Sequence[Unit], ties: Sequence[frozenset[str]]) -> Iterator[str]:
+def _said(units: Sequence[Unit], coupling: Coupling) -> Iterator[str]:
     small = [u.groups[0].name for u in units if u.size < u.grid.fine]
     if small:
         yield f"narrower than round_to, cut by the plain ratio: {', '.join(small)}"
-    names = [[g.name for g in u.groups] for u in units]
-    tied = [n for n in names if any(len(tie & set(n)) > 1 for tie in ties)]
-    if tied:
-        more = f" and {len(tied) - 3} more" if len(tied) > 3 else ""
-        sets = "; ".join(" = ".join(n[:4]) for n in tied[:3])
-        yield f"equal in number, since the forward splits them evenly: {sets}{more}"
+    for why, sets in ((_EVENLY, coupling.ties), (_FOR_THE_OTHER, coupling.joined)):
+        names = [[g.name for g in u.groups] for u in units]
+        tied = [n for n in names if any(len(tie & set(n)) > 1 for tie in sets)]
+        if tied:
+            more = f" and {len(tied) - 3} more" if len(tied) > 3 else ""
+            yield f"{why}: {'; '.join(' = '.join(n[:4]) for n in tied[:3])}{more}"
