@@ -7,11 +7,12 @@ module's own forward follows only where as many of the one stay as of the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from surgeon.couple import Coupling
 from surgeon.cut import NotFollowed
+from surgeon.graph import Node
 from surgeon.grouping import Group
 from surgeon.pipeline.in_the_way import Mask, in_the_way, within
 from surgeon.pipeline.traced import Traced
@@ -31,30 +32,30 @@ def joined(traced: Traced, error: NotFollowed) -> Traced | None:
     removed = removed_by(coupling, error.plan)
     here = next(filter(None, in_the_way(coupling, error.at, removed)), {})
     near = {**here, **within(coupling, error.at, removed)}
+    whole = _whole(
+        coupling, removed, {coupling.graph.nodes[error.at], *(n for _, n in here.values())}
+    )
     pairs = {
         frozenset((a.name, b.name))
         for a, _ in here.values()
         for b, _ in near.values()
-        if _apart(coupling, removed, a, b) or _apart(coupling, removed, b, a)
+        if _apart(removed, whole, a, b) or _apart(removed, whole, b, a)
     }
     new = pairs.difference(coupling.joined)
     return replace(traced, coupling=coupling.joining(sorted(new, key=sorted))) if new else None
 
 
-def _apart(coupling: Coupling, removed: Mask, part: Group, whole: Group) -> bool:
-    """Whether one group was as wide as the other, or that one with a factor that stays, and is not by this plan."""
-    if whole.name in (part.name, *part.partners):
+def _whole(coupling: Coupling, removed: Mask, nodes: Iterable[Node]) -> set[int]:
+    """Sizes of the factors of what goes into nodes and comes out of them that stay whole."""
+    values = {v for node in nodes for v in (*node.inputs, *node.outputs) if v is not None}
+    leaves = {leaf for v in values for dim in coupling.dims.get(v, ()) for leaf in dim}
+    return {leaf.size for leaf in leaves if coupling.kept_size((leaf,), removed) == leaf.size}
+
+
+def _apart(removed: Mask, whole: set[int], part: Group, product: Group) -> bool:
+    """Whether one group was as wide as the other, or as that one with a factor that stays, and is not by this plan."""
+    times, rest = divmod(product.size, part.size)
+    if rest or not (times == 1 or times in whole) or product.name in (part.name, *part.partners):
         return False
-    kept = {g.name: g.size - int(removed[g.atoms].sum()) for g in (part, whole)}
-    times = _times(coupling, removed, part)
-    return any(
-        whole.size == part.size * n and kept[whole.name] != kept[part.name] * n for n in times
-    )
-
-
-def _times(coupling: Coupling, removed: Mask, part: Group) -> Iterator[int]:
-    yield 1
-    for name in part.partners:
-        other = coupling.group(name)
-        if not removed[other.atoms].any():
-            yield other.size
+    kept, left = (g.size - int(removed[g.atoms].sum()) for g in (part, product))
+    return left != kept * times
