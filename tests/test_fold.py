@@ -399,6 +399,35 @@ def test_a_slim_with_factors_is_saved_and_loaded(tmp_path: Path):
     torch.testing.assert_close(surgeon.load(tmp_path / "slim.pth")(x), result.model(x))
 
 
+class Turned(TokenNet):
+    """Rotary positions as complex numbers, and a scale that torch works out of head_dim."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(32, 32) for _ in range(4))
+        angles = torch.rand(10, 4)
+        self.register_buffer("turn", torch.polar(torch.ones_like(angles), angles), persistent=False)
+
+    def turned(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * self.turn).flatten(3)
+
+    def body(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).view(*x.shape[:2], 4, -1).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        y = F.scaled_dot_product_attention(self.turned(q), self.turned(k), v)
+        return x + self.o(y.transpose(1, 2).flatten(2))
+
+
+def test_a_factor_goes_through_complex_numbers():
+    result = surgeon.shrink(
+        build(Turned), tokens(), ratio_for={"*:head_dim": 0.5}, round_to=1, measure=False
+    )
+    assert result.way == "module", result.why
+    assert result.check is not None and set(result.plan.folds) >= {"q.weight", "q.bias"}
+
+
 class Translator(nn.Module):
     """torch's own encoder and decoder; its forward compares the width with d_model."""
 

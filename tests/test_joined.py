@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import surgeon
 from surgeon.pipeline.followed import OWN_FORWARD
 
-SAME = "the same share goes, since its own forward takes one for the other"
+SAME = "the same share goes, so that its own forward and its config follow"
 
 
 class Attention(nn.Module):

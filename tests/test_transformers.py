@@ -25,6 +25,8 @@ CONFIGURED = {
     "bert", "bert_mlm", "distilbert", "roberta", "albert", "electra", "opt", "t5", "vit", "deit",
     "swin", "beit", "convnext", "segformer", "mamba",
 }  # fmt: skip
+# the same once whole heads go: angles, or scales, follow from what a head holds
+BY_HEADS = {"llama", "qwen2", "qwen3", "mixtral", "gpt_neox", "phi", "phi3", "gpt2", "deberta_v2"}
 
 
 @pytest.fixture(autouse=True)
@@ -89,17 +91,51 @@ def test_what_ties_its_heads_to_its_width_is_cut_elsewhere(monkeypatch: pytest.M
     assert all("(modeling_led.py:" in why for why in held.values())
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGURED))
+def _tokens(model: nn.Module) -> list[int | None]:
+    return [getattr(model.config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGURED | BY_HEADS))
 def test_the_config_follows_and_the_folder_opens_again(name: str, tmp_path: Path):
     model, inputs = SMALL[name]()
     said = model.config.to_dict()
+    tokens = _tokens(model)  # 1 and 2, which are sizes, too
     result = surgeon.shrink(model, inputs, ratio=0.5, measure=False)
-    assert not [note for note in result.notes if "config" in note]
+    assert not [note for note in result.notes if "config says the original's" in note]
     result.model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval()
     assert torch.equal(logits(again, inputs), logits(result.model, inputs))
     assert model.config.to_dict() == said
     assert again.config.to_dict() != said
+    assert _tokens(again) == tokens
+    by_heads = [note for note in result.notes if "so heads go instead" in note]
+    assert bool(by_heads) == (name in BY_HEADS)
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "roberta", "gpt2"])
+def test_where_the_width_is_heads_times_head_dim_the_config_follows_at_any_ratio(
+    name: str, tmp_path: Path
+):
+    model, inputs = SMALL[name]()
+    result = surgeon.shrink(model, inputs, ratio=0.3, round_to=1, measure=False)
+    assert 0.25 <= 1 - result.model.config.hidden_size / model.config.hidden_size <= 0.5
+    result.model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(again, inputs), logits(result.model, inputs))
+
+
+def test_a_last_width_is_worked_out_anew(tmp_path: Path):
+    model, inputs = SMALL["swin"]()
+    config = surgeon.shrink(model, inputs, ratio=0.5, measure=False).model.config
+    assert (config.embed_dim, config.hidden_size) == (12, 24)
+
+
+def test_where_no_plan_is_said_it_is_the_first():
+    model, inputs = SMALL["dinov2"]()
+    result = surgeon.shrink(model, inputs, ratio=0.5, measure=False)
+    assert result.plan.keep == surgeon.propose(model, inputs, 0.5).plan.keep
+    assert any("no config builds" in note for note in result.notes)
+    assert not any("so heads go instead" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "mixtral", "gpt_neox", "phi3"])
@@ -114,7 +150,9 @@ def test_rotary_models_follow_where_head_dim_stays(name: str, tmp_path: Path):
 
 def test_a_config_that_cannot_say_the_cut_is_left_alone():
     model, inputs = SMALL["llama"]()
-    result = surgeon.shrink(model, inputs, ratio=0.5, measure=False)
+    result = surgeon.shrink(
+        model, inputs, ratio=0.5, cut=["head_dim", "mlp", "width"], measure=False
+    )
     assert result.model.config.to_dict() == model.config.to_dict()
     (note,) = (note for note in result.notes if "config" in note)
     assert "rotary_emb.inv_freq" in note

@@ -21,7 +21,7 @@ from surgeon.plan import Left
 Ids = NDArray[np.int64]
 Array = NDArray[np.float64]
 _EVENLY = "equal in number, since the forward splits them evenly"
-_FOR_THE_OTHER = "the same share goes, since its own forward takes one for the other"
+_TOGETHER = "the same share goes, so that its own forward and its config follow"
 FLOOR = 0.05  # of a group's channels always stay when groups compete, and one at the least
 
 
@@ -260,7 +260,7 @@ def _said(units: Sequence[Unit], coupling: Coupling) -> Iterator[str]:
     small = [u.groups[0].name for u in units if u.size < u.grid.fine]
     if small:
         yield f"narrower than round_to, cut by the plain ratio: {', '.join(small)}"
-    for why, sets in ((_EVENLY, coupling.ties), (_FOR_THE_OTHER, coupling.joined)):
+    for why, sets in ((_EVENLY, coupling.ties), (_TOGETHER, coupling.joined)):
         names = [[g.name for g in u.groups] for u in units]
         tied = [n for n in names if any(len(tie & set(n)) > 1 for tie in sets)]
         if tied:

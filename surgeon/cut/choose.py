@@ -37,7 +37,7 @@ class Cut:
     named. `folds` is what the plan must say of
     factors put into weights. Where it is not `certain`, only the oracle can tell that it is right; `doubt` says what is known to run
     otherwise than planned.
-    `notes` say what the user should know of the copy.
+    `notes` say what the user should know of the copy; `unsaid`: its config cannot say what it is.
     """
 
     model: nn.Module
@@ -48,6 +48,7 @@ class Cut:
     notes: tuple[str, ...] = ()
     at: int | None = None
     doubt: str | None = None
+    unsaid: bool = False
 
 
 class Spared(BadInput):
@@ -163,7 +164,15 @@ def cut_fitting(
     if why is None:
         return done, found
     note = f"config says the original's sizes, so that from_pretrained cannot build the copy: {why}"
-    return replace(done, notes=(note,)), found
+    return replace(done, notes=(note,), unsaid=True), found
+
+
+def says(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> bool:
+    """Whether the model's own config can be set to what the plan leaves, and a fresh model of it runs the planned forward."""
+    sizes = Sizes(coupling, removed_by(coupling, plan))
+    with torch.inference_mode(False):
+        slim = cut_module(model, plan.keep, sizes)
+        return has_config(slim) and configure(slim, inputs, sizes) is None
 
 
 def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[Cut, Misfit | None]:

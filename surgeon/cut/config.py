@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from surgeon.couple import Coupling
 from surgeon.cut.attempt import Attempt
+from surgeon.cut.fits import Misfit
 from surgeon.cut.sizes import Sizes
 from surgeon.quiet import quiet
 from surgeon.trace.inputs import Inputs
@@ -43,17 +45,78 @@ def configure(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
     """
     name, why = type(slim).__name__, None
     for chosen in _choices(slim, sizes):
-        fresh = _fresh(type(slim), _with(slim.__dict__["config"], chosen))
-        assert fresh is not None  # it was built before
-        computed = _filled(fresh, slim) or _otherwise(fresh, slim, sizes.coupling)
-        if computed:
-            return f"a fresh {name} computes another {computed}"
-        differs = Attempt(fresh, inputs, sizes).misfit(strict=True, brief=True)
-        if differs is None:
-            _become(slim, fresh)
+        found = _tried(slim, chosen, inputs, sizes)
+        if isinstance(found, nn.Module):
+            _become(slim, _without_idle(slim, chosen, inputs, sizes) or found)
             return None
-        why = why or f"in a fresh {name} {differs.why}"
+        why = why or found.why
+        if found.at is None:
+            break
     return why or f"no config builds a {name} of these sizes"
+
+
+def _tried(slim: nn.Module, chosen: Chosen, inputs: Inputs, sizes: Sizes) -> nn.Module | Misfit:
+    """A fresh model of these numbers, with the slim state, if it is the planned one; else why not. It has no node where it computes
+    something else, which other numbers would not mend."""
+    name = type(slim).__name__
+    fresh = _fresh(type(slim), _with(slim.__dict__["config"], chosen))
+    if fresh is None or _shapes(fresh) != _shapes(slim):
+        return Misfit(f"no config builds a {name} of these sizes")
+    computed = _filled(fresh, slim) or _otherwise(fresh, slim, sizes.coupling)
+    if computed:
+        return Misfit(f"a fresh {name} computes another {computed}")
+    differs = Attempt(fresh, inputs, sizes).misfit(strict=True, brief=True)
+    if differs is None:
+        return fresh
+    return replace(differs, why=f"in a fresh {name} {differs.why}", at=differs.at or 0)
+
+
+def _without_idle(
+    slim: nn.Module, chosen: Chosen, inputs: Inputs, sizes: Sizes
+) -> nn.Module | None:
+    """The same with as many numbers as they were as it takes none of them for: `eos_token_id` happens to be a size, too. None where
+    it takes all."""
+    kind, config, want = type(slim), slim.__dict__["config"], _shapes(slim)
+    known = dict(_fields(config, ()))
+    changed = {path: value for path, value in chosen.items() if value != known[path]}
+    unbuilt = [
+        path
+        for path in changed
+        if _distance(kind, _with(config, _less(changed, [path])), want) == 0
+    ]
+    best = None
+    for some in (unbuilt, *([path] for path in unbuilt)) if unbuilt else ():
+        fewer = _less(changed, some)
+        fewer |= {p: v for p in some if (v := _worked_out(config, fewer, p)) is not None}
+        found = _tried(slim, fewer, inputs, sizes) if fewer != changed else None
+        if isinstance(found, nn.Module):
+            best, changed = found, fewer
+            if some is unbuilt:
+                break
+    return best
+
+
+def _worked_out(config: Any, chosen: Chosen, path: Path) -> int | None:
+    """The number that the config's own class makes of the others where it is told none (a last width, of a first one and how
+    many there are); None where that is none of theirs."""
+    own = [_made_without(c, path) for c in (config, _with(config, chosen))]
+    return own[1] if own[0] == dict(_fields(config, ())).get(path) != own[1] else None
+
+
+def _made_without(config: Any, path: Path) -> int | None:
+    *within, name = path
+    said = config.to_dict()
+    if within or said.pop(name, None) is None:
+        return None
+    try:
+        with quiet():
+            return dict(_fields(type(config).from_dict(said), ())).get(path)
+    except Exception:  # noqa: BLE001  whatever a class says of numbers that do not go together
+        return None
+
+
+def _less(chosen: Chosen, paths: Sequence[Path]) -> dict[Path, int]:
+    return {path: value for path, value in chosen.items() if path not in paths}
 
 
 # a config that builds the slim shapes
@@ -78,7 +141,7 @@ def _choices(model: nn.Module, sizes: Sizes) -> Iterator[Chosen]:
         return
     yield chosen
     for path in chosen:
-        fewer = {p: v for p, v in chosen.items() if p != path}
+        fewer = _less(chosen, [path])
         if _distance(kind, _with(config, fewer), want) == 0:
             yield fewer
 

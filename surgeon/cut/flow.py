@@ -23,7 +23,6 @@ _POOLS = ("aten.max_pool1d", "aten.max_pool2d_with_indices", "aten.max_pool3d_wi
 _VIEWS = ("aten.view", "aten._unsafe_view")
 PRODUCTS = ("aten.mm", "aten.bmm")
 _ZEROS = ("aten.zeros", "aten.zeros_like", "aten.new_zeros")
-_RESHAPE = torch.ops.aten.reshape.default
 
 
 class Unfoldable(Exception):
@@ -99,9 +98,7 @@ class Flow:
             return (self._affine(node, AFFINE[packet]),)
         if is_movement(node) or packet in _POOLS:
             args = tree_map_only(Value, self.of, node.args)
-            run = (
-                _RESHAPE if packet in _VIEWS else node.target
-            )  # factors are broadcast, so no view of them
+            run: Any = _INSTEAD.get(packet, node.target)
             out = run(*args, **tree_map_only(Value, self.of, node.kwargs))
             return tuple(out) if isinstance(out, (tuple, list)) else (out,)
         step = _STEPS.get(packet)
@@ -157,6 +154,24 @@ def _equal(a: Tensor | None, b: Tensor | None) -> Tensor:
     if not torch.allclose(a, b, rtol=1e-12, equal_nan=True):
         raise Unfoldable("two terms of a sum would be scaled differently")
     return (a + b) / 2
+
+
+def _complex(parts: Tensor) -> Tensor:
+    """The factor of complex numbers, of those of their two parts."""
+    real, imaginary = parts.unbind(-1)
+    return _equal(real, imaginary)
+
+
+def _parts(number: Tensor) -> Tensor:
+    return number.unsqueeze(-1).expand(*number.shape, 2)
+
+
+# factors are broadcast, so that there is no view of them, and real
+_INSTEAD: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(_VIEWS, torch.ops.aten.reshape.default),
+    "aten.view_as_complex": _complex,
+    "aten.view_as_real": _parts,
+}
 
 
 def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -23,6 +23,7 @@ from surgeon.grouping import Group
 from surgeon.pipeline.in_the_way import Found, in_the_way
 from surgeon.pipeline.joined import joined
 from surgeon.pipeline.own import Own
+from surgeon.pipeline.said import Unsaid, said, unasked
 from surgeon.pipeline.traced import Traced, TrainsOtherwise, with_sides
 from surgeon.planning import removed_by
 from surgeon.trace.program import Program
@@ -49,6 +50,9 @@ def followed(
     """
     try:
         return _as_far(_of_its_own(traced, request, gone), attempt, gone)
+    except Unsaid as error:
+        done = said(error, attempt)
+        return _as_far(unasked(error), attempt, gone) if done is None else done
     except _AsProgram:
         return _as_far(replace(traced, own=None), attempt, gone)
 

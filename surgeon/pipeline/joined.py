@@ -7,12 +7,10 @@ module's own forward follows only where as many of the one stay as of the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from surgeon.couple import Coupling
 from surgeon.cut import NotFollowed
-from surgeon.graph import Node
 from surgeon.grouping import Group
 from surgeon.pipeline.in_the_way import Mask, in_the_way, within
 from surgeon.pipeline.traced import Traced
@@ -32,9 +30,7 @@ def joined(traced: Traced, error: NotFollowed) -> Traced | None:
     removed = removed_by(coupling, error.plan)
     here = next(filter(None, in_the_way(coupling, error.at, removed)), {})
     near = {**here, **within(coupling, error.at, removed)}
-    whole = _whole(
-        coupling, removed, {coupling.graph.nodes[error.at], *(n for _, n in here.values())}
-    )
+    whole = _whole(coupling, removed, coupling.graph.nodes[error.at].module)
     pairs = {
         frozenset((a.name, b.name))
         for a, _ in here.values()
@@ -45,8 +41,9 @@ def joined(traced: Traced, error: NotFollowed) -> Traced | None:
     return replace(traced, coupling=coupling.joining(sorted(new, key=sorted))) if new else None
 
 
-def _whole(coupling: Coupling, removed: Mask, nodes: Iterable[Node]) -> set[int]:
-    """Sizes of the factors of what goes into nodes and comes out of them that stay whole."""
+def _whole(coupling: Coupling, removed: Mask, module: str) -> set[int]:
+    """Sizes of the factors of what a module works on that stay whole."""
+    nodes = (node for node in coupling.graph.nodes if module in node.owners)
     values = {v for node in nodes for v in (*node.inputs, *node.outputs) if v is not None}
     leaves = {leaf for v in values for dim in coupling.dims.get(v, ()) for leaf in dim}
     return {leaf.size for leaf in leaves if coupling.kept_size((leaf,), removed) == leaf.size}

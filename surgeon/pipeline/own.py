@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from surgeon.budget import Request
 from surgeon.budget.address import matching, positions
 from surgeon.budget.cost import Cost
 from surgeon.couple import Coupling
+from surgeon.cut import Cut
 from surgeon.grouping import Group
 
 Ids = NDArray[np.int64]
@@ -23,13 +25,18 @@ _ROUNDS = 7  # plans: where more than that does not follow, there is little sens
 @dataclass(frozen=True, eq=False)
 class Own:
     """What a network may leave whole so that its own forward follows the cut. always: whatever it takes. `named`: groups that
-    go in any case, as they were asked for by name. `whole`: the classes that go by the plan that came first, where another one is made by
-    now; `rounds`: how many were."""
+    go in any case, as they were asked for by name, and `kinds` whether kinds were. `whole`: the classes that go by the plan that came first, where another one is made by
+    now; `rounds`: how many were. `said`: whether its config is to say what goes, if it has one; `first`: what went by a plan that it did not say,
+    and `done`: what such a plan keeps, and its cut, where that is what is wanted after all."""
 
     always: bool
     named: frozenset[str]
+    kinds: bool = False
     whole: Mask | None = None
     rounds: int = 0
+    said: bool = False
+    first: Mask | None = None
+    done: tuple[Mapping[str, Any], Cut] | None = None
 
     @classmethod
     def of(cls, request: Request, coupling: Coupling, gone: Collection[str]) -> Own | None:
@@ -38,7 +45,9 @@ class Own:
             return None
         by_hand = positions(coupling, coupling.groups, request.remove)
         named = {g.name for glob in request.ratio_for for g in matching(coupling.groups, glob)}
-        return cls(request.program is False, frozenset({*named, *by_hand, *gone}))
+        plain = not (request.measured or gone)  # no search for a limit, and a first cut
+        named = frozenset({*named, *by_hand, *gone})
+        return cls(request.program is False, named, bool(request.cut), said=plain)
 
     def without(self, coupling: Coupling, removed: Mask, groups: Sequence[Group]) -> Own | None:
         """The next round, once these groups stay as well. removed: what the plan takes that was not followed. None where one
@@ -50,7 +59,7 @@ class Own:
         goes = [g.atoms[removed[g.atoms]] for g in coupling.groups if g.name not in stay]
         goes += _instead(coupling, removed, groups)
         left = coupling.removed(np.concatenate([np.zeros(0, np.int64), *goes]))
-        enough = self.rounds < _ROUNDS and _gone(coupling, left) >= _WORTH * _gone(coupling, whole)
+        enough = self.rounds < _ROUNDS and as_much(coupling, left, whole)
         return replace(self, whole=whole, rounds=self.rounds + 1) if self.always or enough else None
 
 
@@ -63,6 +72,11 @@ def _instead(coupling: Coupling, removed: Mask, groups: Sequence[Group]) -> Iter
         for other in (by_name[name] for name in group.partners if name not in stay):
             if other.why_not is None and not removed[other.atoms].any():
                 yield other.atoms[: int(share * other.size)]
+
+
+def as_much(coupling: Coupling, removed: Mask, first: Mask | None) -> bool:
+    """Whether about as many parameters go with these classes as with those of a first plan, if there is one."""
+    return first is None or _gone(coupling, removed) >= _WORTH * _gone(coupling, first)
 
 
 def _gone(coupling: Coupling, removed: Mask) -> int:

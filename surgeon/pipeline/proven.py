@@ -18,6 +18,7 @@ from surgeon.pipeline.cached import with_cache
 from surgeon.pipeline.compared import compared
 from surgeon.pipeline.followed import spared
 from surgeon.pipeline.result import Result
+from surgeon.pipeline.said import refuse_other, refuse_unsaid
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.traced import Traced, refuse_wrong_training
 from surgeon.plan import Plan
@@ -33,10 +34,15 @@ from surgeon.widths import cast, floats_as, own_dtype
 def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]:
     """The cut, and the trace with the inputs that it takes.
 
-    A batch of one was doubled to be traced; a program that has its batch fixed is captured with the one given.
+    A batch of one was doubled to be traced; a program that has its batch fixed is captured with the one given. Raises Unsaid where
+    `traced` asks for one that the network's config says.
     """
+    if traced.own is not None and traced.own.done is not None and traced.own.done[0] == plan.keep:
+        return traced.own.done[1], traced
     known = traced.refusal, partial(spared, traced)
+    refuse_other(traced, plan)
     done = cut(traced.model, traced.inputs, traced.coupling, plan, *known)
+    refuse_unsaid(traced, plan, done)
     if not isinstance(done.model, Program) or done.model.takes(given):
         return done, traced
     with suppress(SurgeonError):
