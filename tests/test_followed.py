@@ -321,8 +321,64 @@ def test_what_the_oracle_finds_wrong_is_raised_where_the_plan_is_given(
     with pytest.raises(CheckFailed, match="first difference"):
         apply_checked(plan, model, x, measure=False)
     monkeypatch.setattr("surgeon.pipeline.followed._PLANS", 1)
+    monkeypatch.setattr("surgeon.pipeline.followed._ALONE", 1)
     with pytest.raises(CheckFailed, match="first difference"):
         surgeon.shrink(model, x, 0.5, measure=False)
+
+
+class Obstacles(nn.Module):
+    """Ten lines, each with a width of its own that the code writes out, between layers that are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.look = Branching()
+        self.tied = nn.ModuleList(nn.Linear(6, 8 + 2 * k) for k in range(10))
+        self.free, self.out = nn.Linear(170, 40), nn.Linear(40, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.look(x)
+        a, b, c, d, e, f, g, h, i, j = (layer(x) for layer in self.tied)
+        a = a.view(-1, 8)
+        b = b.view(-1, 10)
+        c = c.view(-1, 12)
+        d = d.view(-1, 14)
+        e = e.view(-1, 16)
+        f = f.view(-1, 18)
+        g = g.view(-1, 20)
+        h = h.view(-1, 22)
+        i = i.view(-1, 24)
+        j = j.view(-1, 26)
+        return self.out(self.free(torch.cat([a, b, c, d, e, f, g, h, i, j], 1).relu()).relu())
+
+
+def test_where_there_is_no_program_as_many_plans_are_made_as_it_takes():
+    result = surgeon.shrink(Obstacles(), X, 0.5, round_to=1, measure=False)
+    assert result.way == "module" and kept(result) == {"free": 20}
+    assert len(held(result)) == 10
+
+
+class Points(nn.Module):
+    """What is found is described, and put into a table of a width that the code writes out (SuperPoint)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.score, self.wide = nn.Linear(6, 12), nn.Linear(6, 16)
+        self.last, self.out = nn.Linear(12, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = (self.last(self.score(x).relu())[:, 0] > 0).nonzero()[:, 0]
+        table = torch.zeros(len(x), 16)
+        table[: len(found)] = self.wide(x)[found]
+        return self.out(table)
+
+
+def test_a_count_that_the_data_decide_is_not_what_stands_in_the_way():
+    result = surgeon.shrink(Points(), draw(64, 6), 0.5, round_to=1, measure=False)
+    assert result.way == "module" and result.check is not None
+    assert kept(result) == {"score": 6}
+    assert held(result).keys() | {x.name for x in result.plan.left} >= {"wide"}
 
 
 def registers() -> tuple[nn.Module, dict[str, Tensor]]:

@@ -114,7 +114,8 @@ class Attempt:
         """The original's node that a copy did not run as planned before its forward failed."""
         original = self.sizes.coupling.graph
         at = first_off(original, ran, self.sizes)
-        if at is not None or ran.own is None:
+        counted = at is not None and original.nodes[at].sees  # how much it found is the data's
+        if (at is not None or ran.own is None) and not counted:
             return at
         astray = stray(original, ran, self.sizes)
         return _behind(original, ran) if astray is None or astray.at is None else astray.at
@@ -143,12 +144,14 @@ class Attempt:
 
 
 def _behind(original: Graph, ran: Graph) -> int | None:
-    """The original's node behind what another path of its cut copy came to before it failed."""
-    if ran.own is None:
-        return None
-    line = list(next(groupby(reversed(ran.nodes), _line))[1])
+    """The original's node behind what its cut copy came to before it failed: of its other paths the last that runs the line, of
+    the run on the inputs as given the same time that it did."""
+    mine = [list(nodes) for _, nodes in groupby(ran.nodes, _line)]
+    line = mine[-1]
     blocks = (list(nodes) for _, nodes in groupby(original.nodes, _line))
     starts = [b[0].index for b in blocks if _line(b[0]) == _line(line[0])]
+    if ran.own is None:
+        starts = starts[: sum(_line(b[0]) == _line(line[0]) for b in mine)]
     return min(starts[-1] + len(line), len(original.nodes) - 1) if starts else None
 
 

@@ -30,6 +30,7 @@ from surgeon.trace.program import Program
 
 _T = TypeVar("_T")
 _PLANS = 8  # each is scored and cut anew
+_ALONE = 32  # the same, where there is no program: else all stays
 OWN_FORWARD = "its own forward does not follow"
 NOT_FOLLOWED = "neither surgery follows"
 GONE_WRONG = "cut there, the forward computes something else from"
@@ -49,10 +50,7 @@ def followed(
     the oracle found, where that was its reason.
     """
     try:
-        return _as_far(_of_its_own(traced, request, gone), attempt, gone)
-    except Unsaid as error:
-        done = said(error, attempt)
-        return _as_far(unasked(error), attempt, gone) if done is None else done
+        return _as_said(_of_its_own(traced, request, gone), attempt, gone)
     except _AsProgram:
         return _as_far(replace(traced, own=None), attempt, gone)
 
@@ -61,10 +59,20 @@ class _AsProgram(Exception):
     """Too much would stay whole for the network's class."""
 
 
+def _as_said(traced: Traced, attempt: Callable[[Traced], _T], gone: Collection[str]) -> _T:
+    try:
+        return _as_far(traced, attempt, gone)
+    except Unsaid as error:
+        done = said(error, attempt)
+        return _as_far(unasked(error), attempt, gone) if done is None else done
+
+
 def _as_far(traced: Traced, attempt: Callable[[Traced], _T], gone: Collection[str]) -> _T:
     first: NotFollowed | None = None
     base = traced
-    for _ in range(_PLANS):
+    made = 0
+    while made < (_ALONE if _alone(traced) else _PLANS):
+        made += 1
         try:
             return attempt(traced)
         except NotFollowed as error:
@@ -88,6 +96,11 @@ def _as_far(traced: Traced, attempt: Callable[[Traced], _T], gone: Collection[st
             raise _ended(traced, first, reason) from first
     assert first is not None
     raise _ended(traced, first, first.disproved or first)
+
+
+def _alone(traced: Traced) -> bool:
+    """Whether its own forward is all there is to cut."""
+    return traced.refusal is not None or (traced.own is not None and traced.own.always)
 
 
 def _ended(traced: Traced, first: NotFollowed, reason: SurgeonError) -> Exception:
