@@ -147,6 +147,8 @@ def _behind(original: Graph, ran: Graph) -> int | None:
     """The original's node behind what its cut copy came to before it failed: of its other paths the last that runs the line, of
     the run on the inputs as given the same time that it did."""
     mine = [list(nodes) for _, nodes in groupby(ran.nodes, _line)]
+    if not mine:
+        return None
     line = mine[-1]
     blocks = (list(nodes) for _, nodes in groupby(original.nodes, _line))
     starts = [b[0].index for b in blocks if _line(b[0]) == _line(line[0])]
