@@ -130,6 +130,13 @@ def test_a_last_width_is_worked_out_anew(tmp_path: Path):
     assert (config.embed_dim, config.hidden_size) == (12, 24)
 
 
+def test_where_layers_compete_the_config_is_not_asked():
+    model, inputs = SMALL["llama"]()
+    result = surgeon.shrink(model, inputs, ratio=0.4, scope="global", measure=False)
+    assert result.model.config.to_dict() == model.config.to_dict()
+    assert not any("so heads go instead" in note for note in result.notes)
+
+
 def test_where_no_plan_is_said_it_is_the_first():
     model, inputs = SMALL["dinov2"]()
     result = surgeon.shrink(model, inputs, ratio=0.5, measure=False)

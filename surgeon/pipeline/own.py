@@ -45,7 +45,8 @@ class Own:
             return None
         by_hand = positions(coupling, coupling.groups, request.remove)
         named = {g.name for glob in request.ratio_for for g in matching(coupling.groups, glob)}
-        plain = not (request.measured or gone)  # no search for a limit, and a first cut
+        # no search for a limit, a first cut, and layers that do not compete, which no config says
+        plain = request.scope == "local" and not (request.measured or gone)
         named = frozenset({*named, *by_hand, *gone})
         return cls(request.program is False, named, bool(request.cut), said=plain)
 

@@ -81,18 +81,17 @@ def _others(traced: Traced, plan: Plan) -> Iterator[Traced]:
     for group in parts:
         coupling = coupling.holding(group.atoms, _WHY, -1)
     heads = [g for g in coupling.groups if g.kind == "heads" and g.why_not is None]
-    alike = frozenset((*_widths(coupling, heads), *_equal(cut)))
+    alike = frozenset((*_widths(coupling, heads), *_equal([*cut, *heads])))
     coupling = coupling.joining(sorted(alike, key=sorted))
     note = f"{_WHY}, so heads go instead" if heads else _WHY
     yield replace(traced, own=own, coupling=coupling, notes=(*traced.notes, note))
 
 
 def _equal(groups: list[Group]) -> Iterator[frozenset[str]]:
-    """Groups of one size that are no factor of a product: one number may say them all."""
-    sizes: dict[int, set[str]] = defaultdict(set)
+    """Groups of one size, factors of products by kind: one number may say them all."""
+    sizes: dict[tuple[str, int], set[str]] = defaultdict(set)
     for group in groups:
-        if not group.partners:
-            sizes[group.size].add(group.name)
+        sizes[group.kind if group.partners else "", group.size].add(group.name)
     yield from (frozenset(names) for names in sizes.values() if len(names) > 1)
 
 
