@@ -1,15 +1,19 @@
 """Recording writes down every op and leaves the caller's model, and torch, as they were."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from nets import NETS, Case
-from torch import nn
+from torch import Tensor, nn
 
+import surgeon
 from surgeon.errors import BadInput
 from surgeon.graph import Graph
+from surgeon.trace.inputs import Inputs
+from surgeon.trace.program import to_program
 from surgeon.trace.record import record
 from surgeon.trace.shell import shell, to_meta
 from surgeon.trace.tensors import named_state, output_tensors
@@ -357,3 +361,25 @@ def test_a_shell_shares_no_tensor_with_the_model_and_keeps_ties():
     assert twin.embed.weight is twin.head.weight and twin.embed.weight.is_meta
     assert isinstance(twin.embed.weight, nn.Parameter)
     assert not model.embed.weight.is_meta
+
+
+class Table(nn.Module):
+    """Sines that no state dict holds: too many to keep their values while it is recorded, and few once they are cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.out = nn.Linear(6, 64), nn.Linear(64, 3)
+        self.register_buffer("places", torch.rand(66, 64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.out(x + self.places[: x.shape[1]].to(x.device))
+
+
+@pytest.mark.parametrize("made", [lambda net, _: net, to_program], ids=["module", "program"])
+def test_a_cut_copy_has_the_values_that_its_original_had(made: Any):
+    inputs = Inputs.of(torch.randn(2, 5, 6))
+    result = surgeon.shrink(made(Table().eval(), inputs), inputs, 0.5, measure=False)
+    assert result.check is not None
+    assert result.plan.keep["places"].keys() == {1}

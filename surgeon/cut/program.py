@@ -86,7 +86,7 @@ def _read_of(plan: Plan, model: nn.Module, coupling: Coupling) -> Plan:
 
 def _fits(program: Program, inputs: Inputs, seen: Observed, sizes: Sizes) -> Misfit | None:
     try:
-        after = observe(program, inputs)
+        after = observe(program, inputs, seen.graph)
     except (RuntimeError, IndexError, TypeError, AssertionError) as error:
         return Misfit(str(error).split("\n")[0])
     found = misfit(seen.graph, after.graph, sizes)

@@ -13,7 +13,7 @@ from surgeon.graph import Graph, Node, Value
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.program import Program
-from surgeon.trace.recorder import Recorder
+from surgeon.trace.recorder import Recorder, unvalued_in, unvalued_of
 from surgeon.trace.shell import shell, to_meta, valued
 from surgeon.trace.tensors import named_state
 
@@ -34,15 +34,17 @@ class Observed:
     ran: dict[str, Ran]
 
 
-def observe(program: Program, inputs: Any) -> Observed:
-    """Record one forward of a program on meta tensors, node by node; the program is not changed."""
-    twin = shell(program, to_meta, valued).eval()
+def observe(program: Program, inputs: Any, original: Graph | None = None) -> Observed:
+    """Record one forward of a program on meta tensors, node by node; the program is not changed. original: of which it is a cut
+    copy, as `prepared` takes it."""
+    twin = shell(program, to_meta, valued, unvalued_in(program, original)).eval()
     assert isinstance(twin, Program)
     twin.change_literals(_on_meta)  # what the graph makes by itself (an LSTM's first state)
     recorder = Recorder(on_meta=True)
     graph = recorder.graph
     for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
+    graph.unvalued = unvalued_of(twin)
     graph.parameters = frozenset(n for n, _ in twin.named_parameters(remove_duplicate=False))
     inputs = Inputs.of(inputs).map(to_meta)
     recorder.begin(inputs)

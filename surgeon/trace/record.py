@@ -73,7 +73,7 @@ def record_as(
     (not of other paths) as it runs. Raises Stopped where the forward fails."""
     ran = Graph()
     try:
-        twin, recorder = prepared(model, on_meta=original.on_meta)
+        twin, recorder = prepared(model, on_meta=original.on_meta, original=original)
         recorder.look = look
         ran = recorder.graph
         inputs = inputs.map(to_meta) if original.on_meta else inputs

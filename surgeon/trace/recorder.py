@@ -58,9 +58,15 @@ _SHORT = {
 }  # fmt: skip
 
 
-def prepared(model: nn.Module, *, on_meta: bool) -> tuple[nn.Module, Recorder]:
-    """A copy of the model to be run, in eval mode, and a recorder that knows its state by name."""
-    twin = (shell(model, to_meta, valued) if on_meta else shell(model, torch.clone)).eval()
+def prepared(
+    model: nn.Module, *, on_meta: bool, original: Graph | None = None
+) -> tuple[nn.Module, Recorder]:
+    """A copy of the model to be run, in eval mode, and a recorder that knows its state by name. original: of which this is a cut
+    copy, whose few numbers were many there, and had no values."""
+    if on_meta:
+        twin = shell(model, to_meta, valued, unvalued_in(model, original)).eval()
+    else:
+        twin = shell(model, torch.clone).eval()
     recorder = Recorder(on_meta)
     for name, tensor in named_tensors(twin).items():
         recorder.name_state(name, tensor)
@@ -71,7 +77,20 @@ def prepared(model: nn.Module, *, on_meta: bool) -> tuple[nn.Module, Recorder]:
     recorder.graph.buffers = saved_buffers(twin)
     recorder.graph.fixed = fixed_ranks(twin)
     recorder.graph.on_meta = on_meta
+    recorder.graph.unvalued = unvalued_of(twin)
     return twin, recorder
+
+
+def unvalued_of(twin: nn.Module) -> frozenset[str]:
+    """The names of what has no values in a copy."""
+    return frozenset(name for name, t in named_tensors(twin).items() if t.is_meta)
+
+
+def unvalued_in(model: nn.Module, original: Graph | None) -> frozenset[int]:
+    """The tensors of a cut copy, by id, that had no values in the recording of its original."""
+    if original is None:
+        return frozenset()
+    return frozenset(id(t) for n, t in named_tensors(model).items() if n in original.unvalued)
 
 
 def run_recorded(twin: nn.Module, recorder: Recorder, inputs: Inputs) -> tuple[Value, ...]:

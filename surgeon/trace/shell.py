@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import chain
 from typing import Any
 
@@ -20,17 +20,18 @@ def shell(
     model: nn.Module,
     swap: Callable[[Tensor], Tensor],
     constant: Callable[[Tensor], Tensor] | None = None,
+    alike: Collection[int] = frozenset(),
 ) -> nn.Module:
     """A copy of the model's structure with every tensor swapped; parameters stay parameters.
 
-    constant: what is done instead with tensors that no state dict holds.
+    constant: what is done instead with tensors that no state dict holds, but for those `alike`, by id.
     """
     memo: dict[int, Any] = {}
     modules = modules_of(model)
     for own, change in ((state_of, swap), (loose_of, constant or swap)):
         for tensor in chain.from_iterable(map(own, modules)):
             if id(tensor) not in memo:
-                memo[id(tensor)] = _swapped(tensor, change)
+                memo[id(tensor)] = _swapped(tensor, swap if id(tensor) in alike else change)
     return _alone(model, memo)
 
 
