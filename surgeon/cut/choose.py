@@ -12,7 +12,7 @@ from torch import nn
 from surgeon.constants import add_carries
 from surgeon.couple import Coupling
 from surgeon.cut.attempt import Attempt
-from surgeon.cut.config import configure, has_config
+from surgeon.cut.config import configurable, configure, has_config
 from surgeon.cut.fits import Misfit
 from surgeon.cut.flow import Unfoldable
 from surgeon.cut.fold import fold
@@ -172,7 +172,7 @@ def says(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> bo
     sizes = Sizes(coupling, removed_by(coupling, plan))
     with torch.inference_mode(False):
         slim = cut_module(model, plan.keep, sizes)
-        return has_config(slim) and configure(slim, inputs, sizes) is None
+        return configurable(slim, inputs, sizes)
 
 
 def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[Cut, Misfit | None]:

@@ -43,16 +43,30 @@ def configure(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
 
     Its forward is then the planned one but for scales that follow a width, which belong into weights.
     """
-    name, why = type(slim).__name__, None
+    found = _found(slim, inputs, sizes)
+    if isinstance(found, str):
+        return found
+    chosen, fresh = found
+    _become(slim, _without_idle(slim, chosen, inputs, sizes) or fresh)
+    return None
+
+
+def configurable(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> bool:
+    """Whether `configure` would find a config."""
+    return has_config(slim) and not isinstance(_found(slim, inputs, sizes), str)
+
+
+def _found(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> tuple[Chosen, nn.Module] | str:
+    """The first numbers that do, with a fresh model of them, or why there are none."""
+    why = None
     for chosen in _choices(slim, sizes):
         found = _tried(slim, chosen, inputs, sizes)
         if isinstance(found, nn.Module):
-            _become(slim, _without_idle(slim, chosen, inputs, sizes) or found)
-            return None
+            return chosen, found
         why = why or found.why
         if found.at is None:
             break
-    return why or f"no config builds a {name} of these sizes"
+    return why or f"no config builds a {type(slim).__name__} of these sizes"
 
 
 def _tried(slim: nn.Module, chosen: Chosen, inputs: Inputs, sizes: Sizes) -> nn.Module | Misfit:
