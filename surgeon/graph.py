@@ -151,7 +151,9 @@ class Graph:
     turns: tuple[Path, ...] = ()  # numbers that led to some of these, in order
     dead_ends: tuple[Path, ...] = ()  # numbers with which the forward fails
     reads: Path = ()  # the truths and real numbers that the run on the inputs as given read, where data decide them
-    unvalued: frozenset[str] = frozenset()  # those whose values the recording did not have
+    unvalued: frozenset[str] = (
+        frozenset()
+    )  # names in `state` whose values the recording did not have
     listed: bool = False  # whether Python got numbers of the data as a list
     notes: tuple[str, ...] = ()
     training: int | None = None

@@ -124,10 +124,24 @@ def test_where_the_width_is_heads_times_head_dim_the_config_follows_at_any_ratio
     assert torch.equal(logits(again, inputs), logits(result.model, inputs))
 
 
-def test_a_last_width_is_worked_out_anew(tmp_path: Path):
+def test_a_last_width_is_worked_out_anew():
     model, inputs = SMALL["swin"]()
     config = surgeon.shrink(model, inputs, ratio=0.5, measure=False).model.config
     assert (config.embed_dim, config.hidden_size) == (12, 24)
+
+
+def test_a_config_is_not_worth_much_less():
+    """One head, which cannot go: with head_dim whole, half of the attention goes instead of three quarters."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=32, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=64, max_position_embeddings=32,
+    )  # fmt: skip
+    model, inputs = LlamaForCausalLM(config).eval(), {"input_ids": torch.arange(6)[None]}
+    result = surgeon.shrink(model, inputs, ratio=0.5, measure=False)
+    assert result.model.model.layers[0].self_attn.q_proj.out_features == 32
+    assert result.model.config.to_dict() == model.config.to_dict()
 
 
 def test_where_layers_compete_the_config_is_not_asked():

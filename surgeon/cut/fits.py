@@ -71,9 +71,9 @@ def asks_otherwise(original: Graph, slim: Graph, sizes: Sizes) -> bool:
 def first_off(original: Graph, slim: Graph, sizes: Sizes) -> int | None:
     """The first node of the original that the cut model's forward, as far as it came, did not run as planned;
     scales that follow a width are let pass. None where every one ran."""
-    used, free = _used(original), asked(original)
+    off = _off(original, sizes)
     for old, new in zip(original.run, slim.run, strict=False):
-        if _differs(old, new, sizes, (used, old.index in free or lack(old, new) is not None)):
+        if off(old, new):
             return old.index
     rest = original.run[len(slim.run) :]
     return rest[0].index if rest else None
@@ -90,18 +90,26 @@ class Off(BaseException):
 
 def following(original: Graph, sizes: Sizes) -> Callable[[Node], None]:
     """What looks at each op of a cut model's forward as it runs, and raises Off at the one where `first_off` would find it."""
-    used, free = _used(original), asked(original)
-    run = original.run
+    run, off = original.run, _off(original, sizes)
 
     def look(new: Node) -> None:
-        if new.index >= len(run):
-            return
-        old = run[new.index]
-        why = _differs(old, new, sizes, (used, old.index in free or lack(old, new) is not None))
-        if why:
+        old = run[new.index] if new.index < len(run) else None
+        why = off(old, new) if old is not None else None
+        if old is not None and why:
             raise Off(Misfit(f"{why}, at {old.where}", at=old.index))
 
     return look
+
+
+def _off(original: Graph, sizes: Sizes) -> Callable[[Node, Node], str | None]:
+    """What says why a node is not the planned one; scales that follow a width are let pass."""
+    used, free = _used(original), asked(original)
+
+    def why(old: Node, new: Node) -> str | None:
+        passes = old.index in free or lack(old, new) is not None
+        return _differs(old, new, sizes, (used, passes))
+
+    return why
 
 
 def _used(graph: Graph) -> set[Value]:

@@ -2,9 +2,8 @@
 
 A network whose own forward ties one width to another (in a list, by an assert, in a reshape to the width of something else) is cut
 as far as its forward follows, where little stays whole for that, and keeps its class; else as a program. What two widths lose is made
-equal before either stays (`joined.py`). One that torch.export
-refuses, or couples more than its own forward does, is cut as far as its forward follows in any case. What is left alone only
-grows, and a reason names the op and the place.
+equal before either stays (`joined.py`). One that torch.export refuses, or couples more than its own forward does, is cut as far as
+its forward follows in any case. What is left alone only grows, and a reason names the op and the place.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from surgeon.plan import Plan
 from surgeon.planning import removed_by
 
 _T = TypeVar("_T")
-_WHY = "its config has no number for a part of each head (--cut head_dim takes it there)"
+_WHY = "its config does not say what a cut of head_dim leaves (--cut head_dim takes it there)"
 
 
 class Unsaid(Exception):
