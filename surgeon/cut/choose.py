@@ -12,7 +12,7 @@ from torch import nn
 from surgeon.constants import add_carries
 from surgeon.couple import Coupling
 from surgeon.cut.attempt import Attempt
-from surgeon.cut.config import configurable, configure, has_config
+from surgeon.cut.config import configure, has_config
 from surgeon.cut.fits import Misfit
 from surgeon.cut.flow import Unfoldable
 from surgeon.cut.fold import fold
@@ -51,11 +51,25 @@ class Cut:
     unsaid: bool = False
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What is known of a network before it is cut, and what its cut must be. `refusal`: why it has no program. `spared`: whether a
+    program is not even tried, as another plan will be made. `said`: whether its config must say what it is."""
+
+    refusal: BadInput | None = None
+    spared: Callable[[NotFollowed], bool] | None = None
+    said: bool = False
+
+
 class Spared(BadInput):
     """Nobody looked for a program."""
 
     def __init__(self) -> None:
         super().__init__("none was asked for", "leave out --no-program")
+
+
+class ConfigUnset(SurgeonError):
+    """The model's config cannot be set to what a plan leaves, and was to be."""
 
 
 class NotFollowed(SurgeonError):
@@ -79,17 +93,15 @@ def cut(
     inputs: Any,
     coupling: Coupling,
     plan: Plan,
-    refusal: BadInput | None = None,
-    spared: Callable[[NotFollowed], bool] | None = None,
+    terms: Terms = Terms(),
 ) -> Cut:
-    """A smaller copy of `model`; the model is not touched. refusal: why it has no program, where that is known. spared: whether a
-    program is not even tried, as another plan will be made.
+    """A smaller copy of `model`; the model is not touched.
 
-    Raises BadInput where the plan does not fit, NotFollowed where neither surgery can follow it, SurgeonError where
-    a program cannot be written.
+    Raises BadInput where the plan does not fit, ConfigUnset where its config must say it and cannot, NotFollowed where neither surgery
+    can follow it, SurgeonError where a program cannot be written.
     """
     with torch.inference_mode(False):  # what is made here may be trained
-        return _cut(model, Inputs.of(inputs), coupling, plan, (refusal, spared))
+        return _cut(model, Inputs.of(inputs), coupling, plan, terms)
 
 
 def _cut(
@@ -97,22 +109,22 @@ def _cut(
     inputs: Inputs,
     coupling: Coupling,
     plan: Plan,
-    without: tuple[BadInput | None, Callable[[NotFollowed], bool] | None],
+    terms: Terms,
 ) -> Cut:
     if isinstance(model, Program):
         program, certain = cut_program(model, inputs, plan)
         add_carries(program, plan)
         return Cut(program, "program", certain=certain, notes=program.notes)
-    done, found = cut_fitting(model, inputs, coupling, plan)
+    done, found = cut_fitting(model, inputs, coupling, plan, terms.said)
     if found is None:
         add_carries(done.model, plan)
         return done
     try:
-        refusal, spared = without
-        if spared and spared(apart := NotFollowed(found.why, plan, Spared(), found.at)):
+        apart = NotFollowed(found.why, plan, Spared(), found.at)
+        if terms.spared and terms.spared(apart):
             raise apart
-        if refusal is not None:
-            raise NotFollowed(found.why, plan, refusal)
+        if terms.refusal is not None:
+            raise NotFollowed(found.why, plan, terms.refusal)
         return replace(as_program(model, inputs, plan, found.why), at=found.at)
     except SurgeonError as error:
         if not found.certain:  # numbers can tell
@@ -148,15 +160,17 @@ def first_unlike(
 
 
 def cut_fitting(
-    model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan
+    model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan, said: bool = False
 ) -> tuple[Cut, Misfit | None]:
     """Module surgery: what it gives, and where its forward does not follow the cut; with a config of its
-    own where the model has one and it can be set."""
+    own where the model has one and it can be set. Raises ConfigUnset where it cannot and is to be (`said`)."""
     sizes = Sizes(coupling, removed_by(coupling, plan))
     slim = cut_module(model, plan.keep, sizes)
     if not has_config(model):
         return _fitted(slim, inputs, sizes, plan)
     why = configure(slim, inputs, sizes)
+    if said and why is not None:
+        raise ConfigUnset(why)
     done, found = _fitted(slim, inputs, sizes, plan)
     if why is None and found is not None:  # the original's attributes may do without its config
         why = found.why
@@ -165,14 +179,6 @@ def cut_fitting(
         return done, found
     note = f"config says the original's sizes, so that from_pretrained cannot build the copy: {why}"
     return replace(done, notes=(note,), unsaid=True), found
-
-
-def says(model: nn.Module, inputs: Inputs, coupling: Coupling, plan: Plan) -> bool:
-    """Whether the model's own config can be set to what the plan leaves, and a fresh model of it runs the planned forward."""
-    sizes = Sizes(coupling, removed_by(coupling, plan))
-    with torch.inference_mode(False):
-        slim = cut_module(model, plan.keep, sizes)
-        return configurable(slim, inputs, sizes)
 
 
 def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[Cut, Misfit | None]:

@@ -30,6 +30,7 @@ _BUILDS = 24  # fresh models made in search of a config, at most
 Path = tuple[str | int, ...]
 Shapes = Mapping[str, tuple[int, ...]]
 Chosen = Mapping[Path, int]
+Apart = Mapping[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
 
 
 def has_config(model: nn.Module) -> bool:
@@ -51,11 +52,6 @@ def configure(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> str | None:
     return None
 
 
-def configurable(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> bool:
-    """Whether `configure` would find a config."""
-    return has_config(slim) and not isinstance(_found(slim, inputs, sizes), str)
-
-
 def _found(slim: nn.Module, inputs: Inputs, sizes: Sizes) -> tuple[Chosen, nn.Module] | str:
     """The first numbers that do, with a fresh model of them, or why there are none."""
     why = None
@@ -74,7 +70,7 @@ def _tried(slim: nn.Module, chosen: Chosen, inputs: Inputs, sizes: Sizes) -> nn.
     something else, which other numbers would not mend."""
     name = type(slim).__name__
     fresh = _fresh(type(slim), _with(slim.__dict__["config"], chosen))
-    if fresh is None or _shapes(fresh) != _shapes(slim):
+    if fresh is None or _apart(fresh, _shapes(slim)) != {}:
         return Misfit(f"no config builds a {name} of these sizes")
     computed = _filled(fresh, slim) or _otherwise(fresh, slim, sizes.coupling)
     if computed:
@@ -96,7 +92,7 @@ def _without_idle(
     unbuilt = [
         path
         for path in changed
-        if _distance(kind, _with(config, _less(changed, [path])), want) == 0
+        if _apart(_fresh(kind, _with(config, _less(changed, [path]))), want) == {}
     ]
     best = None
     for some in (unbuilt, *([path] for path in unbuilt)) if unbuilt else ():
@@ -143,21 +139,38 @@ def _choices(model: nn.Module, sizes: Sizes) -> Iterator[Chosen]:
     news = _new_sizes(sizes)
     options = {p: [*news[v], v] for p, v in _fields(config, ()) if v in news}
     chosen = {path: values[0] for path, values in options.items()}
-    best, builds = _distance(kind, _with(config, chosen), want), 1
-    trials = (({path: v}) for path, values in options.items() for v in values[1:])
-    for trial in trials:
-        if best == 0 or builds >= _BUILDS:
+    best, builds = _apart(_fresh(kind, _with(config, chosen)), want), 1
+    for path, value in ((p, v) for p, values in options.items() for v in values[1:]):
+        if best == {} or builds >= _BUILDS:
             break
-        found, builds = _distance(kind, _with(config, chosen | trial), want), builds + 1
-        if found < best:
-            best, chosen = found, chosen | trial
-    if best:
+        if best is not None and not _may_mend(best, value - chosen[path]):
+            continue
+        trial = {**chosen, path: value}
+        found, builds = _apart(_fresh(kind, _with(config, trial)), want), builds + 1
+        if found is not None and (best is None or len(found) < len(best)):
+            best, chosen = found, trial
+    if best != {}:
         return
     yield chosen
     for path in chosen:
         fewer = _less(chosen, [path])
-        if _distance(kind, _with(config, fewer), want) == 0:
+        if _apart(_fresh(kind, _with(config, fewer)), want) == {}:
             yield fewer
+
+
+def _may_mend(apart: Apart, step: int) -> bool:
+    """Whether a field that grows by `step` can bring a shape nearer: a dimension grows by a whole multiple of what a field does, be
+    it a product with others or a sum."""
+    return any(
+        have is None
+        or want is None
+        or len(have) != len(want)
+        or any(
+            h != w and (w - h) % step == 0 and (w - h) // step > 0
+            for h, w in zip(have, want, strict=True)
+        )
+        for have, want in apart.values()
+    )
 
 
 def _new_sizes(sizes: Sizes) -> dict[int, list[int]]:
@@ -202,13 +215,13 @@ def _with(config: Any, chosen: Chosen) -> Any:
     return new
 
 
-def _distance(kind: type, config: Any, want: Shapes) -> float:
-    """How many names or shapes of a fresh model are not the slim one's; infinite where none is built."""
-    fresh = _fresh(kind, config)
+def _apart(fresh: nn.Module | None, want: Shapes) -> Apart | None:
+    """The shapes, there and wanted, by the names that a fresh model has otherwise; None where none was built."""
     if fresh is None:
-        return float("inf")
+        return None
     have = _shapes(fresh)
-    return sum(have.get(name) != want.get(name) for name in have.keys() | want.keys())
+    names = (name for name in {**have, **want} if have.get(name) != want.get(name))
+    return {name: (have.get(name), want.get(name)) for name in names}
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

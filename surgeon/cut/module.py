@@ -16,6 +16,7 @@ from surgeon.slices import sliced
 from surgeon.trace.adapters import say_widths
 from surgeon.trace.called import CalledAs, calls
 from surgeon.trace.folding import own_copy, recompute
+from surgeon.trace.modules import first_paths
 from surgeon.trace.tensors import named_tensors
 
 
@@ -34,7 +35,7 @@ def cut_module(model: nn.Module, keep: Keep, sizes: Sizes) -> nn.Module:
     nodes: dict[str, list[Node]] = defaultdict(list)
     for node in sizes.coupling.graph.nodes:
         nodes[node.module].append(node)
-    for path, module in slim.named_modules():
+    for module, path in first_paths(slim).items():
         set_widths(module, Layer(path, tuple(nodes.get(path, ())), sizes))
     for node, call in calls(sizes.coupling.graph):
         _say_sizes(slim, node, call, sizes)

@@ -21,6 +21,7 @@ from surgeon.cut.reads import Kind, reads
 from surgeon.cut.sizes import Call, Sizes
 from surgeon.graph import Graph, Node
 from surgeon.trace.called import CalledAs
+from surgeon.trace.modules import first_paths
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,31 @@ def repair(slim: nn.Module, sizes: Sizes, came: Callable[[], int | None]) -> boo
     (`self.rope.table()`), then without those that keep it from getting further, then each kind alone, and those of each class: such as the forward read before it ended. What it also fits without is put
     back, so that a number that happens to be equal (epochs=64) is left alone.
     """
-    given = [_wanted(sizes, pairs, own) for pairs in (_changes, _factors) for own in (True, False)]
-    extents = [_wanted(sizes, _extents, own) for own in (True, False)]
-    asked = list(_candidates(slim, given))
-    every = list(_candidates(slim, [*given, *extents]))
-    below = list(_candidates(slim, [*given, *extents], _from_above(slim, given[0], deep=False)))
-    within = list(_candidates(slim, [*given, *extents], _from_above(slim, extents[0], deep=True)))
     search = _Search(slim, sizes.coupling.graph, came)
-    if any(search.fits(changes) for changes in (asked, every, below, within)):
-        return True
-    if any(search.narrowed(changes) for changes in (asked, every, below, within)):
+    wider: list[list[Change]] = []
+    for changes in _wider(slim, sizes):
+        if search.fits(changes):
+            return True
+        wider.append(changes)
+    if any(search.narrowed(changes) for changes in wider):
         return True
     read = set[Kind]().union(*(t.read for t in search.tried))
     return any(
         search.fits(trial)
-        for trial in (*_by_kind(asked), *_by_class(asked))
+        for trial in (*_by_kind(wider[0]), *_by_class(wider[0]))
         if any(change.kind in read for change in trial)
     )
+
+
+def _wider(slim: nn.Module, sizes: Sizes) -> Iterator[list[Change]]:
+    """What to set, less and less sure."""
+    given = [_wanted(sizes, pairs, own) for pairs in (_changes, _factors) for own in (True, False)]
+    yield list(_candidates(slim, given))
+    extents = [_wanted(sizes, _extents, own) for own in (True, False)]
+    every = [*given, *extents]
+    yield list(_candidates(slim, every))
+    yield list(_candidates(slim, every, _from_above(slim, given[0], deep=False)))
+    yield list(_candidates(slim, every, _from_above(slim, extents[0], deep=True)))
 
 
 @dataclass(frozen=True)
@@ -192,7 +201,7 @@ def _wanted(
 def _from_above(slim: nn.Module, wanted: _Wanted, deep: bool) -> _Wanted:
     """What the ops say that the holder of each module runs by itself. deep: or any that holds it, the nearest first."""
     found: _Wanted = {}
-    for path, _ in slim.named_modules():
+    for path in first_paths(slim).values():
         if path:
             above = path.rpartition(".")[0]
             found[path] = {**(found.get(above, {}) if deep else {}), **wanted.get(above, {})}
@@ -201,7 +210,7 @@ def _from_above(slim: nn.Module, wanted: _Wanted, deep: bool) -> _Wanted:
 
 def _candidates(slim: nn.Module, said: list[_Wanted], *above: _Wanted) -> Iterator[Change]:
     """Attributes to set. said: the most telling first; who says two things of a size says nothing of it. above: counts least."""
-    for path, module in slim.named_modules():
+    for module, path in first_paths(slim).items():
         if type(module).__module__.startswith("torch.nn"):
             continue
         found: dict[int, set[int]] = {}

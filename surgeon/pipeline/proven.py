@@ -12,13 +12,13 @@ from torch import nn
 from surgeon.check import TOLERANCE, CheckResult
 from surgeon.check import check as run_check
 from surgeon.compare import compare
-from surgeon.cut import Cut, NoProgram, NotFollowed, Spared, as_program, cut, first_unlike
+from surgeon.cut import Cut, NoProgram, NotFollowed, Spared, Terms, as_program, cut, first_unlike
 from surgeon.errors import CheckFailed, SurgeonError, Unproven
 from surgeon.pipeline.cached import with_cache
 from surgeon.pipeline.compared import compared
 from surgeon.pipeline.followed import spared
 from surgeon.pipeline.result import Result
-from surgeon.pipeline.said import refuse_other, refuse_unsaid
+from surgeon.pipeline.said import instead, refuse_unsaid
 from surgeon.pipeline.steps import Steps
 from surgeon.pipeline.traced import Traced, refuse_wrong_training
 from surgeon.plan import Plan
@@ -39,9 +39,8 @@ def carried_out(traced: Traced, given: Inputs, plan: Plan) -> tuple[Cut, Traced]
     """
     if traced.own is not None and traced.own.done is not None and traced.own.done[0] == plan.keep:
         return traced.own.done[1], traced
-    known = traced.refusal, partial(spared, traced)
-    refuse_other(traced, plan)
-    done = cut(traced.model, traced.inputs, traced.coupling, plan, *known)
+    terms = Terms(traced.refusal, partial(spared, traced), instead(traced, plan))
+    done = cut(traced.model, traced.inputs, traced.coupling, plan, terms)
     refuse_unsaid(traced, plan, done)
     if not isinstance(done.model, Program) or done.model.takes(given):
         return done, traced

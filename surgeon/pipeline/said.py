@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from surgeon.couple import Coupling
-from surgeon.cut import Cut, says
+from surgeon.cut import Cut
 from surgeon.errors import SurgeonError
 from surgeon.grouping import Group
 from surgeon.pipeline.own import as_much
@@ -33,14 +33,12 @@ class Unsaid(Exception):
         self.traced, self.plan, self.done = traced, plan, done
 
 
-def refuse_other(traced: Traced, plan: Plan) -> None:
-    """Raise Unsaid where `traced` asks for a plan that the config says, in place of another one, and this is none, or takes far less."""
-    own = traced.own
-    if own is None or own.first is None:
-        return
-    much = as_much(traced.coupling, removed_by(traced.coupling, plan), own.first)
-    if not much or not says(traced.model, traced.inputs, traced.coupling, plan):
+def instead(traced: Traced, plan: Plan) -> bool:
+    """Whether this plan stands in place of another one, and so is good only if the config says it. Raises Unsaid where it takes far less."""
+    first = traced.own.first if traced.own is not None else None
+    if first is not None and not as_much(traced.coupling, removed_by(traced.coupling, plan), first):
         raise Unsaid(traced, plan)
+    return first is not None
 
 
 def refuse_unsaid(traced: Traced, plan: Plan, done: Cut) -> None:

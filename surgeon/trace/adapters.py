@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from surgeon.trace.modules import first_paths
+
 _KIND = "peft.tuners.tuners_utils"  # loaded where a model has one
 
 
@@ -16,7 +18,7 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, Any]]:
     peft = sys.modules.get(_KIND)
     if peft is None:
         return
-    for path, module in model.named_modules():
+    for module, path in first_paths(model).items():
         if isinstance(module, peft.BaseTunerLayer):
             yield path, module
 

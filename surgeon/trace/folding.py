@@ -27,7 +27,7 @@ from surgeon.trace.adapters import is_merged
 from surgeon.trace.copied import copied
 from surgeon.trace.hooks import belong
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.modules import modules_of
+from surgeon.trace.modules import first_paths, modules_of
 from surgeon.trace.record import record
 from surgeon.trace.states import refuse_unusable
 from surgeon.trace.tensors import named_tensors, tensors_of
@@ -51,8 +51,9 @@ def ready(model: nn.Module) -> Ready:
     """
     model = unwrapped(model)
     refuse_unusable(model)
-    folded = [name for name, module in model.named_modules() if _must_fold(module)]
-    merged = [name for name, module in model.named_modules() if is_merged(module)]
+    paths = first_paths(model)
+    folded = [path for module, path in paths.items() if _must_fold(module)]
+    merged = [path for module, path in paths.items() if is_merged(module)]
     if not folded and not merged:
         return Ready(model)
     twin = own_copy(model, {}).eval()
@@ -104,7 +105,7 @@ def recompute(model: nn.Module) -> None:
 def read_state(model: nn.Module) -> dict[str, Tensor]:
     """The state as a criterion should see it: a masked or normed weight with its present values."""
     state = named_tensors(model)
-    for path, module in model.named_modules():
+    for module, path in first_paths(model).items():
         dot = f"{path}." if path else ""
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):

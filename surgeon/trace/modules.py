@@ -15,3 +15,30 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
             found[module] = None
             left.extend(part for part in reversed(module._modules.values()) if part is not None)
     return list(found)
+
+
+def paths_of(model: nn.Module) -> dict[str, nn.Module]:
+    """`dict(model.named_modules(remove_duplicate=False))`: each under every path that it has."""
+    found: dict[str, nn.Module] = {}
+    left = [("", model)]
+    while left:
+        path, module = left.pop()
+        found[path] = module
+        dot = f"{path}." if path else ""
+        left += [
+            (dot + n, part) for n, part in reversed(module._modules.items()) if part is not None
+        ]
+    return found
+
+
+def first_paths(model: nn.Module) -> dict[nn.Module, str]:
+    """Each module with its first path, as `model.named_modules()` has them."""
+    found: dict[nn.Module, str] = {}
+    left = [("", model)]
+    while left:
+        path, module = left.pop()
+        if module not in found:
+            found[module] = path
+            dot = f"{path}." if path else ""
+            left += [(dot + n, p) for n, p in reversed(module._modules.items()) if p is not None]
+    return found

@@ -15,7 +15,7 @@ from surgeon.trace.mode import forward_mode
 from surgeon.trace.program import Program
 from surgeon.trace.recorder import Recorder, unvalued_in, unvalued_of
 from surgeon.trace.shell import shell, to_meta, valued
-from surgeon.trace.tensors import named_state
+from surgeon.trace.tensors import named_state, named_tensors, parameter_names
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def observe(program: Program, inputs: Any, original: Graph | None = None) -> Obs
     graph = recorder.graph
     for name, tensor in named_state(twin).items():
         recorder.name_state(name, tensor)
-    graph.unvalued = unvalued_of(twin)
-    graph.parameters = frozenset(n for n, _ in twin.named_parameters(remove_duplicate=False))
+    graph.unvalued = unvalued_of(named_tensors(twin))
+    graph.parameters = parameter_names(twin)
     inputs = Inputs.of(inputs).map(to_meta)
     recorder.begin(inputs)
     holders = (n for n in twin.graph.nodes if n.op == "placeholder")

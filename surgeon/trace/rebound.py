@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from surgeon.trace.modules import modules_of
+from surgeon.trace.modules import first_paths, modules_of
 from surgeon.trace.tensors import tensors_of
 
 _TORCH = frozenset(nn.Module().__dict__)  # of every module; of hooks in there `hooks.py` sees to it
@@ -43,7 +43,7 @@ def unbound(model: nn.Module) -> tuple[str, ...]:
     kept = {id(value) for m in modules for value in m.__dict__.values()}
     found = [
         (f"{path}.{name}".strip("."), kind)
-        for path, module in model.named_modules()
+        for module, path in first_paths(model).items()
         for name, value in module.__dict__.items()
         if name not in _TORCH
         for kind in _keepers(value, own, kept)

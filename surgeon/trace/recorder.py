@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from surgeon.trace.inputs import Inputs
 from surgeon.trace.memoised import forget, is_from_nowhere
 from surgeon.trace.meta import ValuesLost, run_on_meta
 from surgeon.trace.mode import forward_mode
-from surgeon.trace.modules import modules_of
+from surgeon.trace.modules import first_paths, modules_of
 from surgeon.trace.place import place_of
 from surgeon.trace.plain import PLAIN
 from surgeon.trace.shell import shell, to_meta, valued
@@ -41,8 +42,10 @@ from surgeon.trace.tensors import (
     loose_of,
     named_loose,
     named_outputs,
+    named_state,
     named_tensors,
     output_tensors,
+    parameter_names,
     saved_buffers,
     tensors_among,
 )
@@ -68,22 +71,22 @@ def prepared(
     else:
         twin = shell(model, torch.clone).eval()
     recorder = Recorder(on_meta)
-    for name, tensor in named_tensors(twin).items():
+    state, loose = named_state(twin), named_loose(twin)
+    for name, tensor in (*state.items(), *loose.items()):
         recorder.name_state(name, tensor)
-    recorder.graph.loose = frozenset(named_loose(twin))
+    recorder.graph.loose = frozenset(loose)
     recorder.hold(t for module in modules_of(twin) for t in loose_of(module))
-    names = (n for n, _ in twin.named_parameters(remove_duplicate=False))
-    recorder.graph.parameters = frozenset(names)
+    recorder.graph.parameters = parameter_names(twin)
     recorder.graph.buffers = saved_buffers(twin)
     recorder.graph.fixed = fixed_ranks(twin)
     recorder.graph.on_meta = on_meta
-    recorder.graph.unvalued = unvalued_of(twin)
+    recorder.graph.unvalued = unvalued_of({**state, **loose})
     return twin, recorder
 
 
-def unvalued_of(twin: nn.Module) -> frozenset[str]:
+def unvalued_of(tensors: Mapping[str, Tensor]) -> frozenset[str]:
     """The names of what has no values in a copy."""
-    return frozenset(name for name, t in named_tensors(twin).items() if t.is_meta)
+    return frozenset(name for name, tensor in tensors.items() if tensor.is_meta)
 
 
 def unvalued_in(model: nn.Module, original: Graph | None) -> frozenset[int]:
@@ -130,10 +133,10 @@ def drawn_alike() -> Iterator[None]:
 @contextmanager
 def module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Keep the recorder's `path` at the innermost module whose forward is running."""
-    names = {id(module): name for name, module in model.named_modules()}
+    names = first_paths(model)
 
     def enter(module: nn.Module, _args: Any) -> None:
-        recorder.path.append(names.get(id(module), recorder.path[-1]))
+        recorder.path.append(names.get(module, recorder.path[-1]))
 
     def leave(_module: nn.Module, _args: Any, _out: Any) -> None:
         recorder.path.pop()
@@ -301,9 +304,13 @@ class Recorder(TorchDispatchMode):
         """A run after which no function of the process keeps a meta tensor that it made inside, for a call of the user's to find."""
         try:
             yield
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # which hold what the forward was at
+            raise
         finally:
-            own = {id(t) for module in modules_of(twin) for t in loose_of(module)}
-            forget([t for t in self._made if t.is_meta and id(t) not in own])
+            made = [t for t in self._made if t.is_meta]
+            own = {id(t) for m in modules_of(twin) for t in loose_of(m)} if made else set[int]()
+            forget([t for t in made if id(t) not in own])
 
     def _refuse_recalled(self, given: list[Tensor]) -> None:
         """Raise Recalled where a tensor that no op made is one that some function keeps from call to call."""

@@ -17,7 +17,7 @@ from surgeon.quiet import mute
 from surgeon.trace.folding import own_copy
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
-from surgeon.trace.modules import modules_of
+from surgeon.trace.modules import first_paths, modules_of
 from surgeon.trace.recorder import drawn_alike
 from surgeon.trace.shell import twin_of
 from surgeon.trace.tensors import named_state, output_tensors, tables_of, tensors_of
@@ -54,7 +54,7 @@ def _places(model: nn.Module) -> Iterator[_Place]:
     """Attributes that hold tensors of their own, not state under another name. What a hook leaves on its module is
     the hook's affair."""
     state = {id(t) for t in named_state(model).values()}
-    for path, module in model.named_modules():
+    for module, path in first_paths(model).items():
         tables = tables_of(module)
         for name, value in module.__dict__.items() if not module._forward_pre_hooks else ():
             alone = isinstance(value, Tensor) and id(value) not in state

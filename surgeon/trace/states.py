@@ -11,6 +11,7 @@ from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 from torch.nn.parameter import is_lazy
 
 from surgeon.errors import BadInput
+from surgeon.trace.modules import first_paths
 
 _LATER = "prune first, quantise the slim model after"
 _OPS = "__torch_dispatch__"  # a class that has its own decides what every op does
@@ -30,7 +31,7 @@ def refuse_unusable(model: nn.Module) -> None:
         raise BadInput(
             "a TorchScript module cannot be cut", "give the Python module it was made from"
         )
-    for path, module in model.named_modules():
+    for module, path in first_paths(model).items():
         found = _module_state(module)
         for name, tensor in _own(module):
             found = found or _tensor_state(name, tensor)

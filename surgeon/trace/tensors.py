@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from surgeon.trace.assigned import assigned
+from surgeon.trace.modules import modules_of, paths_of
 
 _TORCH = frozenset(nn.Module().__dict__)  # what every module holds
 
@@ -17,11 +18,21 @@ _TORCH = frozenset(nn.Module().__dict__)  # what every module holds
 def named_state(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name; tied ones under each name, non-persistent ones too."""
     found: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in paths_of(model).items():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 found[f"{prefix}.{name}" if prefix else name] = tensor
     return found
+
+
+def parameter_names(model: nn.Module) -> frozenset[str]:
+    """The names of its parameters; of tied ones every name."""
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in paths_of(model).items()
+        for name, tensor in module._parameters.items()
+        if tensor is not None
+    )
 
 
 def saved_buffers(model: nn.Module) -> frozenset[str]:
@@ -29,7 +40,7 @@ def saved_buffers(model: nn.Module) -> frozenset[str]:
     code, and often stay unread (a first table of angles)."""
     return frozenset(
         f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules(remove_duplicate=False)
+        for prefix, module in paths_of(model).items()
         for name, tensor in module._buffers.items()
         if tensor is not None and name not in module._non_persistent_buffers_set
     )
@@ -41,14 +52,17 @@ def named_loose(model: nn.Module) -> dict[str, Tensor]:
 
     Not the state under another name, and not what a forward may set: that would be as wide as its code says, and not as cut.
     """
-    state = {id(t) for t in named_state(model).values()}
     found = {
         (prefix, name): value
-        for prefix, module in model.named_modules(remove_duplicate=False)
+        for prefix, module in paths_of(model).items()
         for name, value in module.__dict__.items()
-        if isinstance(value, Tensor) and id(value) not in state
+        if name not in _TORCH and isinstance(value, Tensor)
     }
-    changing = assigned({type(m) for m in model.modules()}) if found else frozenset()
+    if not found:
+        return {}
+    state = {id(t) for t in named_state(model).values()}
+    found = {place: value for place, value in found.items() if id(value) not in state}
+    changing = assigned({type(m) for m in modules_of(model)}) if found else frozenset()
     return {f"{p}.{n}" if p else n: t for (p, n), t in found.items() if n not in changing}
 
 
@@ -75,9 +89,11 @@ def loose_of(module: nn.Module) -> Iterator[Tensor]:
     yield from (t for t in module._buffers.values() if t is not None)
     tables = []
     for name, value in module.__dict__.items():
+        if name in _TORCH:
+            continue
         kind = type(value)
         if kind is dict:
-            tables += [value] if value and name not in _TORCH else []
+            tables += [value] if value else []
         elif kind is list or kind is tuple:  # LSTM's weights
             yield from (v for v in value if isinstance(v, Tensor))
         elif kind is not bool and isinstance(value, Tensor):
