@@ -172,6 +172,8 @@ def cut_fitting(
     if said and why is not None:
         raise ConfigUnset(why)
     done, found = _fitted(slim, inputs, sizes, plan)
+    if said and found is not None:
+        raise ConfigUnset(found.why)
     if why is None and found is not None:  # the original's attributes may do without its config
         why = found.why
         done, found = _fitted(cut_module(model, plan.keep, sizes), inputs, sizes, plan)

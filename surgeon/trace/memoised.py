@@ -15,7 +15,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -23,22 +22,25 @@ _CACHE = functools._lru_cache_wrapper
 _HOLDERS = (tuple, list, dict)  # what a function may return tensors in
 _DEEP = 3  # of them, one in another
 _RUNS = 32  # each forgets one cache at least
-_asked: Any = WeakIdKeyDictionary()  # tensors that are in no cache
 
 
 class Recalled(BaseException):
     """A run met a tensor that a function had kept, and has forgotten now. No Exception: a forward that catches these goes on."""
 
 
-def is_from_nowhere(tensor: Tensor) -> bool:
-    """Whether nobody asked yet who holds this tensor, and no function does; where one does, it forgets all that it keeps, and
-    Recalled is raised."""
-    if tensor in _asked:
-        return False
-    if forget([tensor]):
-        raise Recalled
-    _asked[tensor] = True
-    return True
+class Kept:
+    """The tensors that functions keep, looked for among all objects there are when one run asks for the first time."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Any, Any]] | None = None  # the first keeps the id its own
+
+    def refuse(self, tensor: Tensor) -> None:
+        """Where a function keeps this one it forgets all that it keeps, and Recalled is raised."""
+        if self._found is None:
+            self._found = {id(x): (x, c) for c in _caches() for x in _within(c) if _is_tensor(x)}
+        if id(tensor) in self._found:
+            self._found[id(tensor)][1].cache_clear()
+            raise Recalled
 
 
 def forget(tensors: list[Tensor]) -> bool:
@@ -55,9 +57,13 @@ def nothing_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        for cache in [x for x in gc.get_objects() if type(x) is _CACHE]:
+        for cache in _caches():
             if any(map(_is_unreal, _within(cache))):
                 cache.cache_clear()
+
+
+def _caches() -> list[Any]:
+    return list(filter(_is_cache, gc.get_objects()))
 
 
 def _within(cache: Any) -> Iterator[Any]:
@@ -71,6 +77,10 @@ def _within(cache: Any) -> Iterator[Any]:
 def _is_cache(found: Any) -> bool:
     """By its type: some objects answer isinstance with code of their own."""
     return type(found) is _CACHE
+
+
+def _is_tensor(found: Any) -> bool:
+    return issubclass(type(found), Tensor)
 
 
 def _is_unreal(found: Any) -> bool:

@@ -31,7 +31,7 @@ from surgeon.graph import Graph, Node, Value
 from surgeon.trace.adapters import fixed_ranks
 from surgeon.trace.called import Called, send_calls
 from surgeon.trace.inputs import Inputs
-from surgeon.trace.memoised import forget, is_from_nowhere
+from surgeon.trace.memoised import Kept, forget
 from surgeon.trace.meta import ValuesLost, run_on_meta
 from surgeon.trace.mode import forward_mode
 from surgeon.trace.modules import first_paths, modules_of
@@ -51,7 +51,6 @@ from surgeon.trace.tensors import (
 )
 
 _SMALL = 1 << 22  # elements of an integer constant worth keeping
-_LOOKS = 8  # for who holds a tensor from nowhere, each among all objects there are
 _WRITTEN = 64  # numbers written in the code of a forward that are compared
 _LITERAL = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default})
 _DRAWS = frozenset({torch.ops.aten.rand, torch.ops.aten.randn})
@@ -185,7 +184,7 @@ class Recorder(TorchDispatchMode):
         self._held: Any = WeakIdKeyDictionary()  # by the model, and no state of it
         self._from_inputs: Any = WeakIdKeyDictionary()  # whose numbers another input would change
         self._inside = False  # a module that has a rule: its call is the op
-        self._looks = _LOOKS
+        self._kept = Kept()
         self._made: Any = WeakIdKeyDictionary()  # of the code's numbers alone
         self.training = False  # of a forward in train mode: what it draws decides what runs
         self.look: Callable[[Node], None] | None = None  # is shown each node
@@ -315,9 +314,8 @@ class Recorder(TorchDispatchMode):
     def _refuse_recalled(self, given: list[Tensor]) -> None:
         """Raise Recalled where a tensor that no op made is one that some function keeps from call to call."""
         for tensor in given:
-            strange = tensor not in self._known and tensor not in self._held
-            if strange and self._looks and is_from_nowhere(tensor):
-                self._looks -= 1
+            if tensor not in self._known and tensor not in self._held:
+                self._kept.refuse(tensor)
 
     def _follow(self, func: Any, given: list[Tensor], outputs: Any) -> None:
         """What came from the inputs; and integers written in place are other values from then on."""
