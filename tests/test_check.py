@@ -475,3 +475,12 @@ def test_infinities_have_a_sign() -> None:
     a = torch.tensor([1.0, 2.0, torch.inf, torch.nan])
     assert compare([a], [a.clone()]) == 0
     assert not compare([a], [a * torch.tensor([1, 1, -1, 1])]) <= 1
+
+
+def test_a_rounding_of_a_large_number_is_no_difference() -> None:
+    """As of logits that an untrained network puts within a millionth of each other, far from zero."""
+    a = 2 + 1e-7 * torch.linspace(0, 1, 9, dtype=torch.float64)
+    assert compare([a], [a + 1e-15]) == 0
+    assert compare([a], [a + 1e-8]) > 0.09
+    b = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    assert compare([b], [b + 1e-13]) > 0

@@ -463,3 +463,23 @@ def test_data_that_are_no_numbers_are_refused_by_number():
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     with pytest.raises(BadInput, match="example 5 holds NaN"):
         surgeon.shrink(net, torch.zeros(2, 4), ratio=0.5, data=data, measure=False)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "linf", "taylor", "hessian", "reconstruction"])
+def test_a_parameter_without_elements_says_nothing(name: str):
+    """No class tokens, as where a ViT takes the mean: f32[0, width]."""
+
+    class NoTokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.tokens = nn.Linear(6, 16), nn.Parameter(torch.randn(0, 16))
+            self.mix, self.out = nn.Linear(16, 16), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.cat([self.tokens.expand(len(x), -1, -1), self.stem(x)], 1)
+            return self.out(torch.relu(x + self.mix(x)).mean(1))
+
+    x = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    result = surgeon.shrink(NoTokens(), x, 0.5, criterion=name, data=[x], measure=False)
+    assert result.model.tokens.shape == (0, 8) and result.model.stem.out_features == 8

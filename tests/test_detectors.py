@@ -193,3 +193,18 @@ def test_torchvision_detectors(name: str):
     assert result.check is not None
     assert result.check.error < 1e-9
     assert [set(found) for found in result.model(*inputs)] == [{"boxes", "labels", "scores"}] * 2
+
+
+def test_a_dict_that_nobody_may_change_is_left_alone():
+    """diffusers' configs are such; a run whose numbers Python reads begins with what the modules held."""
+
+    class Frozen(dict[str, int]):
+        def _no(self, *_args: object, **_named: object) -> None:
+            raise TypeError("frozen")
+
+        update = pop = _no  # type: ignore[assignment]
+
+    net = Branches()
+    net.settings = Frozen({"wide": 1})
+    result = surgeon.shrink(net, X, 0.5, measure=False)
+    assert result.way == "module" and net.settings == {"wide": 1} == result.model.settings

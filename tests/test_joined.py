@@ -106,3 +106,26 @@ def test_where_that_does_not_help_what_stays_is_told():
     assert result.way == "module"
     assert (result.model.a.out_features < 32, result.model.b.out_features) == (True, 32)
     assert any(note.startswith(OWN_FORWARD) for note in result.notes)
+
+
+class Decoder(nn.Module):
+    """Its code writes out a width, so that a program is all that follows, whatever loses the same share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1))
+        self.mean, self.spread = nn.Linear(32 * 49, 12), nn.Linear(32 * 49, 12)
+        self.back, self.up = nn.Linear(12, 32 * 49), nn.ConvTranspose2d(32, 16, 3, 2, 1, 1)
+        self.out = nn.ConvTranspose2d(16, 1, 3, 2, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.stem(x).relu().flatten(1)
+        mean, spread = self.mean(x), self.spread(x)
+        return self.out(self.up(self.back(mean).view(-1, 32, 7, 7)).relu()), mean, spread
+
+
+def test_a_program_needs_no_equal_shares():
+    result = surgeon.shrink(Decoder(), draw(2, 1, 28, 28), 0.3, measure=False)
+    assert result.way == "program"
+    assert not any(note.startswith(SAME) for note in result.notes)

@@ -222,3 +222,24 @@ def test_positions_of_videomae_are_such_a_tensor():
     assert len(result.plan.keep[positions][2]) == 16
     # a fresh model of half the width has other sines
     assert any(f"computes another {positions}" in note for note in result.notes)
+
+
+def test_a_tensor_of_the_class_is_looked_over():
+    """Ultralytics' heads have such, by the names that their forward sets."""
+
+    class Head(nn.Module):
+        anchors = torch.empty(0)
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.stride = torch.ones(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x) * self.stride
+            self.anchors = x.new_ones(x.shape[1])
+            return self.out(x * self.anchors)
+
+    result = surgeon.shrink(Head(), torch.randn(2, 4), 0.5, measure=False)
+    assert result.way == "module" and result.model.stride.shape == (4,)

@@ -326,3 +326,15 @@ def test_on_the_command_line(
     assert run(["shrink", f"{__file__}:Few", *made, *flags]) == 0
     report = json.loads(next(tmp_path.glob("*-slim/report.json")).read_text())
     assert report["way"] == way
+
+
+def test_a_norm_without_weights_that_turns_its_tensor_round():
+    class Norm(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    norm = Norm(16, elementwise_affine=False)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), norm, nn.Conv2d(16, 5, 1))
+    result = surgeon.shrink(net, torch.randn(2, 3, 9, 9), 0.5, measure=False)
+    assert result.way == "module", result.why
+    assert result.model[1].normalized_shape == (8,)

@@ -541,6 +541,28 @@ class TestHooks:
         slim(X)
         assert model.features == [] and len(slim.features) == 1  # type: ignore[arg-type]
 
+    def test_a_method_whose_finding_the_forward_reads(self):
+        class Reads(Net):
+            def __init__(self) -> None:
+                super().__init__()
+                self.seen: Tensor | None = None
+                self.b.register_forward_hook(self.look)
+
+            def look(self, _module: nn.Module, _args: object, out: Tensor) -> None:
+                self.seen = out
+
+            def forward(self, x: Tensor) -> Tensor:
+                x = super().forward(x)
+                assert self.seen is not None
+                return x + self.seen.mean()
+
+        torch.manual_seed(0)
+        model = Reads()
+        result = halved(model)
+        assert result.way == "module" and model.seen is None
+        result.model(X)
+        assert model.seen is None and result.model.seen.shape[1] == 8  # type: ignore[union-attr]
+
     def test_a_function_that_closes_over_the_model(self):
         class Looks(Net):
             def __init__(self) -> None:

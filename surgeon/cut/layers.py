@@ -36,11 +36,15 @@ class Layer:
         new = self.sizes.shape(values)
         return count * new[0] // values.shape[0], new[-1]
 
-    def extents(self, count: int) -> tuple[int, ...]:
-        """New extents of the last `count` dimensions of what the layer's first op reads."""
-        return self.sizes.shape(self.nodes[0].inputs[0])[-count:]
+    def extents(self, count: int) -> tuple[int, ...] | None:
+        """New extents of the last `count` dimensions of what it takes the mean of; None where it takes none."""
+        means = (node for node in self.nodes if node.op in _MEANS)
+        first = next(means, None)
+        return None if first is None else self.sizes.shape(first.inputs[0])[-count:]
 
 
+# of a norm; a class built upon it may turn the tensor round before
+_MEANS = ("aten.native_layer_norm.default", "aten._fused_rms_norm.default", "aten.mean.dim")
 Setter = Callable[[Any, Layer], None]
 _SETTERS: list[tuple[tuple[type, ...], Setter]] = []
 
@@ -121,8 +125,8 @@ def _group_norm(module: nn.GroupNorm, layer: Layer) -> None:
 def _layer_norm(module: nn.LayerNorm, layer: Layer) -> None:
     if module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
-    elif layer.nodes:
-        module.normalized_shape = layer.extents(len(module.normalized_shape))
+    elif (extents := layer.extents(len(module.normalized_shape))) is not None:
+        module.normalized_shape = extents
 
 
 @_sets(nn.PReLU)

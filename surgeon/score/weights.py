@@ -30,9 +30,12 @@ class Weights:
 
     def members(self, group: Group) -> Iterator[Member]:
         """The members whose weights decide; all of them where `by` leaves none."""
-        matrices = [m for m in group.members if self.state[m.state].dim() >= 2]
+        full = [
+            m for m in group.members if self.state[m.state].numel()
+        ]  # no class tokens: [0, width]
+        matrices = [m for m in full if self.state[m.state].dim() >= 2]
         asked = [m for m in matrices if m.role in ROLES[self.by]]
-        return iter(asked or matrices or group.members)
+        return iter(asked or matrices or full)
 
     def power_sums(self, member: Member, p: float) -> Array:
         """Sum of |w|^p over everything at each position of the member's dim: [extent]. p = inf: the largest |w|."""

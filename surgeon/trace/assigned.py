@@ -37,7 +37,9 @@ def _codes(kind: type, name: str) -> Iterator[CodeType]:
     for owner in kind.__mro__:
         member = vars(owner).get(name)
         member = getattr(member, "fget", None) or getattr(member, "__func__", member)
-        todo: list[Any] = [getattr(inspect.unwrap(member), "__code__", None)] if member else []
+        todo: list[Any] = (
+            [] if member is None else [getattr(inspect.unwrap(member), "__code__", None)]
+        )
         while todo:
             code = todo.pop()
             if isinstance(code, CodeType):

@@ -18,13 +18,17 @@ from torch import nn
 
 from surgeon.trace.modules import modules_of
 from surgeon.trace.rebound import Rebinding
+from surgeon.trace.tensors import tensors_of
 
 _SHARED = (nn.Module, type, ModuleType, BuiltinFunctionType, str, bytes)  # never copied for a hook
 
 
 def isolate(twin: nn.Module, memo: dict[int, Any]) -> None:
-    """Give the hooks of a copy state of their own. memo: the deep copy's, from original to copy."""
-    for module in modules_of(twin):
+    """Give the hooks of a copy state of their own. memo: the deep copy's, from original to copy; what is the copy's by now, as
+    the object of a hook that is a method, stays that."""
+    modules = modules_of(twin)
+    memo = {**memo, **{id(x): x for module in modules for x in (module, *tensors_of(module))}}
+    for module in modules:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in hooks.items():
                 hooks[key] = _Apart(_apart(hook, memo))

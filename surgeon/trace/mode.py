@@ -24,7 +24,13 @@ _DATA = Tensor.data.__get__  # type: ignore[attr-defined]  a property to type ch
 def forward_mode(model: nn.Module, fused: bool = False) -> Iterator[None]:
     """How surgeon runs a forward: no gradients, no caches, and the plain ops below autograd, which inference mode
     would leave undecomposed. fused: scaled_dot_product_attention as torch chooses, quicker in float64."""
-    plainly = (caches_off(model), plain_attention(fused), plain_recurrence(model), uncompiled())
+    plainly = (
+        caches_off(model),
+        plain_attention(fused),
+        plain_flex_attention(),
+        plain_recurrence(model),
+        uncompiled(),
+    )
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         for context in plainly:
             stack.enter_context(context)
@@ -71,6 +77,31 @@ def plain_attention(fused: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def plain_flex_attention() -> Iterator[None]:
+    """`flex_attention` as the plain ops that torch says it stands for: no dispatch mode sees it else."""
+    flex = sys.modules.get("torch.nn.attention.flex_attention")
+    if flex is None:
+        yield
+        return
+    before = flex.flex_attention_hop, flex._validate_device
+    flex.flex_attention_hop, flex._validate_device = _flex_attention, lambda *_: None
+    try:
+        yield
+    finally:
+        flex.flex_attention_hop, flex._validate_device = before
+
+
+def _flex_attention(query: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """As torch computes it without a kernel; laid out as the query is, in ops that have rules."""
+    from torch._higher_order_ops.flex_attention import math_attention
+
+    out, *more = math_attention(query, *args, **options)
+    order = sorted(range(out.dim()), key=query.stride, reverse=True)
+    back = [order.index(dim) for dim in range(out.dim())]
+    return out.permute(order).contiguous().permute(back), *more
 
 
 @contextmanager

@@ -72,8 +72,17 @@ class _Kept:
     def put_back(self) -> None:
         """Make it, and them, hold what they held."""
         for now, before in ((self.table, self.items), *self.inside):
+            if _same(now, before):  # one that nobody may change is left alone
+                continue
             now.clear()
             now.extend(before) if isinstance(now, list) else now.update(before)
+
+
+def _same(now: Any, before: Any) -> bool:
+    """Whether two lists or two dicts hold the very same objects."""
+    each = (dict.items(x) if isinstance(x, dict) else ((v,) for v in x) for x in (now, before))
+    ids = [[tuple(map(id, entry)) for entry in entries] for entries in each]
+    return ids[0] == ids[1]
 
 
 def _mark(memory: Memory, graph: Graph, forced: Collection[Reading], place: Reading) -> None:
