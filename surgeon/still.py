@@ -102,7 +102,7 @@ class _Still(TorchDispatchMode):
 def _constant(name: str, args: Sequence[Any], out: Any) -> Any:
     """One number in the place of each that was drawn."""
     if name in ("aten::bernoulli", "aten::bernoulli_"):
-        return out.copy_(_happens(args))
+        return out.copy_(_happens(name, args))
     if name in _DRAWS:
         return out.fill_(_NUMBER if out.is_floating_point() else 0)
     if name == "aten::normal":  # (mean, spread), numbers or tensors
@@ -110,9 +110,10 @@ def _constant(name: str, args: Sequence[Any], out: Any) -> Any:
     return out
 
 
-def _happens(args: Sequence[Any]) -> Tensor:
-    """Of (x, p), or of (p) alone."""
-    chance = args[1] if len(args) > 1 and args[1] is not None else args[0]
+def _happens(name: str, args: Sequence[Any]) -> Tensor:
+    """Of (x, p), or of (p) alone; in place of (x) alone where p is what it is by default, as nobody is told then."""
+    alone = 0.5 if name == "aten::bernoulli_" else args[0]
+    chance = args[1] if len(args) > 1 and args[1] is not None else alone
     return torch.as_tensor(chance) > _LIKELY
 
 

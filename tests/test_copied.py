@@ -1,6 +1,8 @@
 """A copied module is what `copy.deepcopy` gives: own tensors, own attributes, what is shared stays shared."""
 
 import copy
+import math
+import threading
 from collections.abc import Callable
 from functools import partial, wraps
 from types import MethodType, SimpleNamespace
@@ -217,3 +219,11 @@ def test_what_no_copy_can_be_given_is_said():
     new = copied(model, {})
     assert new[0].held.weight is new[0].embed.weight
     assert torch.equal(new(torch.ones(1, 3)), model(torch.ones(1, 3)))
+
+
+def test_what_python_cannot_copy_is_shared():
+    model = nn.Linear(3, 4)
+    names, lock = {"a": 1}.keys(), threading.Lock()
+    model.names, model.lock, model.library = names, lock, math
+    new = copied(model, {})
+    assert (new.names, new.lock, new.library) == (names, lock, math)

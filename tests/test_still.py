@@ -1,5 +1,6 @@
 """Random numbers held still: seeded where both networks draw as many, one number for all where they do not."""
 
+import pytest
 import torch
 from nets import build
 from torch import Tensor, nn
@@ -44,3 +45,20 @@ def test_as_many_numbers_are_drawn_with_one_seed_and_others_are_one_number():
     assert second.unique().numel() == 4
     assert torch.equal(second, drawn({(1, (4,))})[1])
     assert not torch.equal(*drawn({(0, (4,)), (1, (4,))})[:2])
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_that_is_always_on(p: float):
+    """At its default of one half, torch tells nobody the chance."""
+
+    class Drops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(nn.functional.dropout(self.first(x).relu(), p, training=True))
+
+    result = surgeon.shrink(build(Drops), X, 0.5, measure=False)
+    assert result.check is not None and result.check.error < 1e-9
+    assert any("draws random numbers" in note for note in result.notes)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import copyreg
 from collections import OrderedDict
-from types import BuiltinFunctionType, FunctionType
+from threading import Lock, RLock
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ _ATOMS = frozenset(
     {type(None), bool, int, float, complex, str, bytes, type, type(...), FunctionType,
      BuiltinFunctionType, torch.dtype, torch.device}
 )  # fmt: skip
+_SHARED = frozenset({type({}.keys()), ModuleType, type(Lock()), type(RLock())})  # deepcopy refuses
 _TABLES = (dict, OrderedDict)
 
 
@@ -61,7 +63,7 @@ def _attributes(table: Any, kind: type) -> Any:
 
 def _value(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in _ATOMS or kind in _SHARED:
         return value
     known = memo.get(id(value))
     if known is not None:
