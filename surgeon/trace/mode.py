@@ -86,15 +86,16 @@ def plain_flex_attention() -> Iterator[None]:
     if flex is None:
         yield
         return
-    before = flex.flex_attention_hop, flex._validate_device
-    flex.flex_attention_hop, flex._validate_device = _flex_attention, lambda *_: None
+    names = vars(flex)
+    before = {name: names[name] for name in _FLEX if name in names}
+    names.update({name: _FLEX[name] for name in before})
     try:
         yield
     finally:
-        flex.flex_attention_hop, flex._validate_device = before
+        names.update(before)
 
 
-def _flex_attention(query: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _flex_attention(query: Tensor, *args: Any, **options: Any) -> tuple[Tensor, ...]:
     """As torch computes it without a kernel; laid out as the query is, in ops that have rules."""
     from torch._higher_order_ops.flex_attention import math_attention
 
@@ -102,6 +103,10 @@ def _flex_attention(query: Tensor, *args: Any, **options: Any) -> tuple[Tensor, 
     order = sorted(range(out.dim()), key=query.stride, reverse=True)
     back = [order.index(dim) for dim in range(out.dim())]
     return out.permute(order).contiguous().permute(back), *more
+
+
+# what torch's own function calls: the op, and what refuses tensors without numbers
+_FLEX = {"flex_attention_hop": _flex_attention, "_validate_device": lambda *_: None}
 
 
 @contextmanager
