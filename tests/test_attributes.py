@@ -169,3 +169,45 @@ def test_what_a_method_of_a_module_reads():
     assert result.way == "module" and result.check is not None
     angles = result.model.tables["angles"]
     assert (angles.dim, angles.epochs, len(angles.periods)) == (8, 16, 4)
+
+
+class Heads(nn.Module):
+    """Keeps a size twice, the second made of the first where it is built or copied. As einops' layers do."""
+
+    def __init__(self, **sizes: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self._made()
+
+    def _made(self) -> None:
+        self.pairs = tuple(self.sizes.items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "pairs"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._made()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:2], -1, dict(self.pairs)["d"]).transpose(1, 2)
+
+
+def test_a_size_that_is_kept_twice_follows_in_both():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.q, self.v, self.out = nn.Linear(6, 32), nn.Linear(6, 32), nn.Linear(32, 3)
+            self.split = Heads(d=8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, v = self.split(self.q(x)), self.split(self.v(x))
+            seen = (q @ q.mT).softmax(-1) @ v
+            return self.out(seen.transpose(1, 2).flatten(2))
+
+    x = torch.randn(2, 5, 6)
+    result = surgeon.shrink(Net(), x, 0.5, measure=False)
+    assert result.way == "module" and result.check is not None
+    assert result.model.split.pairs == (("d", result.model.split.sizes["d"]),) == (("d", 4),)
+    assert result.model(x).shape == (2, 5, 3)

@@ -25,6 +25,7 @@ from surgeon.graph import Path
 from surgeon.plan import Folds, Plan
 from surgeon.planning import removed_by
 from surgeon.trace.called import calls
+from surgeon.trace.folding import own_twin
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.program import Program
 
@@ -186,8 +187,11 @@ def cut_fitting(
 def _fitted(slim: nn.Module, inputs: Inputs, sizes: Sizes, plan: Plan) -> tuple[Cut, Misfit | None]:
     attempt = Attempt(slim, inputs, sizes)
     found = attempt.misfit()
-    if found is not None and not repair(slim, sizes, attempt.came):
-        return Cut(slim, "module"), replace(attempt.furthest or found, certain=found.certain)
+    if found is not None:
+        if not repair(slim, sizes, attempt.came):
+            return Cut(slim, "module"), replace(attempt.furthest or found, certain=found.certain)
+        # a trial runs a copy, for which a class may make anew what it keeps twice (einops' layers)
+        slim = own_twin(slim).eval()
     try:
         folds = fold(slim, sizes, plan.keep, attempt.lacks) if attempt.lacks else {}
     except Unfoldable as error:

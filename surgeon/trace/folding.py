@@ -92,6 +92,11 @@ def own_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return twin
 
 
+def own_twin(model: nn.Module) -> nn.Module:
+    """A copy of its own around the very same tensors."""
+    return own_copy(model, {id(t): t for m in modules_of(model) for t in tensors_of(m)})
+
+
 @torch.no_grad()
 def recompute(model: nn.Module) -> None:
     """Make the weights that hooks compute anew, from parts that were cut."""

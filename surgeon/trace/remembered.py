@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.quiet import mute
-from surgeon.trace.folding import own_copy
+from surgeon.trace.folding import own_twin
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.mode import forward_mode
-from surgeon.trace.modules import first_paths, modules_of
+from surgeon.trace.modules import first_paths
 from surgeon.trace.recorder import drawn_alike
 from surgeon.trace.shell import twin_of
-from surgeon.trace.tensors import named_state, output_tensors, tables_of, tensors_of
+from surgeon.trace.tensors import named_state, output_tensors, tables_of
 
 _Place = tuple[str, str]  # a module's path, the name of its attribute
 _KINDS = 12  # of attributes that are tried; each costs a forward
@@ -45,7 +45,7 @@ def forgotten(model: nn.Module, inputs: Inputs) -> nn.Module:
     gone = [p for kind in kinds.values() if _made_again(model, kind, inputs, want) for p in kind]
     if not gone:
         return model
-    copy = own_copy(model, {id(t): t for m in modules_of(model) for t in tensors_of(m)})
+    copy = own_twin(model)
     _take_off(copy, gone)
     return copy
 
