@@ -255,11 +255,19 @@ class Algebra:
         ['1', '64*5*5']
         """
         if 0 in shape:
+            return self._empty(dims, shape)
+        leaves = [leaf for dim in dims for leaf in dim]
+        return self._regroup(leaves, shape)
+
+    def _empty(self, dims: Sequence[Dim], shape: Sequence[int]) -> Dims:
+        """Of a tensor without elements: what is beside its empty dimensions is seen as ever, where there is as much of it."""
+        full = [dim for dim in dims if size_of(dim)]
+        if prod(map(size_of, full)) != prod(n for n in shape if n):
             for dim in dims:
                 self.freeze(dim, "an empty tensor")
             return tuple(opaque(n, "meets an empty tensor") for n in shape)
-        leaves = [leaf for dim in dims for leaf in dim]
-        return self._regroup(leaves, shape)
+        seen = iter(self.reshape(full, [n for n in shape if n]))
+        return tuple(next(seen) if n else opaque(0) for n in shape)
 
     def _regroup(self, leaves: list[Leaf], shape: Sequence[int]) -> Dims:
         stack, out = leaves[::-1], []

@@ -480,3 +480,15 @@ def test_a_product_that_was_seen_otherwise_is_frozen_when_its_parts_do_not_nest(
     out = algebra.split(twelve, [2, 3, 2])
     assert [size_of(d) for d in out] == [2, 3, 2] and all(is_opaque(d) for d in out)
     assert (algebra.solve().frozen[algebra.solve().label[:12]] >= 0).all()
+
+
+def test_what_is_beside_an_empty_dimension_is_seen_as_ever():
+    algebra = Algebra()
+    width = algebra.fresh(12)
+    seen = algebra.reshape([opaque(0), width], [1, 0, 3, 4])
+    assert [size_of(dim) for dim in seen] == [1, 0, 3, 4]
+    assert all(leaf.ids is not None for dim in seen[2:] for leaf in dim)
+    other = algebra.reshape(
+        [opaque(0), opaque(2), width], [0, 7]
+    )  # of no elements anything can be made
+    assert all(leaf.ids is None for dim in other for leaf in dim)

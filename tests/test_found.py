@@ -463,3 +463,26 @@ class Unpools(nn.Module):
 def test_channels_are_followed_through_unpooling():
     result = surgeon.shrink(Unpools(), X, 0.5, measure=False)
     assert result.model.a.weight.shape[0] == result.model.b.weight.shape[0] == 4
+
+
+@pytest.mark.parametrize("how", ["repeat", "reshape"])
+def test_no_tokens_before_the_others(how: str):
+    """As many register tokens as none, of a ViT: f32[0, width], which is cut with the width."""
+
+    class Registers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.out = nn.Linear(8, 16), nn.Linear(16, 4)
+            self.none = nn.Parameter(torch.randn(0, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, none = self.stem(x), self.none[None]
+            if how == "repeat":
+                none = none.repeat(len(x), 1, 1)
+            else:
+                none = none.expand(len(x), -1, -1).reshape(len(x), 0, x.shape[2])
+            return self.out(torch.cat([none, x], 1)).mean(1)
+
+    result = surgeon.shrink(Registers(), torch.randn(2, 5, 8), 0.5, measure=False)
+    assert result.way == "module" and result.model.none.shape == (0, 8), result.why

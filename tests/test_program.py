@@ -427,3 +427,22 @@ def test_sizes_that_would_crash_torch_are_refused(op: str):
     program.replace_state({"weight_ih_l0": torch.randn(4, 4), "bias_ih_l0": torch.randn(4)})
     with pytest.raises(BadInput, match="do not fit each other"):
         program(torch.randn(3, 2, 4))
+
+
+def test_contiguous_behind_attention_is_in_the_program():
+    """On a CPU's own kernel the result is in order as it is, so that torch.export would leave it out."""
+
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.q, self.v, self.out = nn.Linear(24, 64), nn.Linear(24, 64), nn.Linear(64, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, v = (f(x).view(len(x), 5, 4, 16).transpose(1, 2) for f in (self.q, self.v))
+            x = F.scaled_dot_product_attention(q, q, v).transpose(1, 2).contiguous()
+            return self.out(x.view(len(x), 5, 64))
+
+    x = torch.randn(2, 5, 24)
+    result = surgeon.shrink(Written(), x, 0.5, measure=False)
+    assert result.way == "program" and result.model(x).shape == (2, 5, 8)

@@ -124,9 +124,9 @@ def _repeat(call: Call, sizes: Sizes) -> Call:
 
 
 def _repeats(x: Sequence[int], out: Sequence[int]) -> list[int]:
-    """How often each dimension of `out` holds that of `x`, which may lack leading ones."""
+    """How often each dimension of `out` holds that of `x`, which may lack leading ones; an empty one once."""
     x = (*(1,) * (len(out) - len(x)), *x)
-    return [n // m for n, m in zip(out, x, strict=True)]
+    return [n // m if m else 1 for n, m in zip(out, x, strict=True)]
 
 
 @_resizes("repeat_interleave")

@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils import remove_spectral_norm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import (
+    SpectralNorm,
+    SpectralNormLoadStateDictPreHook,
+    SpectralNormStateDictHook,
+)
 from torch.nn.utils.weight_norm import WeightNorm
 
 from surgeon.couple import Coupling, couple
@@ -33,6 +37,7 @@ from surgeon.trace.states import refuse_unusable
 from surgeon.trace.tensors import named_tensors, tensors_of
 from surgeon.trace.wrappers import unwrapped
 
+_STATE_HOOKS = (SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook)
 _RECOMPUTED = (WeightNorm, BasePruningMethod)  # pre-hooks that compute a weight from what is cut
 
 
@@ -198,9 +203,19 @@ def _fold(module: nn.Module) -> None:
         if isinstance(hook, SpectralNorm):
             learns = getattr(module, f"{hook.name}_orig").requires_grad
             remove_spectral_norm(module, hook.name)
+            _forget_state_hooks(module, hook.name)
             getattr(module, hook.name).requires_grad_(learns)
     if is_parametrized(module):
         _plain(module)
+
+
+def _forget_state_hooks(module: nn.Module, name: str) -> None:
+    """Take off what spectral norm does to a state dict, which torch leaves where it has wrapped it."""
+    for table in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
+        for key, held in list(table.items()):
+            hook = getattr(held, "hook", held)
+            if isinstance(hook, _STATE_HOOKS) and hook.fn.name == name:
+                del table[key]
 
 
 def _plain(module: nn.Module) -> None:

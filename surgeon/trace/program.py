@@ -19,7 +19,7 @@ from surgeon.trace.captured import Shape, refuse_other_sizes, said
 from surgeon.trace.copied import copied
 from surgeon.trace.inputs import Inputs
 from surgeon.trace.lift import lift, plain
-from surgeon.trace.mode import exporting
+from surgeon.trace.mode import exporting, plain_attention
 from surgeon.trace.rebound import held_by_functions
 from surgeon.trace.shell import twin_of
 from surgeon.trace.steps import Observer, Steps, bind, compile_steps
@@ -253,16 +253,19 @@ class _Plainly(nn.Module):
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, gradients on, and no fused encoder layers: what leaves the most to train later."""
+    """Eval mode, gradients on, and no fused encoder layers: what leaves the most to train later. Attention is laid out as its plain
+    ops lay it out: `contiguous()` behind one that needs it on some kernels would be left out else."""
     modes = [(module, module.training) for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
     model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), caches_off(model):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            caches_off(model),
+            plain_attention(),
+        ):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes:
             module.training = mode
 
