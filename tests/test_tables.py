@@ -49,6 +49,7 @@ def test_a_plain_ratio_leaves_the_width_and_the_class(net: type[nn.Module]):
     assert {g.name: g.kept for g in result.plan.groups} == {"inner": 10}
     left = {x.name: x.why for x in result.plan.left}
     assert left["enter"].startswith(WHY) and "--ratio-for" in left["enter"]
+    assert any(n.startswith(WHY) and "stays whole: enter;" in n for n in result.notes)
     assert result.model(X[:, :4]).shape == (2, 4, 5)  # of any length, as before
 
 
@@ -60,6 +61,13 @@ def test_the_width_goes_where_it_is_named(net: type[nn.Module]):
     assert result.way == "program" and result.check is not None
     assert {g.name: (g.size, g.kept) for g in result.plan.groups}["enter"] == (8, 4)  # in pairs
     assert result.model.state_dict()["enter.weight"].shape == (8, 6)
+
+
+@pytest.mark.parametrize("net", [Sines, Halves])
+def test_the_width_goes_where_a_program_is_asked_for(net: type[nn.Module]):
+    result = surgeon.shrink(net(), X, 0.5, round_to=1, program=True, measure=False)
+    assert result.way == "program" and result.model.state_dict()["enter.weight"].shape == (8, 6)
+    assert not any(note.startswith(WHY) for note in result.notes)
 
 
 class Timestep(nn.Module):

@@ -20,6 +20,9 @@ from surgeon.plan import Left
 
 Ids = NDArray[np.int64]
 Array = NDArray[np.float64]
+_BY_POSITION = (
+    "its forward makes numbers by position there (frequencies), which only a program can hold"
+)
 _EVENLY = "equal in number, since the forward splits them evenly"
 _TOGETHER = "the same share goes, so that its own forward and its config follow"
 FLOOR = 0.05  # of a group's channels always stay when groups compete, and one at the least
@@ -129,7 +132,8 @@ def field_of(
             left.setdefault(g.name, other_kind)
     ratios = _ratios(groups, request, {n for n, why in left.items() if why == other_kind})
     free = [g for g in groups if g.name not in left and g.name not in by_hand]
-    left |= _placed(free, request)
+    placed = _placed(free, request)
+    left |= placed
     free = [g for g in free if g.name not in left]
     left |= _other_factors(free, request)
     alike = equal_sets(groups, request.equal)
@@ -150,7 +154,7 @@ def field_of(
         for unit in _joined(free, [*alike, *coupling.ties, *coupling.joined], ratios)
     )
     out = tuple(Left(g.name, g.size, left[g.name], g.kind) for g in groups if g.name in left)
-    return Field(units, request.scope, out, tuple(_said(units, coupling)))
+    return Field(units, request.scope, out, (*_whole(placed), *_said(units, coupling)))
 
 
 def _ratios(
@@ -196,13 +200,20 @@ def _other_factors(groups: Sequence[Group], request: Request) -> dict[str, str]:
 
 def _placed(groups: Sequence[Group], request: Request) -> dict[str, str]:
     """Groups that only a program could follow, as the forward makes a number for each of their positions, and why they
-    stay: a program is bound to the sizes it was captured with, which nobody asked for who names none of them."""
-    why = (
-        "its forward makes numbers by position there (frequencies), which only a program can hold: "
-        "name it in --ratio-for to cut it"
-    )
+    stay: a program is bound to the sizes it was captured with, which nobody asked for who names none of them, nor a program."""
+    if request.program is True:
+        return {}
     named = {g.name for glob in request.ratio_for for g in matching(groups, glob)}
+    why = f"{_BY_POSITION}: name it in --ratio-for to cut it"
     return {g.name: why for g in groups if g.placed and g.name not in named}
+
+
+def _whole(placed: Collection[str]) -> Iterator[str]:
+    """What to say of them."""
+    if placed:
+        more = f" and {len(placed) - 3} more" if len(placed) > 3 else ""
+        names = ", ".join([*placed][:3])
+        yield f"{_BY_POSITION}, so this stays whole: {names}{more}; as a program it can be cut, too (--program)"
 
 
 def _held_back(sets: Sequence[frozenset[str]], left: Mapping[str, str]) -> dict[str, str]:
