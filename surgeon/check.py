@@ -267,9 +267,10 @@ def _compared(case: Case, inputs: Inputs, dtype: torch.dtype | None) -> CheckRes
         )
         if proof.missing:
             proof = other_sides(pair, proof)
-    if proof.missing and proof.strict:
+    unseen = proof.missing if proof.missing and proof.strict else frozenset[str]()
+    if unseen and (unseen := unseen - case.graph.trained):  # else compared op by op when it was cut
         raise Unproven(
-            f"cannot be proven: no run of the network reached {min(proof.missing)}, which was cut",
+            f"cannot be proven: no run of the network reached {min(unseen)}, which was cut",
             "give inputs on which it runs, or keep it whole (--ignore)",
         )
     if proof.missing:

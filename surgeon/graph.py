@@ -169,6 +169,14 @@ class Graph:
         return self.nodes if self.own is None else self.nodes[: self.own]
 
     @property
+    def trained(self) -> frozenset[str]:
+        """The names in `state` that the forward in train mode alone reads."""
+        behind = [] if self.training is None else self.nodes[self.training :]
+        read = {v for node in self.forward for v in node.inputs}
+        only = {v for node in behind for v in node.inputs} - read
+        return frozenset(name for name, value in self.state.items() if value in only)
+
+    @property
     def blind(self) -> bool:
         """Whether no number of the data decides which ops the forward runs, on which sizes: another run would be the same ops."""
         return self.on_meta or not (self.listed or any(node.sees for node in self.run))

@@ -245,3 +245,22 @@ def test_training_is_not_tried_for_running_statistics_and_tables(persistent: boo
     net.register_buffer("table", torch.rand(8), persistent=persistent)
     assert record(net, (X,)).training is None
     assert modes == ([False, True] if persistent else [False])
+
+
+class Counts(Auxiliary):
+    """How often its head runs is a number that its code reads of a tensor, so that a layer that no run reached may be one that another run does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = torch.tensor([1.0])
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        out = super().forward(x)
+        return out if self.times[0] > 0 else x
+
+
+def test_what_training_alone_runs_needs_no_other_proof_where_numbers_are_read():
+    torch.manual_seed(0)
+    result = surgeon.shrink(Counts().eval(), X, 0.5, measure=False)
+    assert result.check is not None and result.model.aside.weight.shape[1] == 8
+    assert any("by the training forward alone" in note for note in result.notes)

@@ -166,16 +166,12 @@ def _notes(coupling: Coupling, choice: Choice, broken: Sequence[str]) -> tuple[s
         notes.append(f"NaN or infinite weights, their channels go first: {', '.join(broken)}")
     graph = coupling.graph
     inside = tuple(f"{call.path}." for _, call in calls(graph))  # run, and not looked at
-    behind = [] if graph.training is None else graph.nodes[graph.training :]
-    trained = {v for node in behind for v in node.inputs}
-    trained -= {v for node in graph.forward for v in node.inputs}
-    unmet, every = set(graph.state.values()) - set(coupling.dims), graph.parameters | graph.beside
-    for what, values, among in (
-        (_UNUSED, unmet, graph.parameters),
-        (_TRAINED, trained, every),
+    unmet = {name for name, value in graph.state.items() if value not in coupling.dims}
+    for what, found in (
+        (_UNUSED, graph.parameters & unmet),
+        (_TRAINED, graph.trained & (graph.parameters | graph.beside)),
     ):
-        names = [n for n, v in graph.state.items() if n in among and v in values]
-        names = [n for n in names if not n.startswith(inside)]
+        names = [n for n in graph.state if n in found and not n.startswith(inside)]
         if names:
             more = "; where it is used, it may not fit what was cut" * (what == _UNUSED)
             notes.append(f"{what}: {', '.join(names[:4])} ({len(names)} tensors){more}")
