@@ -338,3 +338,28 @@ def test_a_norm_without_weights_that_turns_its_tensor_round():
     result = surgeon.shrink(net, torch.randn(2, 3, 9, 9), 0.5, measure=False)
     assert result.way == "module", result.why
     assert result.model[1].normalized_shape == (8,)
+
+
+class OneNumber(nn.Module):
+    """Its attention's width is that of the input, so that all of it stays; where a view of v fails, it is q that was cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads, self.part = 4, 16
+        self.q, self.k, self.v, self.p = (nn.Linear(64, 64) for _ in range(4))
+        self.up, self.down = nn.Linear(64, 128), nn.Linear(128, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q = self.q(x).view(b, n, self.heads, self.part).transpose(1, 2)
+        k = self.k(x).view(b, n, self.heads, self.part).transpose(1, 2)
+        v = self.v(x).view(b, n, self.heads, self.part).transpose(1, 2)
+        x = x + self.p(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).reshape(b, n, c))
+        return x + self.down(self.up(x).relu())
+
+
+def test_what_another_number_follows_stays_and_no_more():
+    result = surgeon.shrink(OneNumber(), torch.randn(2, 5, 64), 0.5, program=False, measure=False)
+    assert result.way == "module" and result.model.up.out_features == 64
+    assert result.model.q.out_features == result.model.v.out_features == 64

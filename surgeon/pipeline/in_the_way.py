@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,14 @@ Mask = NDArray[np.bool_]
 
 
 def in_the_way(coupling: Coupling, at: int, removed: Mask) -> Iterator[Found]:
-    """What is cut at a node and its like; where they were made, the nearest first; in the modules that run them."""
+    """What is cut at a node and its like; where they were made, the nearest first; where the module gives an op the same sizes, of
+    one attribute perhaps; in the modules that run them."""
     nodes = coupling.graph.nodes
     line = _line(nodes, at)
     yield _cut_at(coupling, ((n, n) for n in line), removed)
     for pair in _before(nodes, _reader(nodes, nodes[at])):
         yield _cut_at(coupling, [pair], removed)
+    yield _cut_at(coupling, ((n, nodes[at]) for n in _same_sizes(nodes, nodes[at])), removed)
     inside = _cut_at(coupling, _inside(nodes, line), removed)
     yield _only_theirs(inside)
     yield inside
@@ -90,6 +93,21 @@ def _before(nodes: list[Node], at: Node) -> Iterator[tuple[Node, Node]]:
         if node.module == at.module and not wanted.isdisjoint(v for v in node.outputs if v):
             wanted.update(node.inputs)
             yield node, at
+
+
+def _same_sizes(nodes: list[Node], at: Node) -> Iterator[Node]:
+    """The nodes of a module that were given the very numbers that this one was."""
+    given = [*_numbers(at.args)]
+    for node in nodes if given else ():
+        if (node.module, node.op) == (at.module, at.op) and [*_numbers(node.args)] == given:
+            yield node
+
+
+def _numbers(args: Any) -> Iterator[int]:
+    if type(args) is int:
+        yield args
+    for arg in args if isinstance(args, (list, tuple)) else ():
+        yield from _numbers(arg)
 
 
 def _inside(nodes: list[Node], line: list[Node]) -> Iterator[tuple[Node, Node]]:
