@@ -125,9 +125,8 @@ def _in_float64(case: Case, seed: int) -> CheckResult:
         except CutFails as fails:
             raise _failing(fails) from fails
         except CheckFailed:
-            if isinstance(
-                error, CutFails
-            ):  # this says more than how far off it is in single precision
+            if isinstance(error, CutFails):
+                # which says more than how far off it is in single precision
                 raise _failing(error) from error
             raise
         note = f"compared in {result.dtype}: {str(error).splitlines()[0][:120]} in float64"

@@ -13,6 +13,7 @@ import surgeon
 from surgeon.errors import BadInput
 from surgeon.graph import Graph
 from surgeon.trace.inputs import Inputs
+from surgeon.trace.modules import first_paths, paths_of
 from surgeon.trace.program import to_program
 from surgeon.trace.record import record
 from surgeon.trace.shell import shell, to_meta
@@ -383,3 +384,14 @@ def test_a_cut_copy_has_the_values_that_its_original_had(made: Any):
     result = surgeon.shrink(made(Table().eval(), inputs), inputs, 0.5, measure=False)
     assert result.check is not None
     assert result.plan.keep["places"].keys() == {1}
+
+
+def test_paths_are_torchs():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 4)))
+    model.append(model[1])  # under two paths
+    model.register_module("none", None)
+    assert list(paths_of(model).items()) == list(model.named_modules(remove_duplicate=False))
+    assert [(p, m) for m, p in first_paths(model).items()] == list(model.named_modules())
+    model[1].register_module("above", model)
+    with pytest.raises(RecursionError):
+        paths_of(model)

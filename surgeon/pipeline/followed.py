@@ -122,9 +122,8 @@ def spared(traced: Traced, error: NotFollowed) -> bool:
     return own is not None and (
         own.always
         or own.rounds > 0
-        or bool(
-            traced.coupling.joined
-        )  # a program has no need of that: it is cut as was first planned
+        # a program has no need of equal shares: it is cut as was first planned
+        or bool(traced.coupling.joined)
         or bool(joined(traced, error))
         or held(traced, error) is not None
     )

@@ -30,9 +30,8 @@ class Weights:
 
     def members(self, group: Group) -> Iterator[Member]:
         """The members whose weights decide; all of them where `by` leaves none."""
-        full = [
-            m for m in group.members if self.state[m.state].numel()
-        ]  # no class tokens: [0, width]
+        # one without elements says nothing: as many class tokens as none, [0, width]
+        full = [m for m in group.members if self.state[m.state].numel()]
         matrices = [m for m in full if self.state[m.state].dim() >= 2]
         asked = [m for m in matrices if m.role in ROLES[self.by]]
         return iter(asked or matrices or full)

@@ -27,11 +27,12 @@ def isolate(twin: nn.Module, memo: dict[int, Any]) -> None:
     """Give the hooks of a copy state of their own. memo: the deep copy's, from original to copy; what is the copy's by now, as
     the object of a hook that is a method, stays that."""
     modules = modules_of(twin)
-    memo = {**memo, **{id(x): x for module in modules for x in (module, *tensors_of(module))}}
-    for module in modules:
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key, hook in hooks.items():
-                hooks[key] = _Apart(_apart(hook, memo))
+    tables = [t for m in modules for t in (m._forward_hooks, m._forward_pre_hooks) if t]
+    if tables:
+        memo = {**memo, **{id(x): x for m in modules for x in (m, *tensors_of(m))}}
+    for hooks in tables:
+        for key, hook in hooks.items():
+            hooks[key] = _Apart(_apart(hook, memo))
 
 
 def belong(twin: nn.Module, memo: Mapping[int, Any]) -> None:

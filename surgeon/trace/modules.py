@@ -18,27 +18,24 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
 
 
 def paths_of(model: nn.Module) -> dict[str, nn.Module]:
-    """`dict(model.named_modules(remove_duplicate=False))`: each under every path that it has."""
+    """`dict(model.named_modules(remove_duplicate=False))`: each under every path that it has. As in torch, one that holds itself
+    is a RecursionError."""
     found: dict[str, nn.Module] = {}
-    left = [("", model)]
-    while left:
-        path, module = left.pop()
+
+    def add(path: str, module: nn.Module) -> None:
         found[path] = module
         dot = f"{path}." if path else ""
-        left += [
-            (dot + n, part) for n, part in reversed(module._modules.items()) if part is not None
-        ]
+        for name, part in module._modules.items():
+            if part is not None:
+                add(dot + name, part)
+
+    add("", model)
     return found
 
 
 def first_paths(model: nn.Module) -> dict[nn.Module, str]:
     """Each module with its first path, as `model.named_modules()` has them."""
     found: dict[nn.Module, str] = {}
-    left = [("", model)]
-    while left:
-        path, module = left.pop()
-        if module not in found:
-            found[module] = path
-            dot = f"{path}." if path else ""
-            left += [(dot + n, p) for n, p in reversed(module._modules.items()) if p is not None]
+    for path, module in paths_of(model).items():
+        found.setdefault(module, path)
     return found
